@@ -1,0 +1,1 @@
+"""From Hub weights to MLX checkpoints; imports as `mlx_diffusion.convert`."""

@@ -1,0 +1,21 @@
+"""The errors that a user can meet, each one line that says what, where and what to do.
+
+Knows nothing of models, checkpoints or tokens: those who raise say what went wrong. The command catches
+`DiffusionError` in one place; everything else is a bug and shows its traceback.
+"""
+
+
+class DiffusionError(Exception):
+    """Base of all errors that this library raises on purpose."""
+
+
+class CheckpointError(DiffusionError, ValueError):
+    """A checkpoint that cannot be found, read or trusted: folder, id, config or tensors."""
+
+
+class PromptError(DiffusionError, ValueError):
+    """A prompt that the model cannot take: empty, past the context, or with ids outside the vocabulary."""
+
+
+class OptionError(DiffusionError, ValueError):
+    """A generation option with a value outside its bounds (an unknown option is a TypeError)."""
