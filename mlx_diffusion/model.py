@@ -1,0 +1,145 @@
+"""DiffusionGemma's text path: one set of weights, two passes.
+
+`encode` runs a prompt or a finished canvas causally into the prefix cache; `denoise` runs a canvas, bidirectionally,
+behind that prefix and gives logits. Source: Transformers' DiffusionGemmaForBlockDiffusion. Knows nothing of sampling,
+blocks, tokens as text, or where weights come from; it never evaluates an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .attention import Attention
+from .cache import LayerCache, PrefixCache
+from .config import SLIDING, LayerType, ModelConfig
+from .layers import MLP, Experts, Router, SelfConditioning
+from .masks import Mask, decoder_mask, encoder_mask, real_positions
+
+
+class Layer(nn.Module):
+    """Attention, then the dense MLP and the experts side by side. Each pass has its own scalar."""
+
+    def __init__(self, config: ModelConfig, layer_type: LayerType) -> None:
+        super().__init__()
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config, layer_type)
+        self.mlp = MLP(hidden, config.intermediate_size)
+        self.router = Router(config)
+        self.experts = Experts(config)
+        self.input_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.post_attention_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.pre_feedforward_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.pre_feedforward_layernorm_2 = nn.RMSNorm(hidden, eps=eps)
+        self.post_feedforward_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.post_feedforward_layernorm_1 = nn.RMSNorm(hidden, eps=eps)
+        self.post_feedforward_layernorm_2 = nn.RMSNorm(hidden, eps=eps)
+        self.encoder_scalar = mx.ones((1,))
+        self.decoder_scalar = mx.ones((1,))
+
+    def encode(
+        self, x: mx.array, mask: Mask, real: mx.array | None, position: int | mx.array, cache: LayerCache
+    ) -> mx.array:
+        attended = self.self_attn.encode(self.input_layernorm(x), mask, real, position, cache)
+        return self._feed_forward(x + self.post_attention_layernorm(attended)) * self.encoder_scalar
+
+    def denoise(self, x: mx.array, mask: Mask, position: int | mx.array, cache: LayerCache) -> mx.array:
+        attended = self.self_attn.denoise(self.input_layernorm(x), mask, position, cache)
+        return self._feed_forward(x + self.post_attention_layernorm(attended)) * self.decoder_scalar
+
+    def _feed_forward(self, r: mx.array) -> mx.array:
+        dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(r)))
+        tokens = r.flatten(0, 1)  # [B * L, D]
+        experts, weights = self.router(tokens)
+        routed = self.experts(self.pre_feedforward_layernorm_2(tokens), experts, weights)
+        routed = self.post_feedforward_layernorm_2(routed.reshape(r.shape))
+        return r + self.post_feedforward_layernorm(dense + routed)
+
+
+class DiffusionGemma(nn.Module):
+    """The model. Rows of a batch are padded on the left; no row's result depends on its padding."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [Layer(config, layer_type) for layer_type in config.layer_types]
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_conditioning = SelfConditioning(config)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The type of activations; the norms are never quantised, so theirs is it."""
+        return self.norm.weight.dtype
+
+    def make_cache(self, left_padding: Sequence[int]) -> PrefixCache:
+        """An empty cache; left_padding counts the pads at the start of each row, [0] for a single prompt."""
+        return PrefixCache(self.config, left_padding)
+
+    def encode(self, tokens: mx.array, cache: PrefixCache) -> mx.array:
+        """Encode int32 [B, P] that follow what the cache holds, and append their keys and values to it.
+
+        Returns the hidden states [B, P, D] after the final norm. All is lazy: who needs the cache alone evaluates
+        `cache.arrays()`, and what only the hidden states need is never computed.
+        """
+        start, end = cache.offset, cache.offset + tokens.shape[1]
+        masks = {}
+        for layer_type in set(self.config.layer_types):
+            window = self._window(layer_type)
+            first = cache.first_held(window)
+            masks[layer_type] = encoder_mask(first, start, end, window, cache.padding_from(first))
+        padded = cache.padding_from(start) is not None
+        real = real_positions(start, end, cache.left_padding) if padded else None
+
+        position = cache.next_position
+        x = self._embed(tokens)
+        for layer, layer_type, entry in zip(self.layers, self.config.layer_types, cache.layers, strict=True):
+            x = layer.encode(x, masks[layer_type], real, position, entry)
+        cache.advance(tokens.shape[1])
+        return self.norm(x)
+
+    def denoise(self, canvas: mx.array, soft: mx.array | None, cache: PrefixCache) -> mx.array:
+        """Logits float32 [B, L, V], softcapped, for the canvas int32 [B, L] that follows the cached prefix.
+
+        soft [B, L, D] is `soft_embedding` of the previous step, None at the first. Writes nothing; any L will do.
+        """
+        start, length = cache.offset, canvas.shape[1]
+        masks = {}
+        for layer_type in set(self.config.layer_types):
+            first = cache.first_held(self._window(layer_type))
+            masks[layer_type] = decoder_mask(first, start, length, cache.padding_from(first))
+
+        embedded = self._embed(canvas)
+        x = self.self_conditioning(embedded, mx.zeros_like(embedded) if soft is None else soft)
+        for layer, layer_type, entry in zip(self.layers, self.config.layer_types, cache.layers, strict=True):
+            x = layer.denoise(x, masks[layer_type], cache.next_position, entry)
+        logits = self.embed_tokens.as_linear(self.norm(x)).astype(mx.float32)  # [B, L, V]
+        cap = self.config.final_logit_softcapping
+        return mx.tanh(logits / cap) * cap
+
+    def soft_embedding(self, logits: mx.array) -> mx.array:
+        """The soft signal for the next step: softmax of processed logits [B, L, V] over the embeddings, [B, L, D]."""
+        probabilities = mx.softmax(logits.astype(mx.float32), axis=-1).astype(self.dtype)
+        table = self.embed_tokens
+        if isinstance(table, nn.QuantizedEmbedding):
+            soft = mx.quantized_matmul(
+                probabilities,
+                table.weight,
+                table.scales,
+                table.get("biases"),
+                transpose=False,
+                group_size=table.group_size,
+                bits=table.bits,
+                mode=table.mode,
+            )
+        else:
+            soft = probabilities @ table.weight
+        return soft * self.config.hidden_size**0.5
+
+    def _embed(self, tokens: mx.array) -> mx.array:
+        return self.embed_tokens(tokens).astype(self.dtype) * self.config.hidden_size**0.5  # [B, L, D]
+
+    def _window(self, layer_type: LayerType) -> int | None:
+        return self.config.sliding_window if layer_type == SLIDING else None

@@ -1,0 +1,221 @@
+"""What several tests share: the recorded reference runs, their tapes, and small checkpoints made on the spot."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_diffusion.checkpoint import Checkpoint
+from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.loading import load_model
+from mlx_diffusion.model import DiffusionGemma
+
+FIXTURES = Path(__file__).parent / "fixtures"
+RUNS = json.loads((FIXTURES / "runs.json").read_text())
+CHECKPOINTS = sorted({run["checkpoint"] for run in RUNS})
+
+
+@dataclass(frozen=True)
+class Tape:
+    """Pre-drawn randomness, exactly as the reference recorder draws it. Blocks first, then steps."""
+
+    initial: np.ndarray  # int32 [blocks, B, L]
+    renoise: np.ndarray  # int32 [blocks, steps, B, L]
+    gumbel: np.ndarray  # float32 [blocks, steps, B, L, V]
+
+    @classmethod
+    def draw(cls, seed: int, blocks: int, steps: int, batch: int, canvas: int, vocab: int) -> Tape:
+        rng = np.random.default_rng(seed)
+        return cls(
+            initial=rng.integers(0, vocab, (blocks, batch, canvas), dtype=np.int32),
+            renoise=rng.integers(0, vocab, (blocks, steps, batch, canvas), dtype=np.int32),
+            gumbel=rng.gumbel(size=(blocks, steps, batch, canvas, vocab)).astype(np.float32),
+        )
+
+
+@dataclass(frozen=True)
+class ReferenceRun:
+    """One run of Transformers. Steps of all blocks stand one after another in canvas, argmax, accepted, entropy."""
+
+    name: str
+    checkpoint: Path
+    max_new_tokens: int
+    prompt_ids: np.ndarray  # int32 [B, P]
+    prompt_mask: np.ndarray  # int8 [B, P], 0 is left padding
+    tape: Tape
+    steps: np.ndarray  # int32 [blocks that ran]
+    canvas: np.ndarray  # int32 [all steps, B, L], what the decoder was given
+    argmax: np.ndarray  # int32 [all steps, B, L]
+    accepted: np.ndarray  # bool [all steps, B, L]
+    entropy: np.ndarray  # float32 [all steps, B, L], nats
+    sequences: np.ndarray  # int32 [B, P + new]
+    encoder_last_hidden: np.ndarray  # float32 [B, P, D]
+    first_logits: np.ndarray  # float32 [B, L, V], softcapped, before temperature
+
+    @property
+    def left_padding(self) -> list[int]:
+        return [int(n) for n in (self.prompt_mask == 0).sum(axis=1)]
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """The rows without their padding."""
+        return [row[pads:].tolist() for row, pads in zip(self.prompt_ids, self.left_padding, strict=True)]
+
+
+def read_run(run: dict[str, Any]) -> ReferenceRun:
+    folder = FIXTURES / run["checkpoint"]
+    steps = json.loads((folder / "generation_config.json").read_text())["max_denoising_steps"]
+    config = json.loads((folder / "config.json").read_text())
+    with np.load(FIXTURES / "runs" / f"{run['name']}.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    blocks = math.ceil(run["max_new_tokens"] / config["canvas_length"])
+    shape = (len(arrays["prompt_ids"]), config["canvas_length"], config["text_config"]["vocab_size"])
+    tape = Tape.draw(run["seed"], blocks, steps, *shape)
+    return ReferenceRun(name=run["name"], checkpoint=folder, max_new_tokens=run["max_new_tokens"], tape=tape, **arrays)
+
+
+@pytest.fixture(params=RUNS, ids=lambda run: run["name"])
+def reference_run(request: pytest.FixtureRequest) -> ReferenceRun:
+    """Every recorded run in turn."""
+    return read_run(request.param)
+
+
+MODELS: dict[Path, DiffusionGemma] = {}
+
+
+def model_of(folder: Path) -> DiffusionGemma:
+    """The model of a folder, loaded once per session; tests read it and do not change it."""
+    if folder not in MODELS:
+        MODELS[folder] = load_model(Checkpoint.open(folder))
+    return MODELS[folder]
+
+
+@pytest.fixture
+def reference_model(reference_run: ReferenceRun) -> DiffusionGemma:
+    """The model that the recorded run ran on."""
+    return model_of(reference_run.checkpoint)
+
+
+@pytest.fixture(params=CHECKPOINTS)
+def checkpoint_folder(request: pytest.FixtureRequest) -> Path:
+    """Every small checkpoint in turn, read-only."""
+    return FIXTURES / request.param
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of one small checkpoint (one file, the Hub's spelling) for a test to damage."""
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(FIXTURES / "hub", copy)
+    return copy
+
+
+def config_dict(**text: Any) -> dict[str, Any]:
+    """A config.json in the Hub's spelling, of sizes that quantise; keywords replace fields of text_config."""
+    return {
+        "model_type": "diffusion_gemma",
+        "canvas_length": 8,
+        "tie_word_embeddings": True,
+        "text_config": {
+            "vocab_size": 64,
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "moe_intermediate_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "num_global_key_value_heads": 1,
+            "head_dim": 16,
+            "global_head_dim": 32,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 4096,
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "bos_token_id": 2,
+            "attention_bias": False,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "final_logit_softcapping": 30.0,
+            "use_bidirectional_attention": "vision",
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": {
+                    "rope_type": "proportional",
+                    "partial_rotary_factor": 0.25,
+                    "rope_theta": 1000000.0,
+                },
+            },
+        }
+        | text,
+    }
+
+
+def hub_tensors(config: ModelConfig, seed: int = 0) -> dict[str, mx.array]:
+    """Random weights in the Hub's names and shapes, scaled so that activations stay calm."""
+    rng = np.random.default_rng(seed)
+    hidden, experts, inner = config.hidden_size, config.num_experts, config.moe_intermediate_size
+
+    def matrix(*shape: int) -> mx.array:
+        return mx.array(rng.normal(size=shape).astype(np.float32) * shape[-1] ** -0.5)
+
+    def vector(size: int) -> mx.array:
+        return mx.array(1 + 0.2 * rng.normal(size=size).astype(np.float32))
+
+    tensors = {
+        "model.decoder.embed_tokens.weight": matrix(config.vocab_size, hidden) * 12,
+        "model.decoder.norm.weight": vector(hidden),
+        "model.decoder.self_conditioning.pre_norm.weight": vector(hidden),
+        "model.encoder.embed_vision.embedding_projection.weight": matrix(hidden, 8),
+    }
+
+    def mlp(prefix: str) -> None:
+        tensors[f"{prefix}.gate_proj.weight"] = matrix(config.intermediate_size, hidden)
+        tensors[f"{prefix}.up_proj.weight"] = matrix(config.intermediate_size, hidden)
+        tensors[f"{prefix}.down_proj.weight"] = matrix(hidden, config.intermediate_size)
+
+    mlp("model.decoder.self_conditioning")
+    for number, layer_type in enumerate(config.layer_types):
+        layer = f"model.decoder.layers.{number}"
+        heads, (kv_heads, head_dim) = config.num_attention_heads, config.head_shape(layer_type)
+        mlp(f"{layer}.mlp")
+        tensors[f"{layer}.self_attn.q_proj.weight"] = matrix(heads * head_dim, hidden)
+        tensors[f"{layer}.self_attn.k_proj.weight"] = matrix(kv_heads * head_dim, hidden)
+        if layer_type == "sliding_attention":
+            tensors[f"{layer}.self_attn.v_proj.weight"] = matrix(kv_heads * head_dim, hidden)
+        tensors[f"{layer}.self_attn.o_proj.weight"] = matrix(hidden, heads * head_dim)
+        for norm in ("q_norm", "k_norm"):
+            tensors[f"{layer}.self_attn.{norm}.weight"] = vector(head_dim) * 0.5
+        tensors[f"{layer}.router.proj.weight"] = matrix(experts, hidden)
+        tensors[f"{layer}.router.scale"] = vector(hidden)
+        tensors[f"{layer}.router.per_expert_scale"] = vector(experts)
+        tensors[f"{layer}.experts.gate_up_proj"] = matrix(experts, 2 * inner, hidden)
+        tensors[f"{layer}.experts.down_proj"] = matrix(experts, hidden, inner)
+        for norm in ("input_layernorm", "pre_feedforward_layernorm", "pre_feedforward_layernorm_2"):
+            tensors[f"{layer}.{norm}.weight"] = vector(hidden)
+        for norm in ("post_attention_layernorm", "post_feedforward_layernorm"):
+            tensors[f"{layer}.{norm}.weight"] = vector(hidden) * 0.25
+        for norm in ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2"):
+            tensors[f"{layer}.{norm}.weight"] = vector(hidden) * 0.25
+        tensors[f"{layer}.layer_scalar"] = vector(1)
+        tensors[f"model.encoder.language_model.layers.{number}.layer_scalar"] = vector(1)
+    return tensors
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any], tensors: dict[str, mx.array]) -> Path:
+    """A folder with config.json and one safetensors file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "pt"})
+    return folder
