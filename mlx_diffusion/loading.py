@@ -1,0 +1,35 @@
+"""From a path, a Hub id or "demo" to a model and its tokenizer, ready to generate.
+
+Knows nothing of prompts or of how weights are renamed; it only puts the parts together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import checkpoint, weights
+from .model import DiffusionGemma
+from .options import GenerationConfig
+from .tokenizer import Tokenizer, load_tokenizer
+
+
+def load(path_or_id: str | Path) -> tuple[DiffusionGemma, Tokenizer]:
+    """Load "demo" (the bundled checkpoint), a folder, or a Hub id such as "mlx-community/…".
+
+    Hub-format folders and folders written by mlx-vlm are read alike, quantised or not. A Hub id is downloaded through
+    huggingface_hub, which honours HF_HOME and HF_HUB_OFFLINE. The model carries the checkpoint's generation defaults
+    as `model.generation_defaults`. Raises CheckpointError, one line that says what, where and what to do.
+    """
+    found = checkpoint.Checkpoint.open(checkpoint.find(path_or_id))
+    tokenizer = load_tokenizer(found.folder)
+    model = load_model(found)
+    model.generation_defaults = GenerationConfig.from_checkpoint(found.folder)
+    return model, tokenizer
+
+
+def load_model(found: checkpoint.Checkpoint) -> DiffusionGemma:
+    """The model alone, its weights in memory once."""
+    model = DiffusionGemma(found.config)
+    weights.fill(model, found.tensors(), where=str(found.folder))
+    model.eval()
+    return model

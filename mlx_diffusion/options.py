@@ -1,0 +1,220 @@
+"""The wishes of a user and the defaults of a checkpoint: how many tokens, how many steps, when to stop.
+
+Knows nothing of models and runs none. `GenerationConfig` is what someone asks for, each field optional; `Settings` is
+what a run uses, complete. Bounds are those of Transformers' `DiffusionGemmaGenerationConfig`.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
+
+from .errors import CheckpointError, OptionError
+
+Mode = Literal["reference"]
+FLOAT32_MAX = 3.4e38
+MODES: tuple[Mode, ...] = ("reference",)
+
+
+class GenerationOptions(TypedDict, total=False):
+    """The fields of `GenerationConfig` as keywords of a call."""
+
+    max_tokens: int | None
+    max_denoising_steps: int | None
+    entropy_bound: float | None
+    t_min: float | None
+    t_max: float | None
+    stability_threshold: int | None
+    confidence_threshold: float | None
+    seed: int | None
+    mode: Mode | None
+    eos_token_id: int | Iterable[int] | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of one run, none missing."""
+
+    max_tokens: int
+    max_denoising_steps: int
+    entropy_bound: float
+    t_min: float
+    t_max: float
+    stability_threshold: int
+    confidence_threshold: float
+    seed: int
+    mode: Mode
+    eos_token_id: tuple[int, ...]
+
+
+# Where neither the user nor the checkpoint says anything: the documented defaults of Transformers.
+DEFAULTS = Settings(
+    max_tokens=256,
+    max_denoising_steps=48,
+    entropy_bound=0.1,
+    t_min=0.4,
+    t_max=0.8,
+    stability_threshold=1,
+    confidence_threshold=0.005,
+    seed=0,
+    mode="reference",
+    eos_token_id=(),
+)
+NAMES = tuple(field.name for field in fields(Settings))
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Options of a generation; a field that is None takes the checkpoint's value.
+
+    max_tokens            the longest text, in tokens
+    max_denoising_steps   the most steps a canvas may take
+    entropy_bound         nats; the higher, the more tokens a step accepts
+    t_min, t_max          temperature after the last and at the first denoising step
+    stability_threshold   k: a canvas is finished once k + 1 steps in a row agree …
+    confidence_threshold  … and its mean entropy, in nats, is below this
+    seed                  of the randomness; 0 when not given
+    mode                  how a canvas is denoised; "reference" is the published sampler
+    eos_token_id          ids that end the text
+
+    Raises `OptionError` for a value outside its bounds and TypeError for an unknown name.
+    """
+
+    max_tokens: int | None = None
+    max_denoising_steps: int | None = None
+    entropy_bound: float | None = None
+    t_min: float | None = None
+    t_max: float | None = None
+    stability_threshold: int | None = None
+    confidence_threshold: float | None = None
+    seed: int | None = None
+    mode: Mode | None = None
+    eos_token_id: tuple[int, ...] | None = None
+
+    def __new__(cls, *args: Any, **options: Any) -> "GenerationConfig":
+        _check_names(options)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        _integer("max_tokens", self.max_tokens, 1)
+        _integer("max_denoising_steps", self.max_denoising_steps, 1)
+        _number("entropy_bound", self.entropy_bound, above=0)
+        _number("t_min", self.t_min, least=0)
+        _number("t_max", self.t_max, least=0)
+        _integer("stability_threshold", self.stability_threshold, 0)
+        _number("confidence_threshold", self.confidence_threshold, above=0)
+        _integer("seed", self.seed, 0)
+        if self.mode is not None and self.mode not in MODES:
+            raise OptionError(f"mode is {self.mode!r}; it must be one of: {', '.join(MODES)}")
+        if self.eos_token_id is not None:
+            object.__setattr__(self, "eos_token_id", _ids("eos_token_id", self.eos_token_id))
+        if self.t_min is not None and self.t_max is not None and not self.t_max > self.t_min:
+            raise OptionError(
+                f"t_max is {self.t_max} and t_min is {self.t_min}; t_max must be greater than t_min, so change one"
+            )
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | Path) -> "GenerationConfig":
+        """The defaults of the checkpoint in `folder`; a missing file or null leaves a field unset.
+
+        Reads generation_config.json, and the stop token from config.json where that file names none.
+        """
+        path = Path(folder) / "generation_config.json"
+        stored = _read_json(path) if path.is_file() else {}
+        values = {name: stored.get(name) for name in NAMES if name not in ("max_tokens", "seed", "mode")}
+        values["max_tokens"] = stored.get("max_new_tokens")
+        values["entropy_bound"] = _entropy_bound(stored.get("sampler_config"), path)
+        if values["eos_token_id"] is None:
+            values["eos_token_id"] = _model_eos(Path(folder) / "config.json")
+        try:
+            return cls(**values)
+        except OptionError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+    def override(self, options: Mapping[str, Any]) -> "GenerationConfig":
+        """This config with `options` (names of fields) in place of its own; None keeps a field as it is."""
+        _check_names(options)
+        return GenerationConfig(**{**_given(self), **{k: v for k, v in options.items() if v is not None}})
+
+    def resolve(self, wishes: "GenerationConfig | None" = None) -> Settings:
+        """Complete settings: the wishes first, then this config (the checkpoint's), then the documented defaults."""
+        chosen = {**_given(self), **(_given(wishes) if wishes is not None else {})}
+        complete = GenerationConfig(**{name: chosen.get(name, getattr(DEFAULTS, name)) for name in NAMES})
+        return Settings(**_given(complete))
+
+
+def _given(config: GenerationConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in NAMES if getattr(config, name) is not None}
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
+            raise TypeError(f"unknown option {name!r}; the nearest is {near!r}, the others: {', '.join(NAMES)}")
+
+
+def _integer(name: str, value: object, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise OptionError(f"{name} is {value!r}; it must be a whole number")
+    if value < least:
+        raise OptionError(f"{name} is {value}; it must be {least} or more")
+
+
+def _number(name: str, value: object, *, least: float | None = None, above: float | None = None) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < FLOAT32_MAX:
+        raise OptionError(f"{name} is {value!r}; it must be a finite number")
+    if least is not None and value < least:
+        raise OptionError(f"{name} is {value}; it must be {least} or more")
+    if above is not None and value <= above:
+        raise OptionError(f"{name} is {value}; it must be greater than {above}")
+
+
+def _ids(name: str, value: object) -> tuple[int, ...]:
+    ids = (value,) if isinstance(value, int) else value
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise OptionError(f"{name} is {value!r}; it must be a token id or a list of them")
+    ids = tuple(ids)
+    for token in ids:
+        _integer(name, token if token is not None else "null", 0)
+    return cast(tuple[int, ...], ids)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error}); download the file again") from error
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path}: holds no JSON object; download the file again")
+    return stored
+
+
+def _entropy_bound(sampler: object, path: Path) -> object:
+    """The one number of the sampler's config, after making sure that it is our sampler's."""
+    if sampler is None:
+        return None
+    if not isinstance(sampler, dict):
+        raise CheckpointError(f"{path}: sampler_config is {sampler!r}; it must be a JSON object")
+    kind = sampler.get("_cls_name")
+    if kind != "EntropyBoundSamplerConfig":
+        raise CheckpointError(f"{path}: sampler_config is of kind {kind!r}; only EntropyBoundSamplerConfig is known")
+    return sampler.get("entropy_bound")
+
+
+def _model_eos(path: Path) -> object:
+    """The stop token of the model's own config, at its top or in its text part; None when it names none."""
+    if not path.is_file():
+        return None
+    stored = _read_json(path)
+    text = stored.get("text_config")
+    for place in (stored, text if isinstance(text, dict) else {}):
+        if place.get("eos_token_id") is not None:
+            return place["eos_token_id"]
+    return None

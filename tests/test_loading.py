@@ -1,0 +1,63 @@
+"""From a folder to a model: what load returns, how much memory it takes, and that nothing is half done."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import FIXTURES, config_dict, hub_tensors, write_checkpoint
+
+from mlx_diffusion.checkpoint import Checkpoint
+from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.loading import load, load_model
+from mlx_diffusion.model import DiffusionGemma
+
+
+def test_load_gives_a_model_a_tokenizer_and_the_checkpoint_s_defaults(checkpoint_folder: Path) -> None:
+    model, tokenizer = load(str(checkpoint_folder))
+    assert isinstance(model, DiffusionGemma)
+    assert model.config.canvas_length == 16
+    assert model.generation_defaults.max_denoising_steps == 24
+    assert tokenizer is not None
+
+
+def test_paths_and_strings_are_alike() -> None:
+    cache_a, cache_b = (load(kind(FIXTURES / "hub"))[0].make_cache([0]) for kind in (str, Path))
+    assert cache_a.offset == cache_b.offset == 0
+
+
+def test_no_such_folder() -> None:
+    with pytest.raises(CheckpointError, match=r"^\./nope: no such folder"):
+        load("./nope")
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_there_is_never_a_second_copy_in_memory(tmp_path: Path, dtype: mx.Dtype) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 512, "hidden_size": 256, "intermediate_size": 256, "num_experts": 4}
+    raw = config_dict(**sizes, moe_intermediate_size=128)
+    tensors = hub_tensors(ModelConfig.from_dict(raw))
+    whole, largest = (f(t.size * 4 for t in tensors.values()) for f in (sum, max))
+    write_checkpoint(tmp_path, raw, {name: tensor.astype(dtype) for name, tensor in tensors.items()})
+    del tensors
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    model = load_model(Checkpoint.open(tmp_path))
+    assert whole > 6 * largest  # so that the bounds below mean something
+    assert mx.get_peak_memory() - before < whole + 2 * largest
+
+    mx.reset_peak_memory()
+    cache = model.make_cache([0])
+    mx.eval(model.encode(mx.zeros((1, 4), dtype=mx.int32), cache))
+    assert mx.get_peak_memory() - before < whole + 2 * largest
+
+
+def test_a_checkpoint_that_is_written_reads_back(tmp_path: Path) -> None:
+    raw = config_dict()
+    tensors = hub_tensors(ModelConfig.from_dict(raw), seed=4)
+    model = load_model(Checkpoint.open(write_checkpoint(tmp_path, raw, tensors)))
+    assert np.array_equal(
+        np.asarray(model.embed_tokens.weight), np.asarray(tensors["model.decoder.embed_tokens.weight"])
+    )
