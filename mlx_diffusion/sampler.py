@@ -1,0 +1,42 @@
+"""The entropy-bound sampler: which tokens a denoising step proposes, and which of them it keeps.
+
+Pure functions from arrays to arrays. Knows nothing of models, blocks, seeds or stopping. The rule is that of
+Transformers' `EntropyBoundSampler`, from Ben-Hamu et al. 2025 (https://arxiv.org/abs/2505.24857).
+"""
+
+import mlx.core as mx
+import numpy as np
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def temperature(step: int, steps: int, t_min: float, t_max: float) -> float:
+    """The temperature of denoising step `step` (0 … steps − 1): linear from t_max towards t_min.
+
+    Computed in float32, as the reference does, so that logits divided by it agree to the last bit.
+    """
+    remaining = np.float32(steps - step) / np.float32(steps)
+    return float(np.float32(t_min) + np.float32(t_max - t_min) * remaining)
+
+
+def entropy(logits: mx.array) -> mx.array:
+    """Entropy in nats of each position's distribution: float32 [B, L, V] -> float32 [B, L]."""
+    log_p = mx.maximum(logits - mx.logsumexp(logits, axis=-1, keepdims=True), LOWEST)  # -inf would give 0 * inf
+    return -(mx.exp(log_p) * log_p).sum(axis=-1)
+
+
+def accept(entropies: mx.array, bound: float) -> mx.array:
+    """The positions to keep: float32 [B, L] -> bool [B, L].
+
+    In ascending order of entropy, a position is kept while the entropies *before* it sum to at most `bound`; so the
+    most certain one is always kept, and the mutual information of all that are kept stays below the bound.
+    """
+    order = mx.argsort(entropies, axis=-1)
+    ascending = mx.take_along_axis(entropies, order, axis=-1)
+    keep = mx.cumsum(ascending, axis=-1) - ascending <= bound
+    return mx.take_along_axis(keep, mx.argsort(order, axis=-1), axis=-1)
+
+
+def sample(logits: mx.array, gumbel: mx.array) -> mx.array:
+    """One token a position, drawn from softmax(logits) by the Gumbel trick: [B, L, V] twice -> int32 [B, L]."""
+    return mx.argmax(logits + gumbel, axis=-1).astype(mx.int32)
