@@ -1,0 +1,54 @@
+# make demo    set up .venv and let the bundled checkpoint write three answers
+# make test    set up .venv and run the tests
+# make lint    ruff and mypy
+# make check   lint and test
+#
+# PYTHON is the interpreter that .venv is made from, 3.11 or later; by default the first one found.
+
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,\
+          $(shell $(p) -c '$(NEW_ENOUGH)' 2>/dev/null && echo $(p))) python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.PHONY: demo test lint check clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	@for prompt in "Sort: fig oak elm" "Reverse: fig oak elm" "Add: 27 + 15"; do \
+	  echo "> $$prompt"; $(BIN)/mlx-diffusion generate "$$prompt" </dev/null || exit 1; \
+	done
+
+test: $(VENV)/.tested
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.tested
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@# mypy wants the package as it imports: with cli/ and convert/ inside.
+	@rm -rf build/types && mkdir -p build/types/mlx_diffusion
+	@ln -s $(CURDIR)/mlx_diffusion/* $(CURDIR)/cli $(CURDIR)/convert build/types/mlx_diffusion/
+	@$(BIN)/mypy
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/.made:
+	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+	  echo "$(PYTHON) is missing or older than 3.11; install a newer Python or name one: make PYTHON=/path/to/python3" >&2; \
+	  exit 1; }
+	@echo "setting up $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --upgrade pip
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@$(PIP) install --editable '.[test]'
+	@touch $@

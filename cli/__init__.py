@@ -1,0 +1,1 @@
+"""The command `mlx-diffusion`: parse, call, print; imports as `mlx_diffusion.cli`."""

@@ -1,0 +1,63 @@
+"""The command's frame: which subcommand is meant, and how its errors and exit codes look.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Knows nothing of what the subcommands do; they
+import what is heavy once they run, so that --help and wrong usage answer at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from mlx_diffusion import __version__
+from mlx_diffusion.cli import generate
+from mlx_diffusion.errors import DiffusionError, OptionError
+
+DESCRIPTION = """\
+DiffusionGemma on MLX: text that is written by denoising.
+
+A canvas of random tokens is refined, all positions at once, until it settles
+into text; then the next canvas follows.
+"""
+
+EPILOG = """\
+examples:
+  mlx-diffusion generate "Sort: fig oak elm"
+  mlx-diffusion generate --model mlx-community/diffusiongemma-26B-A4B-it-4bit "Why is the sky blue?"
+  mlx-diffusion generate --help
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command and of all its subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="mlx-diffusion",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    generate.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with `argv` (default: the process's arguments); returns the exit code."""
+    args = build_parser().parse_args(argv)
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except DiffusionError as error:
+        print(f"mlx-diffusion: {error}", file=sys.stderr)
+        return 2 if isinstance(error, OptionError) else 1
+    except KeyboardInterrupt:
+        print("\nmlx-diffusion: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone, which is its right; keep Python from flushing into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

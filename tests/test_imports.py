@@ -1,0 +1,91 @@
+"""Imports run one way, from the command down to the errors; and what is imported is declared."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"mlx_diffusion": ROOT / "mlx_diffusion", "mlx_diffusion.cli": ROOT / "cli"}
+FOLDERS["mlx_diffusion.convert"] = ROOT / "convert"
+
+# A module imports only from layers further down; modules of one layer do not import each other.
+LAYERS = (
+    ("cli",),
+    ("generation",),
+    ("denoise", "loading"),
+    ("checkpoint", "weights"),
+    ("tokenizer", "model", "sampler", "stopping", "noise", "events", "options"),
+    ("attention",),
+    ("layers", "cache"),
+    ("masks",),
+    ("config",),
+    ("errors",),
+)
+LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
+APART = {"convert", "tasks"}  # convert stands on all of it, tasks on nothing
+PUBLIC = "__init__"  # re-exports; of our own modules only the command and convert may import it
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """(full name, file) of every module that is installed."""
+    for package, folder in FOLDERS.items():
+        for file in sorted(folder.rglob("*.py")):
+            yield ".".join([package, *file.relative_to(folder).with_suffix("").parts]), file
+
+
+MODULES = dict(modules())
+
+
+def imports(name: str, file: Path) -> Iterator[str]:
+    """Full names of what a module imports, at its top, inside functions and for type checking alike."""
+    package = name.rsplit(".", 1)[0]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+            source = ".".join(filter(None, [base, node.module]))
+            for alias in node.names:
+                inner = f"{source}.{alias.name}"
+                yield inner if inner in MODULES or f"{inner}.__init__" in MODULES else source
+
+
+def top(name: str) -> str:
+    """The module of the package that a full name belongs to: mlx_diffusion.cli.main -> cli."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else PUBLIC
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_down(name: str) -> None:
+    importer = top(name)
+    assert importer in LEVEL or importer in APART | {PUBLIC}, f"{name} has no place in the layers"
+    ours = [imported for imported in imports(name, MODULES[name]) if imported.split(".")[0] == "mlx_diffusion"]
+    for imported in map(top, ours):
+        if imported == importer:
+            continue
+        if importer in ("cli", "convert"):
+            assert imported not in {"cli", "convert"}, f"{name} imports {imported}"
+        elif importer == PUBLIC:
+            assert imported not in {"cli", "convert", "tasks"}, f"{name} imports {imported}"
+        else:
+            assert importer != "tasks", f"{name} imports {imported}"
+            assert imported in LEVEL and LEVEL[imported] > LEVEL[importer], f"{name} imports {imported}"
+
+
+def test_the_table_names_modules_that_are_there() -> None:
+    assert {top(name) for name in MODULES} == set(LEVEL) | APART | {PUBLIC}
+
+
+def test_third_party_imports_are_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in project["dependencies"]}
+    used = {imported.split(".")[0] for name, file in MODULES.items() for imported in imports(name, file)}
+    assert used - set(sys.stdlib_module_names) - {"mlx_diffusion"} <= declared
+    assert declared <= used, "declared and never imported"
