@@ -1,0 +1,79 @@
+"""4×4 Latin squares and Sudoku: every cell depends on others, and more than one answer may be right.
+
+A Latin square is asked for with four words; training never sees the held-out sets of words. A Sudoku is given by its
+clues, 0 for an empty cell; training never sees the held-out solutions, however they are masked, and several solutions
+may fit the clues.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import permutations
+from random import Random
+
+from .lists import WORDS
+from .task import Task, ask
+
+SIZE = 4
+Square = tuple[tuple[int, ...], ...]
+
+
+@cache
+def latin_squares() -> tuple[Square, ...]:
+    """All 576 Latin squares of order 4 over 0 … 3."""
+    rows = tuple(permutations(range(SIZE)))
+    squares: list[Square] = [()]
+    for _ in range(SIZE):
+        squares = [
+            (*square, row)
+            for square in squares
+            for row in rows
+            if all(above[c] != row[c] for above in square for c in range(SIZE))
+        ]
+    return tuple(squares)
+
+
+@cache
+def sudoku_squares() -> tuple[Square, ...]:
+    """The 288 Latin squares whose four 2×2 boxes hold each symbol once, too."""
+    corners = [(r, c) for r in (0, 2) for c in (0, 2)]
+    return tuple(
+        square
+        for square in latin_squares()
+        if all(len({square[r + i][c + j] for i in (0, 1) for j in (0, 1)}) == SIZE for r, c in corners)
+    )
+
+
+def _as_square(text: str, symbols: Sequence[str]) -> Square | None:
+    """The square that `text` writes (words between spaces, or single characters); None if it is not 4×4 of symbols."""
+    index = {symbol: i for i, symbol in enumerate(symbols)}
+    rows = [line.split() if " " in line else list(line) for line in text.splitlines()]
+    if len(rows) != SIZE or any(len(row) != SIZE or any(cell not in index for cell in row) for row in rows):
+        return None
+    return tuple(tuple(index[cell] for cell in row) for row in rows)
+
+
+def latin(rng: Random) -> Task:
+    words = rng.sample(WORDS, SIZE)
+    square = rng.choice(latin_squares())
+    answer = "\n".join(" ".join(words[cell] for cell in row) for row in square)
+    key = " ".join(sorted(words))
+    right = frozenset(latin_squares())
+    return ask("latin", f"Latin square: {' '.join(words)}", answer, key, lambda text: _as_square(text, words) in right)
+
+
+def sudoku(rng: Random) -> Task:
+    square = rng.choice(sudoku_squares())
+    clues = set(rng.sample(range(SIZE * SIZE), rng.randint(6, 10)))
+    digits = "1234"
+
+    def write(shown: set[int]) -> str:
+        return "\n".join(
+            "".join(digits[square[r][c]] if SIZE * r + c in shown else "0" for c in range(SIZE)) for r in range(SIZE)
+        )
+
+    def check(text: str) -> bool:
+        got = _as_square(text, digits)
+        return got in sudoku_squares() and all(got[i // SIZE][i % SIZE] == square[i // SIZE][i % SIZE] for i in clues)
+
+    answer = write(set(range(SIZE * SIZE)))
+    return ask("sudoku", f"Sudoku:\n{write(clues)}", answer, answer, check)
