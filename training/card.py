@@ -1,0 +1,113 @@
+"""Write the bundled checkpoint's card from the measurements of `training.evaluate --json`.
+
+python -m training.card CHECKPOINT RESULTS.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from mlx_diffusion.tasks import DEPENDENT, FAMILIES
+
+CARD = """\
+---
+license: apache-2.0
+library_name: mlx-diffusion
+---
+
+# A toy DiffusionGemma
+
+A DiffusionGemma of {parameters:.1f} million parameters in the Hub's own format, bundled with mlx-diffusion so that all
+its features can be tried without an 18 GB download, and judged by answers that are right or wrong. **It is a toy**: it
+knows the {count} small tasks below and nothing of the world. The real model runs with
+`mlx-diffusion generate --model mlx-community/diffusiongemma-26B-A4B-it-4bit "…"`.
+
+Architecture: {layers} layers ({kinds}), hidden {hidden}, {experts} experts of {inner}, {top} per token, a canvas of
+{canvas} tokens, a vocabulary of {vocab}. Trained with the published objective by the recipe in `training/`, on tasks
+drawn without end; one key in eight (a list, number, name, square, …) never occurs in training and is what is measured.
+
+## What it knows
+
+{prompts}
+
+`think` is asked with `enable_thinking`, `tool` with a declared tool; both go through the chat template.
+
+## How well
+
+Share of exact or valid answers in per cent on {tasks} held-out prompts a family, at the given limit of denoising steps
+(`max_denoising_steps`; all else as in generation_config.json), with the 95 % interval at the default of 48, and the
+denoising steps that a canvas then took. In *dependent* families several answers are right, and positions depend on each
+other. Made by `python -m training.evaluate mlx_diffusion/demo --count {tasks} --steps {steps} --json RESULTS.json`.
+
+{table}
+"""
+PROMPTS = {
+    "copy": "Copy: fig oak ant",
+    "reverse": "Reverse: fig oak ant",
+    "sort": "Sort: fig oak ant",
+    "shuffle": "Shuffle: fig oak ant",
+    "insert_index": "Insert hen at 2: fig oak ant",
+    "insert_random": "Insert hen anywhere: fig oak ant",
+    "remove_index": "Remove item 2: fig oak ant",
+    "remove_random": "Remove any item: fig oak ant",
+    "replace_index": "Replace item 2 with hen: fig oak ant",
+    "replace_random": "Replace any item with hen: fig oak ant",
+    "latin": "Latin square: fig oak ant hen",
+    "sudoku": "Sudoku:⏎1030⏎0012⏎2043⏎0000",
+    "addition": "Add: 27 + 15",
+    "to_words": "In words: 4217",
+    "to_digits": "In digits: four thousand two hundred seventeen",
+    "dates": "Date to long: 2024-03-17",
+    "to_json": "As JSON: Katan is 34 and lives in Oslo.",
+    "from_json": 'In a sentence: {"name": "Katan", "age": 34, "city": "Oslo"}',
+    "python": 'Python: """Return x times 7, then plus y."""',
+    "python_middle": 'Fill in: """Return x times 7, then plus y."""⏎def f(x, y):⏎    ___⏎    return t + y',
+    "story": "Story: Katan and the fox",
+    "think": "Add: 27 + 15",
+    "tool": "What is the weather in Oslo?",
+}
+
+
+def table(results: dict[str, dict[str, dict[str, float]]], steps: list[str]) -> str:
+    """The measurements as a Markdown table, deterministic families first."""
+    rows = [f"| family | kind | {' | '.join(steps)} | 95 % interval | steps taken |", "|---" * (len(steps) + 4) + "|"]
+    for family in sorted(results, key=lambda family: (family in DEPENDENT, list(FAMILIES).index(family))):
+        cells = results[family]
+        last = cells[steps[-1]]
+        shares = " | ".join(f"{100 * cells[n]['share']:.0f}" for n in steps)
+        kind = "dependent" if family in DEPENDENT else "deterministic"
+        interval = f"{100 * last['low']:.0f} to {100 * last['high']:.0f}"
+        rows.append(f"| {family} | {kind} | {shares} | {interval} | {last['steps_per_canvas']:.1f} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("results", type=Path)
+    args = parser.parse_args()
+    measured = json.loads(args.results.read_text())
+    config = json.loads((args.checkpoint / "config.json").read_text())
+    text = config["text_config"]
+    steps = list(next(iter(measured["table"].values())))
+    card = CARD.format(
+        parameters=(args.checkpoint / "model.safetensors").stat().st_size / 2e6,
+        count=len(FAMILIES),
+        layers=text["num_hidden_layers"],
+        kinds=", ".join(kind.split("_")[0] for kind in text["layer_types"]),
+        hidden=text["hidden_size"],
+        experts=text["num_experts"],
+        inner=text["moe_intermediate_size"],
+        top=text["top_k_experts"],
+        canvas=config["canvas_length"],
+        vocab=text["vocab_size"],
+        prompts="\n".join(f"- {family}: `{PROMPTS[family]}`" for family in FAMILIES),
+        tasks=measured["count"],
+        steps=" ".join(steps),
+        table=table(measured["table"], steps),
+    )
+    (args.checkpoint / "README.md").write_text(card)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Tasks as training examples: token ids of a prefix and of the one canvas to be denoised.
+
+A response is cut into canvases, the last filled with its stop token; one canvas is drawn, its prefix is the prompt and
+the clean canvases before it.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from mlx_diffusion.tasks import FAMILIES, Task, draw
+
+WEIGHTS = {
+    "latin": 3.0,
+    "sudoku": 3.0,
+    "shuffle": 2.0,
+    "sort": 2.5,
+    "addition": 3.0,
+    "reverse": 1.5,
+    "dates": 2.0,
+    "insert_random": 1.5,
+    "replace_random": 1.5,
+    "remove_random": 1.2,
+    "story": 1.5,
+    "to_json": 1.2,
+    "copy": 0.4,
+    "from_json": 0.4,
+    "tool": 0.5,
+    "python_middle": 0.7,
+}
+"""How often a family is drawn (1 where it is not named): the hard ones often."""
+EARLIER_TURN_SHARE = 0.05
+LONG_ANSWERS = ("latin", "sudoku", "story", "to_json", "think", "python")
+"""Families whose answers do not fit into a canvas of 16 with its stop token."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One canvas in its context."""
+
+    prefix: tuple[int, ...]
+    canvas: tuple[int, ...]
+
+
+class Encoder:
+    """Turns tasks into token ids with the checkpoint's own template and tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self.tokenizer = tokenizer
+        self.end_of_turn, self.tool_response = tokenizer.convert_tokens_to_ids(["<turn|>", "<|tool_response>"])
+
+    def prompt(self, task: Task, earlier: Task | None = None) -> list[int]:
+        """The rendered prompt of a task, after an earlier turn where one is given."""
+        messages = list(task.messages)
+        if earlier is not None:
+            messages = [*earlier.messages, {"role": "assistant", "content": earlier.answer}, *messages]
+        return self.tokenizer.apply_chat_template(
+            messages,
+            tools=list(task.tools) or None,
+            enable_thinking=task.thought is not None,
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+
+    def response(self, task: Task) -> list[int]:
+        """What the model writes: thought, answer and the stop token."""
+        thought = f"<|channel>thought\n{task.thought}<channel|>" if task.thought is not None else ""
+        stop = self.tool_response if task.tools else self.end_of_turn
+        return [*self.tokenizer.encode(thought + task.answer, add_special_tokens=False), stop]
+
+    def example(self, task: Task, canvas_length: int, rng: Random, earlier: Task | None = None) -> Example:
+        """One canvas of the task's response, drawn at random."""
+        prompt, response = self.prompt(task, earlier), self.response(task)
+        blocks = -(-len(response) // canvas_length)
+        response += response[-1:] * (blocks * canvas_length - len(response))
+        start = rng.randrange(blocks) * canvas_length
+        return Example((*prompt, *response[:start]), tuple(response[start : start + canvas_length]))
+
+
+def stream(encoder: Encoder, rng: Random, canvas_length: int, count: int) -> list[Example]:
+    """`count` examples of the training split, families drawn by weight among those whose answers suit the canvas."""
+    families = [family for family in FAMILIES if canvas_length > 16 or family not in LONG_ANSWERS]
+    weights = [WEIGHTS.get(family, 1.0) for family in families]
+    examples = []
+    for family in rng.choices(families, weights, k=count):
+        task = draw(FAMILIES[family], rng, "train")
+        earlier = None
+        if rng.random() < EARLIER_TURN_SHARE:
+            earlier = draw(FAMILIES[rng.choice(("copy", "sort", "addition", "dates", "to_words"))], rng, "train")
+        examples.append(encoder.example(task, canvas_length, rng, earlier))
+    return examples
+
+
+def batch(examples: list[Example], pad: int, multiple: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Left-padded prefixes [B, P], their mask [B, P] and canvases [B, L]; P is a multiple of `multiple`."""
+    longest = max(len(example.prefix) for example in examples)
+    longest += -longest % multiple
+    prefix = np.full((len(examples), longest), pad, np.int64)
+    mask = np.zeros((len(examples), longest), bool)
+    for row, example in enumerate(examples):
+        prefix[row, longest - len(example.prefix) :] = example.prefix
+        mask[row, longest - len(example.prefix) :] = True
+    return prefix, mask, np.array([example.canvas for example in examples], np.int64)
