@@ -22,8 +22,9 @@ def load(path_or_id: str | Path) -> tuple[DiffusionGemma, Tokenizer]:
     """
     found = checkpoint.Checkpoint.open(checkpoint.find(path_or_id))
     tokenizer = load_tokenizer(found.folder)
+    defaults = GenerationConfig.from_checkpoint(found.folder)
     model = load_model(found)
-    model.generation_defaults = GenerationConfig.from_checkpoint(found.folder)
+    model.generation_defaults = defaults
     return model, tokenizer
 
 

@@ -16,9 +16,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from .config import Quantization, QuantSpec
 from .errors import CheckpointError
 from .model import DiffusionGemma
+from .quantization import Quantization, QuantSpec
 
 # The vision tower and its projection, as the Hub and mlx-vlm both spell them.
 SKIPPED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")

@@ -24,6 +24,8 @@ LAYERS = (
     ("layers", "cache"),
     ("masks",),
     ("config",),
+    ("quantization",),
+    ("fields",),
     ("errors",),
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}

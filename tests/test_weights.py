@@ -11,9 +11,10 @@ from conftest import config_dict, hub_tensors
 from mlx.utils import tree_flatten
 
 from mlx_diffusion import weights
-from mlx_diffusion.config import ModelConfig, QuantSpec
+from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.quantization import QuantSpec
 
 CONFIG = ModelConfig.from_dict(config_dict())
 MATRICES = re.compile(r"model\.decoder\..*(proj|embed_tokens)(\.weight)?")
