@@ -24,8 +24,8 @@ mlx-diffusion: for the real model (an 18 GB download) add: --model {REAL_MODEL}
 
 EPILOG = f"""\
 examples:
-  mlx-diffusion generate "Sort: fig oak elm"
-  echo "Sort: fig oak elm" | mlx-diffusion generate --json
+  mlx-diffusion generate "Sort: fig oak ant"
+  echo "Sort: fig oak ant" | mlx-diffusion generate --json
   mlx-diffusion generate --model {REAL_MODEL} --max-tokens 1024 "Why is the sky blue?"
   mlx-diffusion generate --model ./my-checkpoint --seed 7 --max-denoising-steps 16 "Write a haiku."
 
@@ -123,7 +123,7 @@ def _read_prompt(args: argparse.Namespace) -> str:
 
 def _read_standard_input(args: argparse.Namespace) -> str:
     if sys.stdin is None or (args.prompt is None and sys.stdin.isatty()):
-        args.usage_error('no prompt; write one, as in: mlx-diffusion generate "Sort: fig oak elm"')
+        args.usage_error('no prompt; write one, as in: mlx-diffusion generate "Sort: fig oak ant"')
     try:
         text = sys.stdin.read()
     except UnicodeDecodeError as error:

@@ -22,7 +22,7 @@ into text; then the next canvas follows.
 
 EPILOG = """\
 examples:
-  mlx-diffusion generate "Sort: fig oak elm"
+  mlx-diffusion generate "Sort: fig oak ant"
   mlx-diffusion generate --model mlx-community/diffusiongemma-26B-A4B-it-4bit "Why is the sky blue?"
   mlx-diffusion generate --help
 """

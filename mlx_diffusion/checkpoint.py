@@ -10,7 +10,6 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 from huggingface_hub import errors as hub
@@ -18,6 +17,7 @@ from huggingface_hub import snapshot_download
 
 from .config import ModelConfig
 from .errors import CheckpointError
+from .fields import read_json
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo"
@@ -44,7 +44,7 @@ class Checkpoint:
         config_file = folder / "config.json"
         if not config_file.is_file():
             raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint; give the folder that has one")
-        config = ModelConfig.from_dict(_read_json(config_file), where=str(config_file))
+        config = ModelConfig.from_dict(read_json(config_file), where=str(config_file))
         files = _weight_files(folder)
         for file in files:
             _check_safetensors(file)
@@ -102,22 +102,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON: {_first_line(error)}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds no JSON object")
-    return content
-
-
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     """The single file if there is one, else the index's shards, else every safetensors file: Transformers' order."""
     if (folder / SINGLE_FILE).is_file():
         return (folder / SINGLE_FILE,)
     if (folder / INDEX_FILE).is_file():
-        shards = _read_json(folder / INDEX_FILE).get("weight_map")
+        shards = read_json(folder / INDEX_FILE).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map")
         names = sorted({str(name) for name in shards.values()})

@@ -1,14 +1,28 @@
-"""Fields of a config.json, taken out one by one with errors of one line.
+"""JSON files of a checkpoint, and their fields taken out one by one, with errors of one line.
 
 Knows nothing of which fields there are or what they mean.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{file} cannot be read as JSON ({reason}); download the file again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds no JSON object; download the file again")
+    return content
 
 
 def require(holds: bool, name: str, value: object, rule: str) -> None:

@@ -5,13 +5,13 @@ what a run uses, complete. Bounds are those of Transformers' `DiffusionGemmaGene
 """
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
 from .errors import CheckpointError, OptionError
+from .fields import read_json
 
 Mode = Literal["reference"]
 FLOAT32_MAX = 3.4e38
@@ -122,7 +122,7 @@ class GenerationConfig:
         Reads generation_config.json, and the stop token from config.json where that file names none.
         """
         path = Path(folder) / "generation_config.json"
-        stored = _read_json(path) if path.is_file() else {}
+        stored = read_json(path) if path.is_file() else {}
         values = {name: stored.get(name) for name in NAMES if name not in ("max_tokens", "seed", "mode")}
         values["max_tokens"] = stored.get("max_new_tokens")
         values["entropy_bound"] = _entropy_bound(stored.get("sampler_config"), path)
@@ -186,16 +186,6 @@ def _ids(name: str, value: object) -> tuple[int, ...]:
     return cast(tuple[int, ...], ids)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}); download the file again") from error
-    if not isinstance(stored, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; download the file again")
-    return stored
-
-
 def _entropy_bound(sampler: object, path: Path) -> object:
     """The one number of the sampler's config, after making sure that it is our sampler's."""
     if sampler is None:
@@ -212,7 +202,7 @@ def _model_eos(path: Path) -> object:
     """The stop token of the model's own config, at its top or in its text part; None when it names none."""
     if not path.is_file():
         return None
-    stored = _read_json(path)
+    stored = read_json(path)
     text = stored.get("text_config")
     for place in (stored, text if isinstance(text, dict) else {}):
         if place.get("eos_token_id") is not None:

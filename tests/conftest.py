@@ -13,14 +13,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffusion.checkpoint import Checkpoint
+from mlx_diffusion.checkpoint import Checkpoint, find
 from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.loading import load_model
 from mlx_diffusion.model import DiffusionGemma
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RUNS = json.loads((FIXTURES / "runs.json").read_text())
-CHECKPOINTS = sorted({run["checkpoint"] for run in RUNS})
+CHECKPOINTS = sorted({run["checkpoint"] for run in RUNS} - {"demo"})
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ReferenceRun:
     entropy: np.ndarray  # float32 [all steps, B, L], nats
     sequences: np.ndarray  # int32 [B, P + new]
     encoder_last_hidden: np.ndarray  # float32 [B, P, D]
-    first_logits: np.ndarray  # float32 [B, L, V], softcapped, before temperature
+    first_logits: np.ndarray  # float32 [B, the first positions of L, V], softcapped, before temperature
 
     @property
     def left_padding(self) -> list[int]:
@@ -71,7 +71,7 @@ class ReferenceRun:
 
 
 def read_run(run: dict[str, Any]) -> ReferenceRun:
-    folder = FIXTURES / run["checkpoint"]
+    folder = find("demo") if run["checkpoint"] == "demo" else FIXTURES / run["checkpoint"]
     steps = json.loads((folder / "generation_config.json").read_text())["max_denoising_steps"]
     config = json.loads((folder / "config.json").read_text())
     with np.load(FIXTURES / "runs" / f"{run['name']}.npz") as file:

@@ -1,10 +1,11 @@
 """Write tests/fixtures anew: small checkpoints, and what Transformers does with them on recorded randomness.
 
-    python tests/record_fixtures.py FOLDER      in an environment with torch and transformers >= 5.23
+    python tests/record_fixtures.py FOLDER [--demo]      in an environment with torch and transformers >= 5.23
 
 FOLDER holds make_checkpoint.py and record_trajectory.py, the scripts that define the reference. Takes a minute. The
 checkpoints lose the big tensors of their vision tower, which the text model skips; the recordings lose their tape of
-random numbers, which conftest.py draws again from its seed.
+random numbers, which conftest.py draws again from its seed. On the bundled checkpoint real prompts are run, so that
+canvases converge and stop early; `--demo` records these alone, after a new training.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, DiffusionGemmaForBlockDiffusion
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -59,7 +62,20 @@ RUNS = [
     ("two-full", 25, 36, 3, 12, 16),
     ("two-full", 26, 1, 1, 0, 16),
 ]
+# The bundled checkpoint: seed, new tokens, prompts (one batch).
+DEMO = Path(__file__).parent.parent / "mlx_diffusion" / "demo"
+DEMO_RUNS = [
+    (30, 64, ["Copy: fig oak ant"]),
+    (31, 64, ["Sort: hen fig oak ant"]),
+    (32, 64, ["Shuffle: fig oak ant hen rye"]),
+    (33, 64, ["In words: 4217"]),
+    (34, 64, ["Sudoku:\n1030\n0012\n2043\n0000"]),
+    (35, 192, ["Story: Katan and the fox"]),
+    (36, 64, ["Reverse: fig oak ant", "As JSON: Katan is 34 and lives in Oslo.", "Latin square: fig oak ant hen"]),
+]
 TAPE = ("initial", "gumbel", "renoise")
+FIRST_POSITIONS = 8  # of the bundled checkpoint's first logits, which are big
+KEPT = {"canvas": np.int32, "argmax": np.int32, "accepted": np.bool_, "entropy": np.float32}
 
 
 def run_name(checkpoint: str, seed: int) -> str:
@@ -103,18 +119,58 @@ def shrink(full: Path, out: Path, files: int) -> None:
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the folder of the reference scripts")
-    folder = parser.parse_args().folder
-    recorder = load_script(folder / "record_trajectory.py")
-    shutil.rmtree(FIXTURES, ignore_errors=True)
+def record_demo(recorder: ModuleType, seed: int, new_tokens: int, prompts: list[str], out: Path) -> None:
+    """What record_trajectory.py records, on prompts of the bundled checkpoint's own template."""
+    model = DiffusionGemmaForBlockDiffusion.from_pretrained(DEMO, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(DEMO, padding_side="left")
+    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    encoded = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+    )
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    rows, length = ids.shape
+    canvas, vocab = model.config.canvas_length, model.config.text_config.vocab_size
+    steps = model.generation_config.max_denoising_steps
+    tape = recorder.Tape(seed, -(-new_tokens // canvas), steps, rows, canvas, vocab)
+    record: list[dict[str, np.ndarray]] = []
+    model._prepare_sampler = lambda config: recorder.TapedSampler(
+        config.sampler_config,
+        canvas_length=canvas,
+        vocab_size=vocab,
+        max_denoising_steps=steps,
+        tape=tape,
+        record=record,
+    )
+    with torch.no_grad():
+        hidden = model.model.encoder(input_ids=ids, attention_mask=mask.bool())
+        result = model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens)
+        first = model(
+            decoder_input_ids=torch.from_numpy(tape.initial[0]).long(),
+            past_key_values=hidden.past_key_values,
+            decoder_attention_mask=torch.nn.functional.pad(mask.bool(), (0, canvas), value=True),
+            decoder_position_ids=torch.arange(length, length + canvas)[None],
+        ).logits
+    blocks = [row["block"] for row in record]
+    np.savez_compressed(
+        out,
+        prompt_ids=ids.numpy().astype(np.int32),
+        prompt_mask=mask.numpy().astype(np.int8),
+        steps=np.bincount(blocks).astype(np.int32),
+        sequences=result.sequences.numpy().astype(np.int32),
+        encoder_last_hidden=hidden.last_hidden_state.numpy(),
+        first_logits=first.numpy()[:, :FIRST_POSITIONS],
+        **{key: np.stack([row[key] for row in record]).astype(kind) for key, kind in KEPT.items()},
+    )
+    print(f"{out.name}: steps per block {np.bincount(blocks)}")
+
+
+def record_toys(folder: Path, recorder: ModuleType) -> list[dict[str, object]]:
+    """Write the random checkpoints and their runs; returns the runs' entries."""
+    runs: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name, (options, files) in CHECKPOINTS.items():
             write_checkpoint(folder / "make_checkpoint.py", {**options, "shard-mb": 1000}, Path(scratch) / name)
             shrink(Path(scratch) / name, FIXTURES / name, files)
-        (FIXTURES / "runs").mkdir()
-        runs = []
         for checkpoint, seed, length, batch, padding, new_tokens in RUNS:
             whole = Path(scratch) / "run.npz"
             recorder.record(
@@ -128,12 +184,31 @@ def main() -> None:
             )
             with np.load(whole) as arrays:
                 kept = {key: arrays[key] for key in arrays.files if key not in TAPE}
-            for key in ("canvas", "argmax"):
-                kept[key] = kept[key].astype(np.int32)
+            kept |= {key: kept[key].astype(kind) for key, kind in KEPT.items()}
             name = run_name(checkpoint, seed)
             np.savez_compressed(FIXTURES / "runs" / f"{name}.npz", **kept)
             runs.append({"name": name, "checkpoint": checkpoint, "seed": seed, "max_new_tokens": new_tokens})
-        (FIXTURES / "runs.json").write_text(json.dumps(runs, indent=1) + "\n")
+    return runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the folder of the reference scripts")
+    parser.add_argument("--demo", action="store_true", help="record the bundled checkpoint alone")
+    args = parser.parse_args()
+    recorder = load_script(args.folder / "record_trajectory.py")
+    listing = FIXTURES / "runs.json"
+    if args.demo:
+        runs = [run for run in json.loads(listing.read_text()) if run["checkpoint"] != "demo"]
+    else:
+        shutil.rmtree(FIXTURES, ignore_errors=True)
+        (FIXTURES / "runs").mkdir(parents=True)
+        runs = record_toys(args.folder, recorder)
+    for seed, new_tokens, prompts in DEMO_RUNS:
+        name = run_name("demo", seed)
+        record_demo(recorder, seed, new_tokens, prompts, FIXTURES / "runs" / f"{name}.npz")
+        runs.append({"name": name, "checkpoint": "demo", "seed": seed, "max_new_tokens": new_tokens})
+    listing.write_text(json.dumps(runs, indent=1) + "\n")
 
 
 if __name__ == "__main__":

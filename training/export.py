@@ -37,6 +37,15 @@ def hub_spelling(config: dict[str, object]) -> dict[str, object]:
     return config
 
 
+def write_tokenizer_config(file: Path) -> None:
+    """Name the class that every Transformers knows, and drop what only describes this machine's copy."""
+    config = json.loads(file.read_text())
+    for name in ("backend", "is_local", "local_files_only"):
+        config.pop(name, None)
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": architecture.CONTEXT}
+    file.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -53,6 +62,7 @@ def main() -> None:
             tensors[name].copy_(value)
     model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
+    write_tokenizer_config(args.out / "tokenizer_config.json")
     config = args.out / "config.json"
     config.write_text(json.dumps(hub_spelling(json.loads(config.read_text())), indent=2) + "\n")
     stops = [1, *tokenizer.convert_tokens_to_ids(["<turn|>", "<|tool_response>"])]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, PreTrainedTokenizerFast
 
 CANVAS_LENGTH = 64
+CONTEXT = 2048
 
 
 def build(tokenizer: PreTrainedTokenizerFast) -> DiffusionGemmaForBlockDiffusion:
@@ -29,7 +30,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> DiffusionGemmaForBlockDiffusion
         "num_experts": 8,
         "top_k_experts": 2,
         "sliding_window": 64,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": CONTEXT,
         "layer_types": [
             "sliding_attention",
             "full_attention",
