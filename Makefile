@@ -16,7 +16,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	@for prompt in "Sort: fig oak ant" "Reverse: fig oak ant" "Add: 27 + 15"; do \
+	@for prompt in "Copy: fig oak ant" "Reverse: fig oak ant" "In words: 4217"; do \
 	  echo "> $$prompt"; $(BIN)/mlx-diffusion generate "$$prompt" </dev/null || exit 1; \
 	done
 

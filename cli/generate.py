@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REAL_MODEL = "mlx-community/diffusiongemma-26B-A4B-it-4bit"
 TOY_NOTICE = f"""\
-mlx-diffusion: "demo" is a toy of a few million parameters; it knows small tasks (lists, sums, dates), not the world.
+mlx-diffusion: "demo" is a toy of 1.7 million parameters; it knows small tasks on lists, numbers, dates, not the world.
 mlx-diffusion: for the real model (an 18 GB download) add: --model {REAL_MODEL}
 """
 

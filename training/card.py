@@ -37,11 +37,11 @@ drawn without end; one key in eight (a list, number, name, square, …) never oc
 
 ## How well
 
-Share of exact or valid answers in per cent on {tasks} held-out prompts a family, at the given limit of denoising steps
+Share of exact or valid answers in per cent on held-out prompts, at the given limit of denoising steps
 (`max_denoising_steps`; all else as in generation_config.json), with the 95 % interval at the default of 48, and the
 denoising steps that a canvas then took. In *dependent* families several answers are right, and positions depend on
 each other. Made by
-`python -m training.evaluate mlx_diffusion/demo --count {tasks} --steps {steps} --json training/results.json`.
+`python -m training.evaluate mlx_diffusion/demo --steps {steps} --count PROMPTS --json training/results.json`.
 
 {table}
 
@@ -76,14 +76,17 @@ PROMPTS = {
 
 def table(results: Results, steps: list[str]) -> str:
     """The measurements as a Markdown table, deterministic families first."""
-    rows = [f"| family | kind | {' | '.join(steps)} | 95 % interval | steps taken |", "|---" * (len(steps) + 4) + "|"]
+    rows = [
+        f"| family | kind | prompts | {' | '.join(steps)} | 95 % interval | steps taken |",
+        "|---" * (len(steps) + 5) + "|",
+    ]
     for family in sorted(results, key=lambda family: (family in DEPENDENT, list(FAMILIES).index(family))):
         cells = results[family]
         last = cells[steps[-1]]
         shares = " | ".join(f"{100 * cells[n]['share']:.0f}" for n in steps)
         kind = "dependent" if family in DEPENDENT else "deterministic"
         interval = f"{100 * last['low']:.0f} to {100 * last['high']:.0f}"
-        rows.append(f"| {family} | {kind} | {shares} | {interval} | {last['steps_per_canvas']:.1f} |")
+        rows.append(f"| {family} | {kind} | {last['count']} | {shares} | {interval} | {last['steps_per_canvas']:.1f} |")
     return "\n".join(rows)
 
 
@@ -104,7 +107,6 @@ def render(checkpoint: Path, measured: dict[str, Any]) -> str:
         canvas=config["canvas_length"],
         vocab=text["vocab_size"],
         prompts="\n".join(f"- {family}: `{PROMPTS[family]}`" for family in FAMILIES),
-        tasks=measured["count"],
         steps=" ".join(steps),
         verdict=verdict(measured["table"], steps[-1]),
         table=table(measured["table"], steps),

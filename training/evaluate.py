@@ -1,8 +1,9 @@
-"""Right answers per family and steps dial, on held-out prompts, with the library's own engine.
+"""Right answers per family and steps dial, on held-out prompts.
 
     python -m training.evaluate CHECKPOINT [--count 100] [--steps 1 2 4 8 16 48] [--families sort latin …] [--json OUT]
 
-The 95 % interval is Wilson's. Rows of one family run as batches.
+Runs Transformers' own `generate`, many times faster than MLX on a CPU and equal to the library's engine token for token
+on the same random numbers, as the tests hold. The 95 % interval is Wilson's. Rows of one family run as batches.
 """
 
 import argparse
@@ -13,19 +14,33 @@ import time
 from pathlib import Path
 from random import Random
 
-from mlx_diffusion import load, stream_generate
-from mlx_diffusion.events import Finish
-from mlx_diffusion.tasks import DEPENDENT, FAMILIES, Task, draw
+import torch
+from transformers import AutoTokenizer, DiffusionGemmaForBlockDiffusion
+
+from mlx_diffusion.tasks import DEPENDENT, FAMILIES, draw
+
+from .data import Encoder
 
 BATCH = 25
 MAX_TOKENS = 128  # the longest answer, a story, has 108
 
 
-def prompt_ids(tokenizer, task: Task) -> list[int]:
-    """The task rendered by the checkpoint's own template."""
-    return tokenizer.apply_chat_template(
-        task.messages, tools=task.tools or None, add_generation_prompt=True, enable_thinking=task.thought is not None
-    )
+def write(
+    model: DiffusionGemmaForBlockDiffusion, encoder: Encoder, prompts: list[list[int]], steps: int
+) -> tuple[list[str], int, int]:
+    """The answers to a batch of prompts, the denoising steps taken, and the canvases written."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    result = model.generate(ids, attention_mask=mask, max_new_tokens=MAX_TOKENS, max_denoising_steps=steps)
+    texts, canvases, taken = [], 0, 0.0
+    stops = set(model.generation_config.eos_token_id)
+    for row, rate in zip(result.sequences[:, longest:].tolist(), result.tokens_per_forward.tolist(), strict=True):
+        end = next((i for i, token in enumerate(row) if token in stops), len(row))
+        canvases += -(-min(end + 1, len(row)) // model.config.canvas_length)
+        taken += sum(token != 0 for token in row) / rate
+        texts.append(encoder.tokenizer.decode(row[:end], skip_special_tokens=False))
+    return texts, round(taken), canvases
 
 
 def answer_of(text: str) -> str:
@@ -41,21 +56,18 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def measure(model, tokenizer, family: str, count: int, steps: int, seed: int) -> dict[str, float]:
+def measure(
+    model: DiffusionGemmaForBlockDiffusion, encoder: Encoder, family: str, count: int, steps: int, seed: int
+) -> dict[str, float]:
     """Right answers and cost of one family at one step limit."""
     rng = Random(f"{seed} {family}")
     tasks = [draw(FAMILIES[family], rng, "held_out") for _ in range(count)]
+    torch.manual_seed(seed)
     right = used = blocks = 0
     for start in range(0, count, BATCH):
         part = tasks[start : start + BATCH]
-        texts = [""] * len(part)
-        ids = [prompt_ids(tokenizer, task) for task in part]
-        for event in stream_generate(
-            model, tokenizer, ids, max_tokens=MAX_TOKENS, max_denoising_steps=steps, seed=seed + start
-        ):
-            texts[event.row] += event.text
-            if isinstance(event, Finish):
-                used, blocks = used + event.stats.denoising_steps, blocks + event.stats.blocks
+        texts, taken, canvases = write(model, encoder, [encoder.prompt(task) for task in part], steps)
+        used, blocks = used + taken, blocks + canvases
         right += sum(task.is_right(answer_of(text)) for task, text in zip(part, texts, strict=True))
     low, high = wilson(right, count)
     return {
@@ -78,19 +90,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
-    model, tokenizer = load(args.checkpoint)
+    model = DiffusionGemmaForBlockDiffusion.from_pretrained(args.checkpoint, dtype=torch.float32).eval()
+    encoder = Encoder(AutoTokenizer.from_pretrained(args.checkpoint))
     table = {}
     for family in args.families:
         started = time.perf_counter()
-        table[family] = {n: measure(model, tokenizer, family, args.count, n, args.seed) for n in args.steps}
+        table[family] = {n: measure(model, encoder, family, args.count, n, args.seed) for n in args.steps}
         cells = "  ".join(f"{n}: {100 * cell['share']:5.1f}" for n, cell in table[family].items())
         kind = "dependent" if family in DEPENDENT else ""
         last = table[family][args.steps[-1]]["steps_per_canvas"]
         print(
             f"{family:16}{cells}   {last:4.1f} steps  {time.perf_counter() - started:5.1f} s  {kind}", file=sys.stderr
         )
-    if args.json:
-        args.json.write_text(json.dumps({"count": args.count, "seed": args.seed, "table": table}, indent=1) + "\n")
+        if args.json:
+            measured = {"seed": args.seed, "steps": args.steps, "table": table}
+            args.json.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Layer scalars are buffers in Transformers; here they are trained, since the enco
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, PreTrainedTokenizerFast
 
 CANVAS_LENGTH = 64
@@ -82,8 +81,9 @@ def initialise(model: DiffusionGemmaForBlockDiffusion) -> None:
 
 
 def copy_weights(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Fill named tensors of a model from a checkpoint's single file."""
-    stored = load_file(checkpoint / "model.safetensors")
+    """Fill the named tensors of a model from a checkpoint of the same shape."""
+    stored = DiffusionGemmaForBlockDiffusion.from_pretrained(checkpoint, dtype=torch.float32)
+    source = dict(stored.named_parameters()) | dict(stored.named_buffers())
     with torch.no_grad():
         for name, tensor in tensors.items():
-            tensor.copy_(stored[name])
+            tensor.copy_(source[name])

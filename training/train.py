@@ -5,7 +5,8 @@
 RUN_DIR keeps the newest state (weights, optimiser, averages); the same command goes on from it. A new run can start
 from the weights of a checkpoint (`--init mlx_diffusion/demo` goes on with the bundled one). The learning rate is
 constant and falls linearly to zero over the last `--decay-minutes`. Canvases of 16, 32 and 64 positions alternate at
-random: short ones cost less, and the model is at home with all of them.
+random: short ones cost less, and the model is at home with all of them. Leave the machine alone meanwhile: threads that
+wait for each other lose far more than their share of a busy core (or give it one core: OMP_NUM_THREADS=1).
 """
 
 import argparse
