@@ -58,7 +58,8 @@ def _number(rng: Random) -> int:
 
 
 def _sum(rng: Random) -> tuple[int, int, str]:
-    a, b = rng.randrange(100), rng.randrange(100)
+    """Two integers from 0 to 99, of one digit as often as of up to two, and what decides the split: the pair."""
+    a, b = (rng.randrange(rng.choice((10, 100))) for _ in range(2))
     return a, b, f"{min(a, b)} + {max(a, b)}"
 
 
