@@ -19,3 +19,7 @@ class PromptError(DiffusionError, ValueError):
 
 class OptionError(DiffusionError, ValueError):
     """A generation option with a value outside its bounds (an unknown option is a TypeError)."""
+
+
+class ConversionError(DiffusionError):
+    """A conversion that cannot start, go on or be trusted: target folder, disk, interruption, verification."""
