@@ -79,6 +79,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--confidence-threshold", type=float, metavar="NATS", help="... and its mean entropy is below this"
     )
 
+    memory = parser.add_argument_group("memory")
+    memory.add_argument(
+        "--prefill-step-size", type=int, metavar="N", help="the most prompt tokens encoded at once (default: 2048)"
+    )
+
 
 def run(args: argparse.Namespace) -> int:
     """Generate and print; returns the exit code."""

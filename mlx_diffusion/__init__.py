@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import CheckpointError, DiffusionError, OptionError, PromptError
-    from .events import Draft, Event, Finish, Segment, Stats
+    from .events import Draft, Event, Finish, Prefill, Segment, Stats
     from .generation import generate, stream_generate
     from .loading import load
     from .noise import KeyedNoise, Noise
     from .options import GenerationConfig
+    from .prefixes import PrefixStore
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,8 @@ __all__ = [
     "KeyedNoise",
     "Noise",
     "OptionError",
+    "Prefill",
+    "PrefixStore",
     "PromptError",
     "Segment",
     "Stats",
@@ -41,11 +44,12 @@ __path__ = pkgutil.extend_path(__path__, __name__)
 
 _HOMES = {
     "errors": ("CheckpointError", "DiffusionError", "OptionError", "PromptError"),
-    "events": ("Draft", "Event", "Finish", "Segment", "Stats"),
+    "events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats"),
     "generation": ("generate", "stream_generate"),
     "loading": ("load",),
     "noise": ("KeyedNoise", "Noise"),
     "options": ("GenerationConfig",),
+    "prefixes": ("PrefixStore",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -6,12 +6,14 @@ attention or of what the tokens were.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
 from .config import SLIDING, ModelConfig
 from .masks import first_prefix_position
+
+KeysValues = tuple[mx.array, mx.array]
 
 
 class LayerCache:
@@ -49,6 +51,7 @@ class PrefixCache:
         self.left_padding = mx.array(list(left_padding), dtype=mx.int32)  # [B]
         self.layers = [LayerCache(config.sliding_window if t == SLIDING else None) for t in config.layer_types]
         self._most_padding = max(left_padding)
+        self._head_shapes = [config.head_shape(layer_type) for layer_type in config.layer_types]
 
     @property
     def batch_size(self) -> int:
@@ -79,6 +82,26 @@ class PrefixCache:
     def arrays(self) -> list[mx.array]:
         """All keys and values, for mx.eval."""
         return [a for layer in self.layers for a in (layer.keys, layer.values) if a is not None]
+
+    def split(self) -> tuple[dict[int, KeysValues], dict[int, KeysValues]]:
+        """What full and what sliding layers hold, by layer. MLX's arrays do not change, so nothing is copied."""
+        held = [(layer.keys, layer.values, layer.window) for layer in self.layers]
+        full = {i: (k, v) for i, (k, v, window) in enumerate(held) if k is not None and v is not None and not window}
+        sliding = {i: (k, v) for i, (k, v, window) in enumerate(held) if k is not None and v is not None and window}
+        return full, sliding
+
+    def restore(self, offset: int, held: Mapping[int, KeysValues]) -> None:
+        """Take up an encoding of `offset` positions again, from what every layer held then."""
+        self.offset = offset
+        for index, layer in enumerate(self.layers):
+            layer.keys, layer.values = held[index]
+
+    def bytes_at(self, offset: int, item_bytes: int) -> int:
+        """What a row of this cache takes once it holds `offset` positions."""
+        return sum(
+            2 * heads * (offset - first_prefix_position(offset, layer.window)) * head_dim * item_bytes
+            for layer, (heads, head_dim) in zip(self.layers, self._head_shapes, strict=True)
+        )
 
     @property
     def nbytes(self) -> int:

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: drafts, final text, and the end with its figures.
+"""What a run tells while it goes on: progress through a long prompt, drafts, final text, and the end with its figures.
 
 Plain frozen records on the host, safe to keep and to hand to another thread. Knows nothing of how they come about.
 Joining `.text` over all events of a row gives that row's whole text.
@@ -27,6 +27,20 @@ class Stats:
     generation_seconds: float
     first_text_seconds: float | None  # from the call to the first text; None when there is none
     peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A part of a long prompt has been encoded and there is more; a prompt of one part has no such event."""
+
+    encoded_tokens: int  # of the longest prompt of a batch, those found in a prefix store included
+    prompt_tokens: int
+    row: int = 0
+
+    @property
+    def text(self) -> str:
+        """Nothing: nothing has been written yet."""
+        return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,4 +85,4 @@ class Finish:
         return ""
 
 
-Event = Draft | Segment | Finish
+Event = Prefill | Draft | Segment | Finish

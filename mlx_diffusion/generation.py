@@ -15,11 +15,12 @@ import numpy as np
 
 from .cache import PrefixCache
 from .denoise import denoise_canvas
-from .errors import PromptError
-from .events import Draft, Event, Finish, FinishReason, Segment, Stats
+from .errors import OptionError, PromptError
+from .events import Draft, Event, Finish, FinishReason, Prefill, Segment, Stats
 from .model import DiffusionGemma
 from .noise import KeyedNoise, Noise
 from .options import GenerationConfig, GenerationOptions, Settings
+from .prefixes import PrefixStore
 from .stopping import through_stop
 from .tokenizer import Prompt, TextStream, Tokenizer, split_batch
 
@@ -31,18 +32,22 @@ def stream_generate(
     *,
     config: GenerationConfig | None = None,
     noise: Noise | None = None,
+    prefixes: PrefixStore | None = None,
     **options: Unpack[GenerationOptions],
 ) -> Iterator[Event]:
-    """Write the text that follows `prompt`, as a stream of `Draft`, `Segment` and `Finish` events.
+    """Write the text that follows `prompt`, as a stream of `Prefill`, `Draft`, `Segment` and `Finish` events.
 
     prompt    text, used as it is; a list of message dicts, which goes through the chat template; token ids; or a list
               of any of these, run as one batch whose events carry the index of their prompt in `row`
     config    a `GenerationConfig`; what it leaves open comes from the checkpoint
     noise     replaces the randomness that `seed` stands for
+    prefixes  a `PrefixStore` of this model, for a single prompt: what it has kept is not encoded again
     options   the fields of `GenerationConfig` as keywords, which win over `config`: max_tokens, max_denoising_steps,
-              entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, seed, mode, eos_token_id
+              entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, seed, mode, eos_token_id,
+              prefill_step_size
 
-    Joining `.text` over a row's events gives its text. Closing the iterator ends the work within one denoising step.
+    Joining `.text` over a row's events gives its text. Closing the iterator ends the work within one denoising step
+    or one part of the prompt.
     Raises `PromptError` and `OptionError` for bad values and TypeError for an unknown option, before any work is done.
     """
     settings = model.generation_defaults.resolve((config or GenerationConfig()).override(options))
@@ -55,7 +60,14 @@ def stream_generate(
                 f"the prompt has {len(tokens)} tokens; with a canvas of {model.config.canvas_length} in a context of "
                 f"{model.config.max_position_embeddings} it may have {longest}; shorten it"
             )
-    return _run(model, tokenizer, encoded, settings, noise or KeyedNoise(settings.seed, model.config.vocab_size))
+    if prefixes is not None:
+        if prefixes.model is not model:
+            raise OptionError("the prefix store belongs to another model; make one of this model")
+        if len(encoded) > 1:
+            raise OptionError(f"a prefix store serves one prompt at a time, not {len(encoded)}; leave one of both out")
+        prefixes.check_room(len(encoded[0]))
+    noise = noise or KeyedNoise(settings.seed, model.config.vocab_size)
+    return _run(model, tokenizer, encoded, settings, noise, prefixes)
 
 
 def generate(
@@ -65,12 +77,13 @@ def generate(
     *,
     config: GenerationConfig | None = None,
     noise: Noise | None = None,
+    prefixes: PrefixStore | None = None,
     **options: Unpack[GenerationOptions],
 ) -> str | list[str]:
     """The text that follows `prompt`, or a list of texts for a list of prompts; arguments as in `stream_generate`."""
     prompts, is_batch = split_batch(prompt)
     texts = [""] * len(prompts)
-    for event in stream_generate(model, tokenizer, prompt, config=config, noise=noise, **options):
+    for event in stream_generate(model, tokenizer, prompt, config=config, noise=noise, prefixes=prefixes, **options):
         texts[event.row] += event.text
     return texts if is_batch else texts[0]
 
@@ -81,6 +94,7 @@ class _Row:
 
     index: int
     prompt_tokens: int
+    cached_tokens: int
     canvas_length: int
     context: int
     settings: Settings
@@ -110,12 +124,12 @@ class _Row:
     def stats(self, started: float, prefilled: float) -> Stats:
         return Stats(
             prompt_tokens=self.prompt_tokens,
-            cached_tokens=0,
+            cached_tokens=self.cached_tokens,
             generated_tokens=self.generated,
             blocks=self.blocks,
             denoising_steps=self.steps,
             decoder_positions=self.steps * self.canvas_length,
-            encoder_positions=self.prompt_tokens + (self.blocks - 1) * self.canvas_length,
+            encoder_positions=self.prompt_tokens - self.cached_tokens + (self.blocks - 1) * self.canvas_length,
             prompt_seconds=prefilled - started,
             generation_seconds=time.perf_counter() - prefilled,
             first_text_seconds=None if self.first_text is None else self.first_text - started,
@@ -124,17 +138,28 @@ class _Row:
 
 
 def _run(
-    model: DiffusionGemma, tokenizer: Tokenizer, prompts: list[list[int]], settings: Settings, noise: Noise
+    model: DiffusionGemma,
+    tokenizer: Tokenizer,
+    prompts: list[list[int]],
+    settings: Settings,
+    noise: Noise,
+    prefixes: PrefixStore | None,
 ) -> Iterator[Event]:
     """Prefill, then block after block until every row has ended."""
     started = time.perf_counter()
     mx.reset_peak_memory()
     config = model.config
     pad, hidden = config.pad_token_id, {config.pad_token_id, *settings.eos_token_id}
+    longest = max(map(len, prompts))
+    if prefixes is None:
+        cache = model.make_cache([longest - len(tokens) for tokens in prompts])
+    else:
+        cache = prefixes.find(prompts[0])
     rows = [
         _Row(
             index,
             len(tokens),
+            cache.offset,
             config.canvas_length,
             config.max_position_embeddings,
             settings,
@@ -142,11 +167,17 @@ def _run(
         )
         for index, tokens in enumerate(prompts)
     ]
-    longest = max(map(len, prompts))
-    cache = model.make_cache([longest - len(tokens) for tokens in prompts])
     padded = [[pad] * (longest - len(tokens)) + tokens for tokens in prompts]
-    _extend_prefix(model, cache, mx.array(padded, dtype=mx.int32))
-    mx.clear_cache()
+    encoded = padded[0][: cache.offset]  # what the cache holds, for the store
+    while cache.offset < longest:
+        part = slice(cache.offset, cache.offset + settings.prefill_step_size)
+        encoded += padded[0][part]
+        _extend_prefix(model, cache, mx.array([tokens[part] for tokens in padded], dtype=mx.int32))
+        mx.clear_cache()
+        if prefixes is not None:
+            prefixes.keep(encoded, cache)
+        if cache.offset < longest:
+            yield Prefill(cache.offset, longest)
     prefilled = time.perf_counter()
 
     live = rows
@@ -164,6 +195,9 @@ def _run(
         # Rows that have ended are padded from here on; the others never see them.
         alive = mx.array([row in live for row in rows])[:, None]
         _extend_prefix(model, cache, mx.where(alive, canvas, pad))
+        if prefixes is not None:
+            encoded += tokens[0]
+            prefixes.keep(encoded, cache)
 
 
 def _denoise_block(

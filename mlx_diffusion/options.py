@@ -31,6 +31,7 @@ class GenerationOptions(TypedDict, total=False):
     seed: int | None
     mode: Mode | None
     eos_token_id: int | Iterable[int] | None
+    prefill_step_size: int | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Settings:
     seed: int
     mode: Mode
     eos_token_id: tuple[int, ...]
+    prefill_step_size: int
 
 
 # Where neither the user nor the checkpoint says anything: the documented defaults of Transformers.
@@ -61,8 +63,10 @@ DEFAULTS = Settings(
     seed=0,
     mode="reference",
     eos_token_id=(),
+    prefill_step_size=2048,
 )
 NAMES = tuple(field.name for field in fields(Settings))
+NOT_STORED = ("max_tokens", "seed", "mode", "prefill_step_size")  # generation_config.json has none of them
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class GenerationConfig:
     seed                  of the randomness; 0 when not given
     mode                  how a canvas is denoised; "reference" is the published sampler
     eos_token_id          ids that end the text
+    prefill_step_size     the most prompt tokens encoded at once; fewer need less memory. 2048 when not given
 
     Raises `OptionError` for a value outside its bounds and TypeError for an unknown name.
     """
@@ -92,6 +97,7 @@ class GenerationConfig:
     seed: int | None = None
     mode: Mode | None = None
     eos_token_id: tuple[int, ...] | None = None
+    prefill_step_size: int | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> "GenerationConfig":
         _check_names(options)
@@ -106,6 +112,7 @@ class GenerationConfig:
         _integer("stability_threshold", self.stability_threshold, 0)
         _number("confidence_threshold", self.confidence_threshold, above=0)
         _integer("seed", self.seed, 0)
+        _integer("prefill_step_size", self.prefill_step_size, 1)
         if self.mode is not None and self.mode not in MODES:
             raise OptionError(f"mode is {self.mode!r}; it must be one of: {', '.join(MODES)}")
         if self.eos_token_id is not None:
@@ -123,7 +130,7 @@ class GenerationConfig:
         """
         path = Path(folder) / "generation_config.json"
         stored = read_json(path) if path.is_file() else {}
-        values = {name: stored.get(name) for name in NAMES if name not in ("max_tokens", "seed", "mode")}
+        values = {name: stored.get(name) for name in NAMES if name not in NOT_STORED}
         values["max_tokens"] = stored.get("max_new_tokens")
         values["entropy_bound"] = _entropy_bound(stored.get("sampler_config"), path)
         if values["eos_token_id"] is None:

@@ -309,10 +309,11 @@ class Writer:
         self.tokens = np.array(tokens + [5] * canvas_length)
 
     def make_cache(self, left_padding: Sequence[int]) -> SimpleNamespace:
-        return SimpleNamespace(block=-1, arrays=list)
+        return SimpleNamespace(block=-1, arrays=list, offset=0)
 
     def encode(self, tokens: mx.array, cache: SimpleNamespace) -> None:
         cache.block += 1
+        cache.offset += tokens.shape[1]
 
     def denoise(self, canvas: mx.array, soft: mx.array | None, cache: SimpleNamespace) -> mx.array:
         length = self.config.canvas_length

@@ -17,7 +17,7 @@ FOLDERS["mlx_diffusion.convert"] = ROOT / "convert"
 LAYERS = (
     ("cli",),
     ("generation",),
-    ("denoise", "loading"),
+    ("denoise", "loading", "prefixes"),
     ("checkpoint", "weights"),
     ("tokenizer", "model", "sampler", "stopping", "noise", "events", "options"),
     ("attention",),

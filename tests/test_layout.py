@@ -9,7 +9,6 @@ import pytest
 from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.convert.layout import (
     PARTS,
-    Tensor,
     check_complete,
     part_of,
     pieces,
@@ -18,7 +17,7 @@ from mlx_diffusion.convert.layout import (
     text_tensors,
 )
 from mlx_diffusion.convert.recipes import RECIPES, Recipe
-from mlx_diffusion.convert.tensors import read_header
+from mlx_diffusion.convert.tensors import Tensor, read_header
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.fields import read_json
 from mlx_diffusion.quantization import QuantSpec, read_quantization

@@ -44,12 +44,12 @@ def test_the_three_lists_of_options_agree() -> None:
 
 def test_a_checkpoint_names_its_defaults(tmp_path: Path) -> None:
     settings = GenerationConfig.from_checkpoint(write(tmp_path, HUB)).resolve()
-    assert settings == Settings(128, 24, 0.2, 0.3, 0.9, 2, 0.01, 0, "reference", (1, 106, 50))
+    assert settings == Settings(128, 24, 0.2, 0.3, 0.9, 2, 0.01, 0, "reference", (1, 106, 50), 2048)
 
 
 def test_without_a_file_the_documented_defaults_hold(tmp_path: Path) -> None:
     assert GenerationConfig.from_checkpoint(tmp_path).resolve() == DEFAULTS
-    assert Settings(256, 48, 0.1, 0.4, 0.8, 1, 0.005, 0, "reference", ()) == DEFAULTS
+    assert Settings(256, 48, 0.1, 0.4, 0.8, 1, 0.005, 0, "reference", (), 2048) == DEFAULTS
 
 
 def test_null_in_the_file_means_the_documented_default(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_diffusion.convert.tensors import Stored, Tensor, parse_header, read_header, write_header
@@ -19,7 +20,7 @@ def test_what_mlx_writes_is_read_at_the_right_offsets(tmp_path: Path) -> None:
     assert stored["b"].tensor == Tensor("b", "BF16", (2,))
     content = file.read_bytes()
     start = stored["a"].offset
-    assert content[start : start + stored["a"].tensor.nbytes] == bytes(memoryview(arrays["a"]))
+    assert content[start : start + stored["a"].tensor.nbytes] == np.array(arrays["a"]).tobytes()
 
 
 def test_mlx_reads_what_is_written(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""Kept prefixes: the same tokens as from scratch, what is saved, what is thrown away, and files."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import FIXTURES
+
+from mlx_diffusion.errors import CheckpointError, OptionError
+from mlx_diffusion.events import Finish, Prefill, Segment
+from mlx_diffusion.generation import stream_generate
+from mlx_diffusion.loading import load
+from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.prefixes import MOST_POINTS, PrefixStore
+from mlx_diffusion.tokenizer import Tokenizer
+
+Pair = tuple[DiffusionGemma, Tokenizer]
+PLENTY = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def hub() -> Pair:
+    return load(FIXTURES / "hub")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Pair:
+    return load("demo")
+
+
+def write(pair: Pair, prompt: Any, **options: Any) -> tuple[list[int], Finish]:
+    """The tokens that are written, and the end."""
+    events = list(stream_generate(*pair, prompt, **options))
+    finish = events[-1]
+    assert isinstance(finish, Finish)
+    return [token for event in events if isinstance(event, Segment) for token in event.tokens], finish
+
+
+def segments(pair: Pair, prompt: Any, **options: Any) -> list[Segment]:
+    return [event for event in stream_generate(*pair, prompt, **options) if isinstance(event, Segment)]
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(10, 96, count).tolist()
+
+
+def test_the_next_turn_encodes_only_what_is_new_and_writes_the_same(demo: Pair) -> None:
+    model, tokenizer = demo
+    store = PrefixStore(model, PLENTY)
+    messages = [{"role": "user", "content": "Copy: fig oak ant"}]
+    for turn, question in enumerate(("Reverse: fig oak ant", "Sort: owl hen cat", "In words: 4217", "")):
+        written, finish = write(demo, messages, prefixes=store)
+        from_scratch, _ = write(demo, messages)
+        assert written == from_scratch
+        stats = finish.stats
+        assert (stats.cached_tokens > 0) == (turn > 0)
+        assert stats.encoder_positions == stats.prompt_tokens - stats.cached_tokens
+        answer = tokenizer.decode([token for token in written if token not in (0, 1)]).removesuffix("<turn|>")
+        messages = [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": question}]
+    assert len(store) == 1, "a longer conversation is the same text, not another one"
+
+
+@pytest.mark.parametrize("shared", [0, 5, 8, 30, 31, 64, 70])
+def test_prompts_that_share_a_beginning_write_what_they_write_alone(hub: Pair, shared: int) -> None:
+    store, options = PrefixStore(hub[0], PLENTY), {"max_tokens": 40, "max_denoising_steps": 8, "prefill_step_size": 8}
+    first = tokens(70)
+    second = first[:shared] + tokens(30, seed=1)
+    write(hub, first, prefixes=store, **options)
+    written, finish = write(hub, second, prefixes=store, **options)
+    assert written == write(hub, second, **options)[0]
+    assert finish.stats.cached_tokens <= shared
+    assert finish.stats.cached_tokens > 0 or shared < 64, "no point near the end was kept"
+    assert write(hub, first, prefixes=store, **options)[1].stats.cached_tokens == 70
+
+
+def test_blocks_that_were_written_are_kept_too(hub: Pair) -> None:
+    store, options = PrefixStore(hub[0], PLENTY), {"max_denoising_steps": 4, "eos_token_id": ()}
+    prompt = tokens(20)
+    written, _ = write(hub, prompt, prefixes=store, max_tokens=48, **options)
+    longer = [*prompt, *written, *tokens(3, seed=2)]
+    again, finish = write(hub, longer, prefixes=store, max_tokens=16, **options)
+    assert finish.stats.cached_tokens == 20 + 32  # the third canvas was the last and never encoded
+    assert again == write(hub, longer, max_tokens=16, **options)[0]
+
+
+def test_the_budget_holds_and_the_least_recently_used_go_first(hub: Pair) -> None:
+    model, _ = hub
+    one = model.make_cache([0]).bytes_at(60, 4)
+    cache = model.make_cache([0])
+    model.encode(mx.array([tokens(60)]), cache)
+    assert cache.nbytes == one
+    store = PrefixStore(model, 2 * one + one // 2)
+    options = {"prefixes": store, "max_tokens": 4, "max_denoising_steps": 1}
+    for seed in (0, 1, 0, 2):
+        write(hub, tokens(60, seed), **options)
+        assert store.nbytes <= store.budget_bytes
+    assert len(store) == 2
+    assert write(hub, tokens(60, 0), **options)[1].stats.cached_tokens == 60
+    assert write(hub, tokens(60, 1), **options)[1].stats.cached_tokens == 0
+
+
+def test_few_points_are_kept_of_a_long_text(hub: Pair) -> None:
+    store = PrefixStore(hub[0], PLENTY)
+    options = {"prefixes": store, "max_tokens": 4, "max_denoising_steps": 1, "prefill_step_size": 4}
+    write(hub, tokens(200), **options)
+    (kept,) = store._kept
+    assert len(kept.points) == MOST_POINTS
+    assert sorted(kept.points)[-3:] == [192, 196, 200], "dense towards the end"
+    assert min(kept.points) <= 100, "something of the beginning"
+
+
+def test_saved_prefixes_serve_another_process(hub: Pair, tmp_path: Path) -> None:
+    options = {"max_tokens": 20, "max_denoising_steps": 4, "prefill_step_size": 16}
+    store, file = PrefixStore(hub[0], PLENTY), tmp_path / "document.safetensors"
+    prompt = tokens(50)
+    first, _ = write(hub, prompt, prefixes=store, **options)
+    store.save(file)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    restored = PrefixStore(hub[0], PLENTY)
+    restored.load(file)
+    written, finish = write(hub, prompt, prefixes=restored, **options)
+    assert written == first
+    assert finish.stats.cached_tokens == 50
+
+
+def test_files_of_another_model_or_none_are_refused(hub: Pair, demo: Pair, tmp_path: Path) -> None:
+    store, file = PrefixStore(hub[0], PLENTY), tmp_path / "document.safetensors"
+    write(hub, tokens(30), prefixes=store, max_tokens=4, max_denoising_steps=1)
+    store.save(file)
+    with pytest.raises(CheckpointError, match=r"document\.safetensors was saved with another model"):
+        PrefixStore(demo[0], PLENTY).load(file)
+    with pytest.raises(CheckpointError, match="missing or no file"):
+        store.load(tmp_path / "nothing")
+    (tmp_path / "cut").write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="missing or no file"):
+        store.load(tmp_path / "cut")
+    with pytest.raises(CheckpointError, match="holds no saved prefixes"):
+        store.load(FIXTURES / "hub" / "model.safetensors")
+    with pytest.raises(OptionError, match="cannot be written"):
+        store.save(tmp_path / "no" / "such" / "folder")
+
+
+def test_what_cannot_work_is_said_before_any_work(hub: Pair, demo: Pair) -> None:
+    with pytest.raises(OptionError, match="budget_bytes is 0"):
+        PrefixStore(hub[0], 0)
+    with pytest.raises(OptionError, match=r"a budget of 1,000 bytes and a prefix of 30 tokens takes [\d,]+; raise"):
+        stream_generate(*hub, tokens(30), prefixes=PrefixStore(hub[0], 1000))
+    with pytest.raises(OptionError, match="belongs to another model"):
+        stream_generate(*hub, tokens(30), prefixes=PrefixStore(demo[0], PLENTY))
+    with pytest.raises(OptionError, match="one prompt at a time, not 2"):
+        stream_generate(*hub, [tokens(3), tokens(4)], prefixes=PrefixStore(hub[0], PLENTY))
+
+
+@pytest.mark.parametrize("step", [1, 7, 16, 31, 32, 33, 79, 80])
+def test_a_prompt_in_parts_is_the_prompt(hub: Pair, step: int) -> None:
+    """Prompts past the window, alone and padded in a batch: the same tokens as in one part, whatever the parts."""
+    options: dict[str, Any] = {"max_tokens": 24, "max_denoising_steps": 6}
+    for prompt in (tokens(80), [tokens(80), tokens(33, seed=1), tokens(5, seed=2)]):
+        events = list(stream_generate(*hub, prompt, prefill_step_size=step, **options))
+        assert [event for event in events if isinstance(event, Segment)] == segments(hub, prompt, **options)
+        progress = [event.encoded_tokens for event in events if isinstance(event, Prefill)]
+        assert progress == list(range(step, 80, step))
+
+
+def test_a_long_prompt_can_be_left_between_its_parts(hub: Pair) -> None:
+    events = stream_generate(*hub, tokens(80), prefill_step_size=16)
+    assert next(events) == Prefill(16, 80)
+    events.close()  # type: ignore[attr-defined]
+    with pytest.raises(StopIteration):
+        next(events)
