@@ -63,7 +63,7 @@ def parse_header(header: bytes, file: str, file_size: int, where: str | None = N
         stored = [_stored(name, entry, file, start) for name, entry in entries.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{where} has no readable safetensors header; download it again") from None
-    stored.sort(key=lambda entry: entry.offset)
+    stored.sort(key=lambda entry: (entry.offset, entry.tensor.nbytes))
     position = start
     for entry in stored:
         if entry.offset != position:

@@ -8,7 +8,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import CheckpointError, DiffusionError, OptionError, PromptError
+    from .errors import CheckpointError, ConversionError, DiffusionError, OptionError, PromptError
     from .events import Draft, Event, Finish, Prefill, Segment, Stats
     from .generation import generate, stream_generate
     from .loading import load
@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "ConversionError",
     "DiffusionError",
     "Draft",
     "Event",
@@ -43,7 +44,7 @@ __all__ = [
 __path__ = pkgutil.extend_path(__path__, __name__)
 
 _HOMES = {
-    "errors": ("CheckpointError", "DiffusionError", "OptionError", "PromptError"),
+    "errors": ("CheckpointError", "ConversionError", "DiffusionError", "OptionError", "PromptError"),
     "events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats"),
     "generation": ("generate", "stream_generate"),
     "loading": ("load",),

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
-from huggingface_hub import errors as hub
 from huggingface_hub import snapshot_download
 
 from .config import ModelConfig
 from .errors import CheckpointError
 from .fields import read_json
+from .hub_errors import hub_errors
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo"
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-# The base error of the HTTP client under huggingface_hub, which changed with its releases: requests, httpx, httpx2.
-HTTP_ERROR: type[Exception] = hub.HTTPError  # type: ignore[attr-defined]
-
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+UNFINISHED = "conversion.json"  # in a folder that a conversion is still writing
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,12 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
+        _check_finished(folder)
         config_file = folder / "config.json"
         if not config_file.is_file():
             raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint; give the folder that has one")
         config = ModelConfig.from_dict(read_json(config_file), where=str(config_file))
-        files = _weight_files(folder)
+        files = weight_files(folder)
         for file in files:
             _check_safetensors(file)
         return cls(folder, config, files)
@@ -65,6 +67,15 @@ class Checkpoint:
 
 def find(path_or_id: str | Path) -> Path:
     """The folder of a checkpoint: "demo", a folder, or a Hub id, which is downloaded (or found in the Hub's cache)."""
+    folder = local_folder(path_or_id)
+    if folder is not None:
+        return folder
+    with hub_errors(str(path_or_id)):
+        return Path(snapshot_download(str(path_or_id), allow_patterns=DOWNLOADED))
+
+
+def local_folder(path_or_id: str | Path) -> Path | None:
+    """The folder that "demo" or a path means, or None for a Hub id. Raises CheckpointError for what is neither."""
     if path_or_id == DEMO:
         return DEMO_FOLDER
     folder = Path(path_or_id).expanduser()
@@ -74,54 +85,58 @@ def find(path_or_id: str | Path) -> Path:
         raise CheckpointError(f"{path_or_id} is a file; give the folder that holds config.json and the weights")
     if isinstance(path_or_id, Path) or not HUB_ID.fullmatch(path_or_id):
         raise CheckpointError(f"{path_or_id}: no such folder (nor a Hub id, which reads owner/name)")
-    return _download(path_or_id)
+    return None
 
 
-def _download(repo_id: str) -> Path:
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=DOWNLOADED))
-    except hub.GatedRepoError:
-        raise CheckpointError(
-            f"{repo_id}: the Hub asks you to accept its licence first; do so on https://huggingface.co/{repo_id} "
-            "and run `hf auth login`"
-        ) from None
-    except (hub.RepositoryNotFoundError, hub.HFValidationError):
-        raise CheckpointError(
-            f"{repo_id}: no such folder, and no such model on the Hub (for a private one run `hf auth login`)"
-        ) from None
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
-        raise CheckpointError(
-            f"{repo_id}: not in the Hub's cache, and the Hub cannot be reached (offline mode, no network, or it is "
-            "down); connect once to download it, or give a folder"
-        ) from None
-    except (HTTP_ERROR, OSError) as error:
-        raise CheckpointError(f"{repo_id}: the download failed ({_first_line(error)}); try again") from None
+def _check_finished(folder: Path) -> None:
+    """Refuse the output of an interrupted conversion; its record has the command that goes on with it."""
+    record = folder / UNFINISHED
+    if record.exists():
+        command = read_json(record).get("command", "the same `mlx-diffusion convert` again")
+        raise CheckpointError(f"{folder} is an unfinished conversion; to go on, run: {command}")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that hold a folder's weights, see `weight_names`."""
+    names = {file.name for file in folder.iterdir() if file.is_file()}
+    found = weight_names(names, lambda: read_json(folder / INDEX_FILE), str(folder))
+    return tuple(folder / name for name in found)
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    """The single file if there is one, else the index's shards, else every safetensors file: Transformers' order."""
-    if (folder / SINGLE_FILE).is_file():
-        return (folder / SINGLE_FILE,)
-    if (folder / INDEX_FILE).is_file():
-        shards = read_json(folder / INDEX_FILE).get("weight_map")
+def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, Any]], where: str) -> list[str]:
+    """The single file if there is one, else the index's shards, else every safetensors file: Transformers' order.
+
+    `names` are all files of the checkpoint. Only safetensors files are ever read: pickled ones can run code.
+    """
+    if SINGLE_FILE in names:
+        return [SINGLE_FILE]
+    if INDEX_FILE in names:
+        shards = read_index().get("weight_map")
         if not isinstance(shards, dict) or not shards:
-            raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map")
-        names = sorted({str(name) for name in shards.values()})
-        missing = [name for name in names if not (folder / name).is_file()]
+            raise CheckpointError(f"{where}/{INDEX_FILE} has no weight_map")
+        found = sorted({str(name) for name in shards.values()})
+        check_plain(found, f"{where}/{INDEX_FILE}")
+        missing = [name for name in found if name not in names]
         if missing:
             raise CheckpointError(
-                f"{folder}: {len(missing)} of {len(names)} weight files are missing, the first is {missing[0]}; "
-                "download it again"
+                f"{where}: {len(missing)} of {len(found)} weight files are missing, the first is {missing[0]}; "
+                "without it the checkpoint is not whole"
             )
-        return tuple(folder / name for name in names)
-    files = tuple(sorted(folder.glob("*.safetensors")))
-    if not files:
-        raise CheckpointError(f"{folder} has no safetensors file, so no weights; download it again")
-    return files
+        return found
+    found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
+    if not found:
+        pickled = sorted(name for name in names if name.endswith(PICKLED))
+        reason = f"only {pickled[0]}, which can run code and is never read" if pickled else "so no weights"
+        raise CheckpointError(f"{where} has no safetensors file, {reason}; get a checkpoint in safetensors")
+    check_plain(found, where)
+    return found
+
+
+def check_plain(names: Iterable[str], where: str) -> None:
+    """Refuse file names that could lead out of the folder that they belong in. Raises CheckpointError."""
+    for name in names:
+        if name.startswith(".") or any(character in name for character in "/\\\0") or not name:
+            raise CheckpointError(f"{where}: the file name {name!r} leads out of its folder; do not trust this source")
 
 
 def _check_safetensors(file: Path) -> None:

@@ -16,13 +16,22 @@ from .errors import CheckpointError
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read as JSON ({error}); download the file again") from None
+    return parse_json(content, str(file))
+
+
+def parse_json(content: bytes, where: str) -> dict[str, Any]:
+    """The object in a JSON file's bytes; `where` names the file in errors."""
+    try:
+        table = json.loads(content)
+    except ValueError as error:
         reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"{file} cannot be read as JSON ({reason}); download the file again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds no JSON object; download the file again")
-    return content
+        raise CheckpointError(f"{where} cannot be read as JSON ({reason}); download the file again") from None
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{where} holds no JSON object; download the file again")
+    return table
 
 
 def require(holds: bool, name: str, value: object, rule: str) -> None:

@@ -31,6 +31,6 @@ def load(path_or_id: str | Path) -> tuple[DiffusionGemma, Tokenizer]:
 def load_model(found: checkpoint.Checkpoint) -> DiffusionGemma:
     """The model alone, its weights in memory once."""
     model = DiffusionGemma(found.config)
-    weights.fill(model, found.tensors(), where=str(found.folder))
+    weights.fill(model, found.tensors(), found.config.quantization, where=str(found.folder))
     model.eval()
     return model

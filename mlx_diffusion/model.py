@@ -94,7 +94,7 @@ class DiffusionGemma(nn.Module):
         real = real_positions(start, end, cache.left_padding) if padded else None
 
         position = cache.next_position
-        x = self._embed(tokens)
+        x = self.embed(tokens)
         for layer, layer_type, entry in zip(self.layers, self.config.layer_types, cache.layers, strict=True):
             x = layer.encode(x, masks[layer_type], real, position, entry)
         cache.advance(tokens.shape[1])
@@ -111,11 +111,15 @@ class DiffusionGemma(nn.Module):
             first = cache.first_held(self._window(layer_type))
             masks[layer_type] = decoder_mask(first, start, length, cache.padding_from(first))
 
-        embedded = self._embed(canvas)
+        embedded = self.embed(canvas)
         x = self.self_conditioning(embedded, mx.zeros_like(embedded) if soft is None else soft)
         for layer, layer_type, entry in zip(self.layers, self.config.layer_types, cache.layers, strict=True):
             x = layer.denoise(x, masks[layer_type], cache.next_position, entry)
-        logits = self.embed_tokens.as_linear(self.norm(x)).astype(mx.float32)  # [B, L, V]
+        return self.logits(x)
+
+    def logits(self, x: mx.array) -> mx.array:
+        """What comes out of the last layer, [..., D], to logits float32 [..., V], softcapped."""
+        logits = self.embed_tokens.as_linear(self.norm(x)).astype(mx.float32)
         cap = self.config.final_logit_softcapping
         return mx.tanh(logits / cap) * cap
 
@@ -138,7 +142,8 @@ class DiffusionGemma(nn.Module):
             soft = probabilities @ table.weight
         return soft * self.config.hidden_size**0.5
 
-    def _embed(self, tokens: mx.array) -> mx.array:
+    def embed(self, tokens: mx.array) -> mx.array:
+        """Token ids to what goes into the first layer."""
         return self.embed_tokens(tokens).astype(self.dtype) * self.config.hidden_size**0.5  # [B, L, D]
 
     def _window(self, layer_type: LayerType) -> int | None:

@@ -17,7 +17,6 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from .errors import CheckpointError
-from .model import DiffusionGemma
 from .quantization import Quantization, QuantSpec
 
 # The vision tower and its projection, as the Hub and mlx-vlm both spell them.
@@ -51,14 +50,14 @@ def parameter_path(name: str) -> str | None:
     return None
 
 
-def fill(model: DiffusionGemma, tensors: dict[str, mx.array], where: str) -> None:
-    """Put the tensors into the model, quantising its modules as the checkpoint's are.
+def fill(model: nn.Module, tensors: dict[str, mx.array], quantization: Quantization | None, where: str) -> None:
+    """Put the tensors into the model (or a part of it that has the same paths), quantising modules as the checkpoint's.
 
     Takes the (lazy) arrays out of `tensors` one by one, so that each is freed once it is cast. `where` names the
     folder in errors. Raises CheckpointError.
     """
     sources = _sources(tensors, where)
-    _quantise_modules(model, sources, where)
+    _quantise_modules(model, sources, quantization, where)
     parameters = dict(tree_flatten(model.parameters()))
     _check_names(sources, parameters, where)
     for path, names in sources.items():
@@ -109,12 +108,13 @@ def _sources(tensors: Iterable[str], where: str) -> dict[str, tuple[str, ...]]:
     return {path: tuple(names) for path, names in found.items()}
 
 
-def _quantise_modules(model: DiffusionGemma, sources: Mapping[str, tuple[str, ...]], where: str) -> None:
+def _quantise_modules(
+    model: nn.Module, sources: Mapping[str, tuple[str, ...]], quantization: Quantization | None, where: str
+) -> None:
     """Turn the modules whose tensors come with scales into quantised ones. Nothing is evaluated."""
     scaled = {path.removesuffix(".scales"): names for path, names in sources.items() if path.endswith(".scales")}
     if not scaled:
         return
-    quantization = model.config.quantization
     if quantization is None:
         name = next(iter(scaled.values()))[0]
         raise CheckpointError(f"{where}: {name} is quantised, but config.json has no quantization to say how")

@@ -19,7 +19,7 @@ def model_with_window(window: int) -> DiffusionGemma:
     if window not in MODELS:
         config = ModelConfig.from_dict(config_dict(sliding_window=window))
         MODELS[window] = DiffusionGemma(config)
-        weights.fill(MODELS[window], hub_tensors(config), where="test")
+        weights.fill(MODELS[window], hub_tensors(config), None, where="test")
     return MODELS[window]
 
 

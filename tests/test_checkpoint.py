@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from mlx_diffusion import checkpoint
 from mlx_diffusion.checkpoint import DEMO_FOLDER, Checkpoint, find
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.hub_errors import HTTP_ERROR
 
 
 def test_demo_is_the_bundled_folder() -> None:
@@ -76,8 +77,10 @@ def http_error(kind: type[Exception]) -> Exception:
         (hub.HFValidationError("bad"), "no such model on the Hub"),
         (hub.LocalEntryNotFoundError("gone"), "not in the Hub's cache"),
         (hub.OfflineModeIsEnabled("off"), "not in the Hub's cache"),
+        (http_error(hub.RevisionNotFoundError), "has no revision"),
         (http_error(hub.HfHubHTTPError), r"the download failed \(first line\)"),
-        (checkpoint.HTTP_ERROR("connection lost"), r"the download failed \(connection lost\)"),
+        (HTTP_ERROR("connection lost"), r"the download failed \(connection lost\)"),
+        (RuntimeError("CAS lost"), r"the download failed \(CAS lost\)"),
         (OSError("disk full"), r"the download failed \(disk full\)"),
     ],
 )
@@ -88,7 +91,7 @@ def test_every_failure_of_the_hub_is_one_line(error: Exception, message: str, mo
     monkeypatch.setattr(checkpoint, "snapshot_download", fail)
     with pytest.raises(CheckpointError, match=message) as caught:
         find("owner/name")
-    assert str(caught.value).startswith("owner/name: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("owner/name") and "\n" not in str(caught.value)
 
 
 def test_the_cache_serves_offline(tmp_path: Path) -> None:
@@ -163,6 +166,24 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "c" / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"1 of 3 weight files are missing, the first is model-00002-of-00003"):
         Checkpoint.open(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.safetensors", "/etc/m.safetensors", "a/m.safetensors", "a\\m", "..", "m\0", ""]
+)
+def test_an_index_that_leads_out_of_the_folder(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.decoder.norm.weight": name}})
+    )
+    with pytest.raises(CheckpointError, match="leads out of its folder"):
+        Checkpoint.open(folder)
+
+
+def test_pickled_weights_are_never_read(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"no safetensors file, only pytorch_model\.bin, which can run code"):
+        Checkpoint.open(folder)
 
 
 @pytest.mark.parametrize("index", ["{}", '{"weight_map": {}}', '{"weight_map": []}'])

@@ -26,7 +26,7 @@ MODES = [*AFFINE, QuantSpec(32, 4, "mxfp4"), QuantSpec(32, 8, "mxfp8"), QuantSpe
 def filled(tensors: dict[str, mx.array], quantization: dict[str, Any] | None = None) -> DiffusionGemma:
     raw = config_dict() | ({"quantization": quantization} if quantization else {})
     model = DiffusionGemma(ModelConfig.from_dict(raw))
-    weights.fill(model, dict(tensors), where="/models/toy")
+    weights.fill(model, dict(tensors), model.config.quantization, where="/models/toy")
     return model
 
 
@@ -77,7 +77,7 @@ def test_every_tensor_fills_its_parameter_and_is_read_once() -> None:
     tensors = hub_tensors(CONFIG)
     left = dict(tensors)
     model = DiffusionGemma(CONFIG)
-    weights.fill(model, left, where="test")
+    weights.fill(model, left, None, where="test")
     assert list(left) == ["model.encoder.embed_vision.embedding_projection.weight"]  # taken out one by one
     parameters = parameters_of(model)
     paths = [str(weights.parameter_path(name)) for name in tensors if not name.startswith(weights.SKIPPED)]
