@@ -219,3 +219,39 @@ def write_checkpoint(folder: Path, config: dict[str, Any], tensors: dict[str, mx
     (folder / "config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "pt"})
     return folder
+
+
+SIZES = {"layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2, "moe_intermediate_size": 64}
+SMALL_FILES = ["chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+
+
+def write_source(folder: Path, shards: int = 3, **text: Any) -> Path:
+    """A small checkpoint in the Hub's format whose tensors lie in several files, with all that lies beside them."""
+    raw = config_dict(**(SIZES | text))
+    tensors = hub_tensors(ModelConfig.from_dict(raw))
+    folder.mkdir(parents=True)
+    names = [f"model-{n + 1:05d}-of-{shards:05d}.safetensors" for n in range(shards)]
+    weight_map = {name: names[n * shards // len(tensors)] for n, name in enumerate(tensors)}
+    for file in names:
+        own = {name: tensors[name].astype(mx.bfloat16) for name in tensors if weight_map[name] == file}
+        mx.save_safetensors(str(folder / file), own, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps(raw | {"something": [1, "ü"]}))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\nlicense_link: https://example.org\n---\n# Source\n")
+    for name in SMALL_FILES:
+        shutil.copyfile(FIXTURES / "hub" / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_source(tmp_path / "source")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "target"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}

@@ -1,0 +1,156 @@
+"""`mlx-diffusion convert`: a Hub checkpoint to an MLX checkpoint.
+
+Knows the command line and the terminal, and nothing of how weights are converted.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_diffusion.cli.progress import ProgressLine, duration
+from mlx_diffusion.convert.recipes import DEFAULT_RECIPE, RECIPES
+from mlx_diffusion.convert.words import size_text
+from mlx_diffusion.errors import ConversionError
+
+if TYPE_CHECKING:
+    from mlx_diffusion.convert import Progress, Result
+
+EPILOG = """\
+examples:
+  mlx-diffusion convert google/diffusiongemma-26B-A4B-it --dry-run
+  mlx-diffusion convert google/diffusiongemma-26B-A4B-it diffusiongemma-4bit --stream
+  mlx-diffusion convert ./diffusiongemma diffusiongemma-mxfp4 --recipe mxfp4 --verify
+  mlx-diffusion convert ./diffusiongemma mine --recipe 3bit --set '*.self_attn.*=6' --set '*.layers.0.*=8,32'
+
+Interrupted, by whatever, the same command goes on. Results go to standard output, all else to standard error.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `convert` to the command's subcommands."""
+    parser = commands.add_parser(
+        "convert",
+        help="convert and quantise a Hub checkpoint",
+        usage="mlx-diffusion convert [OPTION ...] SOURCE TARGET",
+        description="Convert and quantise a Hub checkpoint for MLX, in little memory and on little disk.",
+        epilog=EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31, width=100),
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+    parser.add_argument("source", metavar="SOURCE", help="a folder or a Hub id, in the Hub's own format, unquantised")
+    parser.add_argument("target", nargs="?", metavar="TARGET", help="the folder that is written")
+    parser.add_argument("--json", action="store_true", help="the result as one JSON object")
+    parser.add_argument("--dry-run", action="store_true", help="only say how large it becomes and where it fits")
+
+    how = parser.add_argument_group("what is kept")
+    how.add_argument("--recipe", metavar="R", help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})")
+    how.add_argument(
+        "--set", action="append", default=[], metavar="RULE",
+        help="'PATTERN=bits[,group][,mode]' or 'PATTERN=bf16' for modules of that path; the last that fits counts",
+    )  # fmt: skip
+
+    where = parser.add_argument_group("the source and the output")
+    where.add_argument("--revision", metavar="REV", help="a branch, tag or commit of the Hub repository")
+    where.add_argument("--stream", action="store_true", help="fetch, convert and drop one weight file at a time")
+    where.add_argument("--force", action="store_true", help="replace what is in TARGET")
+    where.add_argument("--verify", action="store_true", help="compare the output with the source, layer by layer")
+    where.add_argument("--upload-to", metavar="REPO", help="upload the output to this Hub repository")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, or say what a conversion would give; returns the exit code."""
+    if args.dry_run:
+        return _dry_run(args)
+    if args.target is None:
+        args.usage_error("TARGET is missing: the folder that is to be written (or add --dry-run)")
+    if args.verify and args.stream:
+        args.usage_error("--verify compares with the source's weights, which --stream drops; leave out one of them")
+
+    result = _convert(args)
+    print(_summary(result), file=sys.stderr)
+    answer = result.as_dict()
+    sound = not args.verify or _verify(args, result, answer)
+    if sound and args.upload_to:
+        _upload(args, answer)
+    if args.json:
+        print(json.dumps(answer, ensure_ascii=False))
+    if not sound:
+        raise ConversionError(f"{args.target} differs from its source by more than it may; see the table")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> "Result":
+    from mlx_diffusion.convert import convert
+
+    try:
+        with ProgressLine() as line:
+            return convert(
+                args.source,
+                args.target,
+                args.recipe or DEFAULT_RECIPE,
+                rules=args.set,
+                stream=args.stream,
+                force=args.force,
+                revision=args.revision,
+                report=lambda progress: line.show(progress_text(progress)),
+                command=shlex.join(["mlx-diffusion", *args.argv]),
+            )
+    except KeyboardInterrupt:
+        print("\nmlx-diffusion: what is written stays; the same command goes on", end="", file=sys.stderr)
+        raise
+
+
+def progress_text(progress: "Progress") -> str:
+    """One line: how much, how fast, how long."""
+    left = progress.seconds_left
+    return (
+        f"{progress.fraction:4.0%} · {size_text(progress.done_bytes)} of {size_text(progress.total_bytes)} · "
+        f"{progress.bytes_per_second / 1e6:.0f} MB/s · {'?' if left is None else duration(left)} left · {progress.file}"
+    )
+
+
+def _summary(result: "Result") -> str:
+    files = f"{len(result.files)} weight file" + "s" * (len(result.files) != 1)
+    earlier = f" ({result.files_from_earlier} from before)" if result.files_from_earlier else ""
+    return (
+        f"{result.target}: {size_text(result.total_bytes)} in {files}{earlier}, "
+        f"{result.recipe}, {duration(result.seconds)}"
+    )
+
+
+def _dry_run(args: argparse.Namespace) -> int:
+    from mlx_diffusion.convert.footprint import dry_run
+
+    report = dry_run(args.source, args.set, recipe=args.recipe, revision=args.revision)
+    print(json.dumps(report.as_dict(), ensure_ascii=False) if args.json else report.table())
+    return 0
+
+
+def _verify(args: argparse.Namespace, result: "Result", answer: dict[str, Any]) -> bool:
+    from mlx_diffusion.convert.hub import open_source
+    from mlx_diffusion.convert.verify import verify
+
+    source = open_source(args.source, revision=result.revision)
+    folder = source.fetch(source.shards()[0]).parent
+    with ProgressLine() as line:
+        report = verify(
+            folder, Path(args.target), report=lambda fraction, label: line.show(f"{fraction:4.0%} · {label}")
+        )
+    if not args.json:
+        print(report.table())
+    answer["verification"] = report.as_dict()
+    return report.ok
+
+
+def _upload(args: argparse.Namespace, answer: dict[str, Any]) -> None:
+    from mlx_diffusion.convert.hub import upload
+
+    print(f"uploading {args.target} to {args.upload_to}", file=sys.stderr)
+    upload(Path(args.target), args.upload_to)
+    answer["uploaded_to"] = args.upload_to

@@ -1,0 +1,57 @@
+"""How far long work is: one live line in a terminal, a plain line every few seconds in a log.
+
+Knows nothing of what the work is.
+"""
+
+import shutil
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+LIVE_SECONDS = 0.2
+LOG_SECONDS = 5.0
+
+
+class ProgressLine:
+    """Shows the latest of what it is told, at most every so often; the first and the last always."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.text = ""
+        self.shown = ""
+        self.time = 0.0
+
+    def __enter__(self) -> "ProgressLine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.text != self.shown:
+            self._draw()
+        if self.live and self.shown:
+            self.stream.write("\n")
+            self.stream.flush()
+
+    def show(self, text: str) -> None:
+        self.text = text
+        if not self.shown or time.monotonic() - self.time >= (LIVE_SECONDS if self.live else LOG_SECONDS):
+            self._draw()
+
+    def _draw(self) -> None:
+        if self.live:
+            width = shutil.get_terminal_size().columns - 1
+            self.stream.write("\r" + self.text[:width].ljust(width))
+        else:
+            self.stream.write(self.text + "\n")
+        self.stream.flush()
+        self.shown, self.time = self.text, time.monotonic()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as m:ss, or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,94 @@
+"""README.md of a converted checkpoint: where it comes from, how each part is kept, how large it is.
+
+No dates and no paths of the output: the same conversion writes the same card, wherever and whenever it runs.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from mlx_diffusion import __version__
+from mlx_diffusion.checkpoint import HUB_ID
+
+from .layout import PARTS, Piece, part_of, sizes
+from .recipes import Recipe, Rule
+from .words import size_text, spec_text
+
+CARD = "README.md"
+CARRIED = ("license", "license_name", "license_link", "pipeline_tag")
+OUTPUT = "OUTPUT"  # stands for the reader's own folder
+
+
+def card(label: str, revision: str | None, source_card: bytes, recipe: Recipe, made: Sequence[Piece]) -> str:
+    """The card of what the recipe made of the source; its licence comes from the source's own card."""
+    parts = sizes(made)
+    total = sum(parts.values())
+    name = label.rstrip("/").rsplit("/", 1)[-1]
+    rows = [f"| {part} | {_formats(part, made)} | {size_text(parts[part])} |" for part in PARTS if parts[part]]
+    return "\n".join(
+        [
+            "---",
+            ModelCardData(**_metadata(label, source_card)).to_yaml(),
+            "---",
+            "",
+            f"# {name}, {recipe.name}, for MLX",
+            "",
+            f"DiffusionGemma, converted from `{label}`{f' at revision `{revision}`' if revision else ''} with",
+            f"mlx-diffusion {__version__} on MLX {version('mlx')}:",
+            "",
+            f"    {command(label, revision, recipe)}",
+            "",
+            "| part of the model | kept as | size |",
+            "|---|---|--:|",
+            *rows,
+            f"| **all** | | **{size_text(total)}** ({total:,} bytes) |",
+            "",
+            "It runs with mlx-diffusion and with mlx-vlm:",
+            "",
+            f'    mlx-diffusion generate --model {OUTPUT} "Why is the sky blue?"',
+            "",
+        ]
+    )
+
+
+def command(label: str, revision: str | None, recipe: Recipe) -> str:
+    """The command that converts the same source in the same way."""
+    words = ["mlx-diffusion", "convert", label, OUTPUT, "--recipe", recipe.name]
+    for rule in recipe.own:
+        words += ["--set", _rule_text(rule)]
+    return shlex.join(words + (["--revision", revision] if revision else []))
+
+
+def _rule_text(rule: Rule) -> str:
+    pattern, spec = rule
+    return f"{pattern}=bf16" if spec is None else f"{pattern}={spec.bits},{spec.group_size},{spec.mode}"
+
+
+def _metadata(label: str, source_card: bytes) -> dict[str, Any]:
+    base = {"base_model": label, "base_model_relation": "quantized"} if HUB_ID.fullmatch(label) else {}
+    tags = ["mlx", "mlx-diffusion", "diffusion_gemma"]
+    return {**_carried(source_card), "library_name": "mlx-diffusion", "tags": tags, **base}
+
+
+def _carried(source_card: bytes) -> dict[str, str]:
+    """Licence and kind of model as the source's card states them, in plain lines of its front matter."""
+    front = re.match(r"---\r?\n(.*?)\n---", source_card.decode("utf-8", "replace"), re.DOTALL)
+    lines = (line.partition(":") for line in front[1].splitlines()) if front else ()
+    fields = {key: value.strip().strip("'\"") for key, _, value in lines if key in CARRIED}
+    return {key: value for key, value in fields.items() if value}
+
+
+def _formats(part: str, made: Iterable[Piece]) -> str:
+    """How the tensors of a part are kept, the most bytes first."""
+    kept: Counter[str] = Counter()
+    for piece in made:
+        if part_of(piece.source.name) == part:
+            kept[spec_text(piece.spec)] += piece.nbytes
+    return ", ".join(text for text, _ in kept.most_common())

@@ -1,0 +1,106 @@
+"""Rows of a tensor from their place in the source file to the places of what becomes of them.
+
+MLX quantises groups along the last axis, so rows do not depend on each other: a matrix of 1 GB goes through one MiB at
+a time, and the result is bit for bit that of the whole. Knows nothing of folders, recipes or the order of the work.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.quantization import QuantSpec
+
+from .layout import Piece
+from .tensors import ITEM_BYTES, Stored
+
+# Read at once. Larger chunks are no faster, and MLX's mx and nv kernels for the CPU slow down with them.
+CHUNK_BYTES = 1 << 20
+BF16_EXPONENT = 0x7F80  # all its bits are set in NaN and infinity, and in nothing else
+NUMPY_TYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Neighbouring rows of one tensor: where they are read, how they are kept, where each result is written."""
+
+    stored: Stored
+    spec: QuantSpec | None
+    shape: tuple[int, int]  # [rows, entries of a row]
+    offset: int
+    targets: tuple[int, ...]  # offsets in the target file: weight, or weight, scales and (affine) biases
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.stored.tensor.dtype]
+
+
+def chunks(stored: Stored, piece: Piece, starts: dict[str, int]) -> Iterator[Chunk]:
+    """A tensor in chunks; `starts` has the offsets of the written tensors in the target file."""
+    tensor = stored.tensor
+    width = tensor.shape[-1] if tensor.shape else 1
+    rows = math.prod(tensor.shape[:-1])
+    if not rows * width:
+        return
+    row_bytes = width * ITEM_BYTES[tensor.dtype]
+    step = max(1, CHUNK_BYTES // row_bytes)
+    for row in range(0, rows, step):
+        targets = tuple(starts[written.name] + row * (written.nbytes // rows) for written in piece.written)
+        shape = (min(step, rows - row), width)
+        yield Chunk(stored, piece.spec, shape, stored.offset + row * row_bytes, targets)
+
+
+def transfer(chunk: Chunk, source: int, target: int) -> None:
+    """Read a chunk, cast and check it, quantise it, write it.
+
+    `source` and `target` are open files' descriptors. MLX works on the calling thread's own stream, so several
+    threads may do this side by side. Raises CheckpointError for NaN, infinity and a file that ends.
+    """
+    array = read_rows(chunk, source)
+    # An array of bf16 has no NumPy type; its bits have.
+    bits = np.asarray(array.view(mx.uint16))
+    if (bits & BF16_EXPONENT).max() == BF16_EXPONENT:
+        name = chunk.stored.tensor.name
+        raise CheckpointError(f"{chunk.stored.file}: {name} holds NaN or infinity; download the file again")
+    results = [array] if chunk.spec is None else quantised(array, chunk.spec)
+    mx.eval(results)
+    for result, offset in zip(results, chunk.targets, strict=True):
+        _write(target, np.asarray(result.view(mx.uint8)).reshape(-1).data, offset)
+
+
+def read_rows(chunk: Chunk, source: int) -> mx.array:
+    """The chunk's rows in bf16, [rows, entries of a row]."""
+    data = _read(source, chunk)
+    dtype = chunk.stored.tensor.dtype
+    array = mx.array(np.frombuffer(data, NUMPY_TYPES[dtype]).reshape(chunk.shape))
+    return array.view(mx.bfloat16) if dtype == "BF16" else array.astype(mx.bfloat16)
+
+
+def quantised(array: mx.array, spec: QuantSpec) -> list[mx.array]:
+    """Weight, scales and (affine) biases of rows, as MLX quantises them."""
+    return list(mx.quantize(array, group_size=spec.group_size, bits=spec.bits, mode=spec.mode))
+
+
+def _read(source: int, chunk: Chunk) -> bytes:
+    data = b""
+    while len(data) < chunk.nbytes:
+        try:
+            more = os.pread(source, chunk.nbytes - len(data), chunk.offset + len(data))
+        except OSError as error:
+            raise CheckpointError(f"{chunk.stored.file} cannot be read ({error.strerror})") from None
+        if not more:
+            raise CheckpointError(f"{chunk.stored.file} ends within {chunk.stored.tensor.name}; download it again")
+        data = data + more if data else more
+    return data
+
+
+def _write(target: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(target, data, offset)
+        data, offset = data[written:], offset + written

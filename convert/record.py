@@ -1,0 +1,82 @@
+"""conversion.json: what an unfinished folder is becoming, so that the same conversion goes on and no other does.
+
+Knows nothing of how a conversion works; its presence is what makes a folder unfinished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+
+from mlx_diffusion import __version__
+from mlx_diffusion.checkpoint import UNFINISHED
+from mlx_diffusion.errors import ConversionError
+
+from .files import write_whole
+from .layout import Piece
+from .tensors import Stored
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that decides the bytes of the output, and the command that goes on with it."""
+
+    source: str
+    revision: str | None
+    contents: str  # digest of the source's tensors, by name, type, shape and place, and of its small files
+    recipe: str
+    formats: str  # digest of how every tensor is kept: a recipe's name and the user's rules, resolved
+    mlx_diffusion: str
+    mlx: str
+    command: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Record | None:
+        """The record in a folder, or None where there is none."""
+        file = folder / UNFINISHED
+        if not file.exists():
+            return None
+        try:
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise ConversionError(f"{file} cannot be read; add --force to start anew") from None
+
+    def write(self, folder: Path) -> None:
+        write_whole(folder / UNFINISHED, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+    def difference(self, earlier: Record) -> str | None:
+        """The first thing for which this one would not go on with an earlier one's output, as words, or None."""
+        names = {"contents": "the source's files", "formats": "the recipe with its --set rules"}
+        for field in fields(self):
+            now, then = getattr(self, field.name), getattr(earlier, field.name)
+            if field.name == "command" or now == then:
+                continue
+            if field.name in names:
+                return f"{names[field.name]} are not those that it was begun with"
+            return f"{field.name} is {now}, it was begun with {then}"
+        return None
+
+
+def record_of(
+    label: str,
+    revision: str | None,
+    stored: Iterable[Stored],
+    small: Iterable[tuple[str, bytes]],
+    recipe: str,
+    made: Iterable[Piece],
+    command: str,
+) -> Record:
+    """The record of a conversion by this version of the library, on this version of MLX."""
+    contents = hashlib.sha256()
+    for entry in stored:
+        contents.update(repr((entry.file, entry.offset, entry.tensor)).encode())
+    for name, content in small:
+        contents.update(repr((name, hashlib.sha256(content).hexdigest())).encode())
+    formats = hashlib.sha256(repr([(piece.module, piece.spec) for piece in made]).encode())
+    return Record(
+        label, revision, contents.hexdigest(), recipe, formats.hexdigest(), __version__, version("mlx"), command
+    )

@@ -1,0 +1,122 @@
+"""Which tensors go into which output file, and writing one such file whole or not at all.
+
+Output files follow the source's: each holds what becomes of tensors of one source file, in that file's order, so that
+one source file at a time has to be there. Knows nothing of recipes, of where source files come from, or of what else
+lies in the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, wait
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from mlx_diffusion.checkpoint import SINGLE_FILE
+from mlx_diffusion.errors import CheckpointError
+
+from .files import PART, flush, flush_folder, forget, uncached
+from .layout import Piece
+from .quantise import chunks, transfer
+from .tensors import Stored, Tensor, write_header
+
+SHARD_BYTES = 4_000_000_000  # a further tensor does not go into a file of this size; one alone may be larger
+FLUSH_BYTES = 32_000_000  # of the source
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One output file and the tensors of one source file that it is made of."""
+
+    name: str
+    source: str
+    entries: tuple[tuple[Stored, Piece], ...]
+
+    @property
+    def written(self) -> list[Tensor]:
+        return [tensor for _, piece in self.entries for tensor in piece.written]
+
+    @property
+    def source_bytes(self) -> int:
+        return sum(stored.tensor.nbytes for stored, _ in self.entries)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the whole file."""
+        header, _ = write_header(self.written)
+        return len(header) + sum(tensor.nbytes for tensor in self.written)
+
+
+def plan(stored: Sequence[Stored], made: Sequence[Piece], limit: int = SHARD_BYTES) -> list[Shard]:
+    """The output files for these tensors, which stand file by file, and what becomes of each."""
+    groups: list[list[tuple[Stored, Piece]]] = []
+    filled = 0
+    for entry, piece in zip(stored, made, strict=True):
+        if not groups or entry.file != groups[-1][-1][0].file or filled + piece.nbytes > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append((entry, piece))
+        filled += piece.nbytes
+    names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
+    if len(names) == 1:
+        names = [SINGLE_FILE]
+    return [Shard(name, group[0][0].file, tuple(group)) for name, group in zip(names, groups, strict=True)]
+
+
+def index(shards: Sequence[Shard]) -> dict[str, object]:
+    """What model.safetensors.index.json says."""
+    weight_map = {tensor.name: shard.name for shard in shards for tensor in shard.written}
+    total_size = sum(tensor.nbytes for shard in shards for tensor in shard.written)
+    return {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def is_whole(shard: Shard, folder: Path) -> bool:
+    """Whether the file is there under its final name, with the header and size that it must have."""
+    file = folder / shard.name
+    if not file.is_file() or file.stat().st_size != shard.nbytes:
+        return False
+    header, _ = write_header(shard.written)
+    with file.open("rb") as stream:
+        return stream.read(len(header)) == header
+
+
+def write(shard: Shard, source: Path, folder: Path, threads: Executor, advance: Callable[[int], None]) -> None:
+    """Write the file under a name of its own and rename it once it is whole.
+
+    `advance` is told the bytes that were read, chunk by chunk. However this ends, no thread is at work any more.
+    """
+    header, starts = write_header(shard.written)
+    part = folder / (shard.name + PART)
+    with _open_source(source) as read, part.open("wb") as written:
+        written.write(header)
+        written.truncate(shard.nbytes)
+        written.flush()
+        ends = uncached(read.fileno()), uncached(written.fileno())
+        todo = [chunk for stored, piece in shard.entries for chunk in chunks(stored, piece, starts)]
+        work = [threads.submit(transfer, chunk, *ends) for chunk in todo]
+        try:
+            unflushed = 0
+            for chunk, transferred in zip(todo, work, strict=True):
+                transferred.result()
+                advance(chunk.nbytes)
+                unflushed += chunk.nbytes
+                if unflushed >= FLUSH_BYTES:  # meanwhile the threads work on
+                    flush(written.fileno())
+                    forget(read.fileno(), chunk.offset + chunk.nbytes)
+                    unflushed = 0
+        finally:
+            for transferred in work:
+                transferred.cancel()
+            wait(work)  # before the files are closed
+        flush(written.fileno())
+    os.replace(part, folder / shard.name)
+    flush_folder(folder)
+
+
+def _open_source(file: Path) -> FileIO:
+    try:
+        return FileIO(file, "rb")
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}); download it again") from None

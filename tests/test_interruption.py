@@ -1,0 +1,285 @@
+"""However a conversion ends, the same call goes on, and no byte differs from an undisturbed one."""
+
+import errno
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SMALL_FILES, contents, write_source
+
+from mlx_diffusion.checkpoint import UNFINISHED, Checkpoint
+from mlx_diffusion.convert import Progress, conversion, convert
+from mlx_diffusion.convert import target as target_folder
+from mlx_diffusion.convert.source import LocalSource
+from mlx_diffusion.convert.tensors import read_header
+from mlx_diffusion.errors import CheckpointError, ConversionError
+from mlx_diffusion.loading import load_model
+
+ONE_LAYER = {"layer_types": ["full_attention"], "num_hidden_layers": 1}
+
+
+def edit(file: Path, **fields: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing in the code may catch it."""
+
+
+class Fault:
+    """Lets the first calls that change the disk pass and raises at the one after them."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, error: BaseException) -> None:
+        self.left, self.error, self.calls = -1, error, 0
+        for name in ("pwrite", "replace", "fsync"):
+            patch.setattr(os, name, self.counted(getattr(os, name), real=name != "fsync"))
+        for name in ("unlink", "mkdir"):
+            patch.setattr(Path, name, self.counted(getattr(Path, name), real=True))
+        read, write = Path.open, self.counted(Path.open, real=True)
+        patch.setattr(
+            Path, "open", lambda file, mode="r", *a, **b: (write if "w" in mode else read)(file, mode, *a, **b)
+        )
+
+    def counted(self, call: Any, real: bool) -> Any:
+        def counting(*arguments: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.left == 0:
+                raise self.error
+            self.left -= 1
+            return call(*arguments, **options) if real else None
+
+        return counting
+
+
+class Inline(Executor):
+    """Does what it is given at once: the n-th write is the same one every time, and nothing waits for a thread."""
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*arguments, **options))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "ThreadPoolExecutor", lambda threads: Inline())
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("error", [Killed(), OSError(errno.ENOSPC, "No space left on device")], ids=["killed", "full"])
+def test_stopped_at_any_write_the_same_call_gives_the_same_bytes(
+    error: BaseException, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source(tmp_path / "source", shards=2, **ONE_LAYER)
+    for name in SMALL_FILES[1:]:
+        (source / name).unlink()
+    fault = Fault(monkeypatch, error)
+    convert(source, target)
+    calls, expected = fault.calls, contents(target)
+    assert calls > 80
+    seen = set()
+    for stop in range(0, calls, 1 if isinstance(error, Killed) else 5):
+        shutil.rmtree(target)
+        fault.left = stop
+        with pytest.raises(Killed if isinstance(error, Killed) else ConversionError) as caught:
+            convert(source, target)
+        if not isinstance(error, Killed):
+            assert "no space left" in str(caught.value) and "the same command" in str(caught.value)
+        fault.left = -1
+        left = contents(target) if target.is_dir() else {}
+        if UNFINISHED in left:
+            with pytest.raises(CheckpointError, match="is an unfinished conversion; to go on, run: mlx-diffusion conv"):
+                Checkpoint.open(target)
+        elif left != expected:
+            with pytest.raises(CheckpointError, match="has no config"):
+                Checkpoint.open(target)
+        if left == expected:
+            continue
+        whole = [name for name in left if name.endswith(".safetensors")]
+        result = convert(source, target)
+        assert result.files_from_earlier == len(whole), stop
+        assert contents(target) == expected, stop
+        seen.add(len(whole))
+    assert seen == {0, 1, 2}
+
+
+@pytest.mark.usefixtures("inline")
+def test_stopped_while_it_replaces_an_output(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old files of the very names and sizes must not pass for new ones."""
+    source = write_source(tmp_path / "source", shards=2, **ONE_LAYER)
+    other = shutil.copytree(source, tmp_path / "other")
+    file = other / "model-00001-of-00002.safetensors"
+    bits = bytearray(file.read_bytes())
+    bits[-50:-40] = bytes(10)
+    file.write_bytes(bits)
+    fault = Fault(monkeypatch, Killed())
+    convert(source, target)
+    expected = contents(target)
+    convert(other, target, force=True)
+    fault.calls = 0
+    convert(source, target, force=True)
+    calls = fault.calls
+    for stop in (*range(20), *range(20, calls, 30)):  # the first write the record and remove the old files
+        convert(other, target, force=True)
+        assert contents(target) != expected
+        fault.left = stop
+        with pytest.raises(Killed):
+            convert(source, target, force=True)
+        fault.left = -1
+        convert(source, target, force=True)
+        assert contents(target) == expected, stop
+
+
+CONVERT = """\
+import sys
+from mlx_diffusion.convert import convert
+convert(sys.argv[1], sys.argv[2], "mxfp4", report=lambda progress: print(flush=True))
+"""
+
+
+def test_killed_again_and_again_at_random_moments(tmp_path: Path) -> None:
+    """With SIGKILL, in the middle of whatever its threads do."""
+    source = write_source(tmp_path / "source", shards=5, moe_intermediate_size=512, vocab_size=8192, num_experts=16)
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    began = time.monotonic()
+    convert(source, calm, "mxfp4")
+    seconds = time.monotonic() - began
+    draw = random.Random(0)
+    codes = []
+    for delay in (0, 1, 0, 2, 3, 1):
+        with subprocess.Popen([sys.executable, "-c", CONVERT, source, killed], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # the first chunk is done, or all is
+            time.sleep(delay * draw.uniform(0, seconds / 5))
+            process.kill()
+        codes.append(process.returncode)
+        if (killed / UNFINISHED).exists():
+            with pytest.raises(CheckpointError, match="unfinished"):
+                Checkpoint.open(killed)
+        else:
+            assert contents(killed) == contents(calm)
+            shutil.rmtree(killed)
+    assert -signal.SIGKILL in codes
+    convert(source, killed, "mxfp4")
+    assert contents(killed) == contents(calm)
+
+
+def interrupted(source: Path, target: Path, **options: Any) -> None:
+    """Leave a conversion behind that has finished its first file."""
+
+    def stop(progress: Progress) -> None:
+        if "00002" in progress.file:
+            raise Killed
+
+    with pytest.raises(Killed):
+        convert(source, target, report=stop, **options)
+
+
+def test_finished_files_are_not_written_again(source: Path, target: Path) -> None:
+    interrupted(source, target)
+    first = target / "model-00001-of-00003.safetensors"
+    before = first.stat().st_mtime_ns, first.stat().st_ino
+    told: list[Progress] = []
+    assert convert(source, target, report=told.append).files_from_earlier == 1
+    assert (first.stat().st_mtime_ns, first.stat().st_ino) == before
+    assert told[0].done_bytes > sum(entry.tensor.nbytes for entry in read_header(source / first.name))
+
+
+def test_a_finished_file_that_was_cut_is_written_again(source: Path, target: Path, tmp_path: Path) -> None:
+    interrupted(source, target)
+    first = target / "model-00001-of-00003.safetensors"
+    os.truncate(first, first.stat().st_size - 1)
+    assert convert(source, target).files_from_earlier == 0
+    convert(source, tmp_path / "calm")
+    assert contents(target) == contents(tmp_path / "calm")
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"recipe": "8bit"}, "recipe is 8bit, it was begun with 4bit"),
+        ({"rules": ["*.self_attn.*=6"]}, "the recipe with its --set rules are not those"),
+    ],
+)
+def test_another_conversion_does_not_go_on_with_it(
+    options: dict[str, Any], difference: str, source: Path, target: Path, tmp_path: Path
+) -> None:
+    interrupted(source, target, command="mlx-diffusion convert this there")
+    before = contents(target)
+    with pytest.raises(ConversionError, match=difference) as caught:
+        convert(source, target, **options)
+    assert "--force" in str(caught.value) and str(caught.value).endswith("go on with: mlx-diffusion convert this there")
+    assert contents(target) == before
+    convert(source, target, force=True, **options)
+    convert(source, tmp_path / "calm", **options)
+    assert contents(target) == contents(tmp_path / "calm")
+
+
+def test_a_source_that_changed_does_not_go_on(source: Path, target: Path) -> None:
+    interrupted(source, target)
+    edit(source / "generation_config.json", t_max=0.9)
+    with pytest.raises(ConversionError, match="the source's files are not those that it was begun with"):
+        convert(source, target)
+
+
+def test_another_version_does_not_go_on(source: Path, target: Path) -> None:
+    interrupted(source, target)
+    edit(target / UNFINISHED, mlx="0.1")
+    with pytest.raises(ConversionError, match=r"mlx is 0\.\d+\.\d+, it was begun with 0\.1;"):
+        convert(source, target)
+
+
+def test_a_record_that_cannot_be_read(source: Path, target: Path) -> None:
+    interrupted(source, target)
+    (target / UNFINISHED).write_text("{")
+    with pytest.raises(ConversionError, match="cannot be read; add --force to start anew"):
+        convert(source, target)
+    convert(source, target, force=True)
+    load_model(Checkpoint.open(target))
+
+
+def test_a_second_process_is_refused(source: Path, target: Path) -> None:
+    target.mkdir()
+    held = os.open(target, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(ConversionError, match="another conversion is writing here"):
+        convert(source, target)
+    os.close(held)
+    convert(source, target)
+
+
+def test_what_is_written_already_needs_no_space(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(source, target)
+    rest = sum((source / f"model-0000{n}-of-00003.safetensors").stat().st_size for n in (2, 3))
+    monkeypatch.setattr(target_folder, "free_bytes", lambda folder: rest)
+    convert(source, target)
+
+
+def test_it_goes_on_at_the_commit_that_it_began_with(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --revision the Hub's main branch is meant, which may have moved on."""
+    asked: list[str | None] = []
+
+    def opened(path: Path, *, revision: str | None, stream_into: Path | None) -> LocalSource:
+        asked.append(revision)
+        return LocalSource(path, label=str(path), revision=revision or "main's newest")
+
+    monkeypatch.setattr(conversion, "open_source", opened)
+    interrupted(source, target)
+    assert convert(source, target).revision == "main's newest"
+    assert asked == [None, "main's newest"]
