@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mlx_diffusion import __version__
-from mlx_diffusion.cli import generate
+from mlx_diffusion.cli import convert, doctor, generate
 from mlx_diffusion.errors import DiffusionError, OptionError
 
 DESCRIPTION = """\
@@ -24,6 +24,7 @@ EPILOG = """\
 examples:
   mlx-diffusion generate "Sort: fig oak ant"
   mlx-diffusion generate --model mlx-community/diffusiongemma-26B-A4B-it-4bit "Why is the sky blue?"
+  mlx-diffusion convert google/diffusiongemma-26B-A4B-it diffusiongemma-4bit --stream
   mlx-diffusion generate --help
 """
 
@@ -40,12 +41,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     generate.add_parser(commands)
+    convert.add_parser(commands)
+    doctor.add_parser(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's arguments); returns the exit code."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(argv, argparse.Namespace(argv=list(argv)))
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch
     try:
         code: int = args.run(args)

@@ -1,0 +1,90 @@
+"""`mlx-diffusion doctor`: what the machine has, what of DiffusionGemma it can run, what is downloaded.
+
+Knows the command line and the terminal, and nothing of how memory is counted.
+"""
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlx_diffusion.convert.diagnosis import Diagnosis
+
+EPILOG = """\
+Put its output into a bug report. Exit code: 0.
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `doctor` to the command's subcommands."""
+    parser = commands.add_parser(
+        "doctor",
+        help="say what this machine has and can run",
+        usage="mlx-diffusion doctor [--json]",
+        description="Say what this machine has, which recipe it runs with how long a context, and what is downloaded.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run, usage_error=parser.error)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look and print; returns the exit code."""
+    from mlx_diffusion.convert.diagnosis import diagnose
+
+    diagnosis = diagnose()
+    print(json.dumps(diagnosis.as_dict(), ensure_ascii=False) if args.json else report(diagnosis))
+    return 0
+
+
+def report(diagnosis: "Diagnosis") -> str:
+    """The diagnosis as text."""
+    from mlx_diffusion.convert.footprint import SHORT_STEP, context_text, grid
+    from mlx_diffusion.convert.words import size_text
+
+    def size(nbytes: int | None) -> str:
+        return "unknown" if nbytes is None else size_text(nbytes)
+
+    machine = diagnosis.machine
+    share = f", of which the GPU may use {size(machine.gpu_bytes)}" if machine.device == "gpu" else ""
+    packages = [f"{name} {version or 'missing'}" for name, version in machine.packages.items()]
+    lines = [
+        f"chip      {machine.chip or 'unknown'}, {machine.cpus or 'an unknown number of'} cores",
+        f"memory    {size(machine.memory_bytes)}{share}",
+        f"system    {machine.system}, Python {machine.python}",
+        f"packages  {', '.join(packages)}",
+        f"MLX on    {machine.device.upper()}",
+        f"disk      {size(machine.disk_free_bytes)} free here",
+        f"cache     {diagnosis.cache_folder}{'' if diagnosis.cached else ', without a checkpoint of DiffusionGemma'}",
+    ]
+    for cached in diagnosis.cached:
+        whole = "" if cached.whole else ", not whole"
+        lines.append(f"  {cached.repo_id} {cached.revision[:8]}, {size(cached.nbytes)}, {cached.kept_as}{whole}")
+    usable = size(machine.usable_bytes)
+    lines += [
+        "",
+        f"{diagnosis.model} here, in {usable} for weights, cache and arrays:",
+        "",
+        *grid(
+            ["recipe", "on disk", "weights", "context", f"with --prefill-step-size {SHORT_STEP}"],
+            [
+                [
+                    found.recipe,
+                    size(found.total_bytes),
+                    size(found.weight_bytes),
+                    context_text(found.longest_context),
+                    context_text(found.longest_context_short_steps),
+                ]
+                for found in diagnosis.recipes
+            ],
+        ),
+        "",
+    ]
+    if diagnosis.recommended is None:
+        lines.append("No recipe fits into this machine's memory with the usual settings.")
+    else:
+        command = f"mlx-diffusion convert {diagnosis.model} OUTPUT --recipe {diagnosis.recommended} --stream"
+        lines += ["The one to take on this machine:", "", command]
+    return "\n".join(lines)

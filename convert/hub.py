@@ -1,0 +1,187 @@
+"""A repository on the Hub, file by file, at one commit: the only part of the converter that talks to the network.
+
+Headers come by range request, so that sizes are known without the weights. With `stream_into` a shard lies on disk only
+while it is needed, and the next one comes meanwhile. Knows nothing of what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, get_session, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub import errors as hub
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm  # type: ignore[attr-defined]
+
+from mlx_diffusion.checkpoint import INDEX_FILE, Checkpoint, check_plain, local_folder, weight_names
+from mlx_diffusion.errors import CheckpointError, ConversionError
+from mlx_diffusion.fields import parse_json
+from mlx_diffusion.hub_errors import HTTP_ERROR, hub_errors
+
+from .hub_cache import cached_snapshots, is_whole
+from .source import SMALL, LocalSource, Source
+from .tensors import HEADER_LIMIT, LENGTH_BYTES, Stored, parse_header
+
+HEADER_GUESS = 1 << 18  # most headers are shorter and come with one request
+TIMEOUT = 30.0  # seconds without an answer
+GO_ON = "the same command goes on"
+
+
+def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_into: Path | None = None) -> Source:
+    """A folder as it is, or a Hub id at `revision`; where the Hub cannot be reached, what its cache has of it."""
+    folder = local_folder(path_or_id)
+    if folder is not None:
+        if revision is not None:
+            raise CheckpointError(f"{path_or_id} is a folder and has no revision {revision!r}; leave one of both out")
+        return LocalSource(folder.resolve())
+    repo_id = str(path_or_id)
+    with hub_errors(repo_id, GO_ON, revision):
+        try:
+            info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
+        except hub.HfHubHTTPError:  # an answer of the Hub's
+            raise
+        except (HTTP_ERROR, OSError):
+            cached = _cached(repo_id, revision)
+            return LocalSource(cached, label=repo_id, revision=cached.name)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    return HubSource(repo_id, str(info.sha), sizes, stream_into)
+
+
+def _cached(repo_id: str, revision: str | None) -> Path:
+    """The folder of a whole checkpoint in the Hub's cache, where a download by commit leaves no note of its branch."""
+    try:
+        found = [Path(snapshot_download(repo_id, revision=revision, local_files_only=True))]
+    except hub.LocalEntryNotFoundError:
+        found = cached_snapshots(repo_id) if revision is None else []
+    whole = [folder for folder in found if is_whole(folder)]
+    if not whole:
+        raise hub.LocalEntryNotFoundError(repo_id)
+    return whole[-1]
+
+
+class _NoBar(tqdm):
+    """A progress bar that is not drawn."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options | {"disable": True})
+
+
+class HubSource:
+    """A repository at a commit; `sizes` are those of its files."""
+
+    def __init__(self, repo_id: str, revision: str, sizes: Mapping[str, int], stream_into: Path | None) -> None:
+        self.label = repo_id
+        self.revision: str | None = revision
+        self._sizes = sizes
+        self._stream_into = stream_into
+        self._coming: dict[str, Future[Path]] = {}
+        self._swept = False
+        if stream_into is not None:
+            # Else hf_xet may keep a copy of all that passes, up to 10 GB.
+            os.environ.setdefault("HF_XET_CHUNK_CACHE_SIZE_BYTES", "0")
+
+    def small_files(self) -> list[str]:
+        names = [name for name in self._sizes if "/" not in name and name[0] != "." and name.endswith(SMALL)]
+        check_plain(names, self.label)
+        return sorted(names)
+
+    def read_small(self, name: str) -> bytes:
+        if name not in self._sizes:
+            raise CheckpointError(f"{self.label} has no {name}, so it is no checkpoint of DiffusionGemma")
+        with hub_errors(self.label, GO_ON, self.revision):
+            return Path(hf_hub_download(self.label, name, revision=self.revision)).read_bytes()
+
+    def shards(self) -> list[str]:
+        where = f"{self.label}/{INDEX_FILE}"
+        return weight_names(self._sizes, lambda: parse_json(self.read_small(INDEX_FILE), where), self.label)
+
+    def headers(self) -> list[Stored]:
+        return [entry for name in self.shards() for entry in self._header(name)]
+
+    def fetch(self, shard: str, after: str | None = None) -> Path:
+        wanted = self._coming.pop(shard, None)
+        for other in list(self._coming):  # that nobody has asked for; so never more than two are there
+            wait([self._coming.pop(other)])
+            self.drop(other)
+        path = (wanted or self._start(shard, tqdm)).result()
+        if after is not None:
+            self._coming[after] = self._start(after, _NoBar)  # the terminal shows what else goes on meanwhile
+        return path
+
+    def drop(self, shard: str) -> None:
+        if self._stream_into is not None:
+            (self._stream_into / shard).unlink(missing_ok=True)
+
+    def _start(self, shard: str, bar: type[tqdm]) -> Future[Path]:
+        """Download in a thread that nobody waits for when the process ends."""
+        future: Future[Path] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(self._download(shard, bar))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=work, name=f"download of {shard}", daemon=True).start()
+        return future
+
+    def _download(self, shard: str, bar: type[tqdm]) -> Path:
+        self._sweep()
+        with hub_errors(self.label, GO_ON, self.revision):
+            file = hf_hub_download(
+                self.label, shard, revision=self.revision, local_dir=self._stream_into, tqdm_class=bar
+            )
+        return Path(file)
+
+    def _sweep(self) -> None:
+        """Remove the parts of files that a killed run has left; huggingface_hub begins them anew and keeps the old."""
+        if self._stream_into is not None and not self._swept:
+            for part in self._stream_into.rglob("*.incomplete"):
+                part.unlink(missing_ok=True)
+        self._swept = True
+
+    def _header(self, shard: str) -> list[Stored]:
+        where, size = f"{self.label}/{shard}", self._sizes[shard]
+        start = self._range(shard, 0, min(size, HEADER_GUESS))
+        length = int.from_bytes(start[:LENGTH_BYTES], "little")
+        if len(start) < LENGTH_BYTES or length > min(size - LENGTH_BYTES, HEADER_LIMIT):
+            raise CheckpointError(f"{where} is truncated or no safetensors file ({size} bytes)")
+        end = LENGTH_BYTES + length
+        if end > len(start):
+            start += self._range(shard, len(start), end)
+        return parse_header(start[LENGTH_BYTES:end], shard, size, where=where)
+
+    def _range(self, shard: str, first: int, end: int) -> bytes:
+        """The bytes first … end - 1 of a file, and no more of it."""
+        if first == end:
+            return b""
+        url = hf_hub_url(self.label, shard, revision=self.revision)
+        headers = {**build_hf_headers(), "Range": f"bytes={first}-{end - 1}", "Accept-Encoding": "identity"}
+        with (
+            hub_errors(self.label, GO_ON, self.revision),
+            get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response,
+        ):
+            if response.is_error:
+                response.read()
+            hf_raise_for_status(response)
+            content: bytes = response.read() if response.status_code == 206 else b""
+        if len(content) != end - first:
+            raise CheckpointError(f"{self.label}/{shard}: the server does not answer requests for a part of a file")
+        return content
+
+
+def upload(folder: Path, repo_id: str) -> str:
+    """Upload a finished conversion to a repository, which is made if it is not there; returns its address."""
+    Checkpoint.open(folder)  # whole, and no conversion at work on it
+    try:
+        with hub_errors(repo_id, "run `hf auth login` if you have not, and try again", work="upload"):
+            api = HfApi()
+            url = api.create_repo(repo_id, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Converted with mlx-diffusion")
+    except CheckpointError as error:
+        raise ConversionError(f"{error} ({folder} is whole)") from None
+    return str(url)

@@ -1,0 +1,323 @@
+"""A repository on the Hub, file by file, with the real huggingface_hub against a small server on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FIXTURES, contents, write_source
+from fake_hub import FakeHub, Repo
+
+from mlx_diffusion.checkpoint import UNFINISHED
+from mlx_diffusion.cli.main import main
+from mlx_diffusion.convert.hub import open_source, upload
+from mlx_diffusion.convert.source import LocalSource
+from mlx_diffusion.convert.tensors import read_header
+from mlx_diffusion.errors import CheckpointError
+
+SHARDS = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+
+# Every function is one question; what it returns or raises is reported as JSON, by its name.
+QUESTIONS = """
+import json, sys, time
+from pathlib import Path
+from mlx_diffusion.convert import hub
+from mlx_diffusion.convert.hub import open_source, upload
+
+FOLDER = Path(sys.argv[1])
+
+def facts():
+    source = open_source("toy/model")
+    return [source.label, source.revision, source.small_files(), source.shards()]
+
+def headers():
+    return repr(open_source("toy/model").headers())
+
+def long_headers():
+    hub.HEADER_GUESS = 20
+    return repr(open_source("toy/model").headers())
+
+def fetched_into_the_cache():
+    source = open_source("toy/cached")
+    paths = [source.fetch(name, after) for name, after in zip(source.shards(), [*source.shards()[1:], None])]
+    source.drop(source.shards()[0])
+    return [path.read_bytes().hex() for path in paths], [source.read_small("config.json").hex()]
+
+def held(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.suffix in (".safetensors", ".incomplete"))
+
+def streamed():
+    folder = FOLDER / "stream"
+    stale = folder / ".cache" / "huggingface" / "download" / "x.1234.incomplete"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"left by a killed run")
+    source = open_source("toy/model", stream_into=folder)
+    shards, log, read = source.shards(), [], []
+    for name, after in zip(shards, [*shards[1:], None]):
+        path = source.fetch(name, after)
+        while after and not (folder / after).exists():
+            time.sleep(0.01)
+        log.append(held(folder))
+        read.append(path.read_bytes().hex())
+        source.drop(name)
+    return log, held(folder), read
+
+def prefetched_in_vain():
+    folder = FOLDER / "vain"
+    source = open_source("toy/model", stream_into=folder)
+    first, second, third = source.shards()
+    source.fetch(first, second)
+    source.drop(first)
+    source.fetch(third)
+    return held(folder)
+
+def cut():
+    source = open_source("toy/cut", stream_into=FOLDER / "cut")
+    return source.fetch(source.shards()[0]).read_bytes().hex()
+
+def lost():
+    source = open_source("toy/lost", stream_into=FOLDER / "lost")
+    return str(source.fetch(source.shards()[0]))
+
+def gated():
+    return repr(open_source("toy/gated").headers())
+
+def no_such():
+    return repr(open_source("no/such"))
+
+def no_such_revision():
+    return repr(open_source("toy/model", revision="v9"))
+
+def no_ranges():
+    return repr(open_source("toy/no-ranges").headers())
+
+def pickled():
+    return repr(open_source("toy/pickled").shards())
+
+def no_config():
+    return repr(open_source("toy/pickled").read_small("config.json"))
+
+def evil_index():
+    return repr(open_source("toy/evil-index").shards())
+
+def evil_name():
+    return repr(open_source("toy/evil-name").small_files())
+
+def folders_are_left_alone():
+    return open_source("toy/folders").small_files()
+
+def truncated():
+    return repr(open_source("toy/truncated").headers())
+
+def uploaded():
+    return upload(Path(sys.argv[2]), "toy/new")
+
+def cached():
+    source = open_source("toy/cached")
+    return [type(source).__name__, source.label, source.revision, repr(source.headers())]
+
+def not_cached():
+    return repr(open_source("toy/absent"))
+
+def cached_in_part():
+    return repr(open_source("toy/model"))
+
+answers = {}
+for name in sys.argv[3:]:
+    try:
+        answers[name] = globals()[name]()
+    except Exception as error:
+        answers[name] = f"{type(error).__name__}: {error}"
+print(json.dumps(answers))
+"""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where questions are asked: a folder, a Hub and a cache."""
+
+    folder: Path
+    hub: FakeHub
+    source: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        cleared = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"}
+        kept = {name: value for name, value in os.environ.items() if name not in cleared}
+        return kept | {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.folder / "home"), "HF_TOKEN": "toy"} | more
+
+    def ask(self, *names: str, **environment: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, "-c", QUESTIONS, str(self.folder), str(self.source), *names],
+            env=self.environment(**environment), capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        answers: dict[str, Any] = json.loads(done.stdout)
+        return answers
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "mlx_diffusion.cli", *argv]
+        return subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False, timeout=120)
+
+
+ONLINE = (
+    "facts headers long_headers fetched_into_the_cache streamed prefetched_in_vain cut lost gated no_such "
+    "no_such_revision no_ranges pickled no_config evil_index evil_name folders_are_left_alone truncated uploaded"
+).split()
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("hub")
+    source = write_source(folder / "source")
+    whole = Repo.of(source)
+    evil = json.dumps({"weight_map": {"a": "../../a.safetensors"}}).encode()
+    repos = {
+        "toy/model": replace(whole),
+        "toy/cached": replace(whole, sha="c" * 40),
+        "toy/cut": replace(whole, cuts=1),
+        "toy/lost": replace(whole, lost=frozenset(SHARDS)),
+        "toy/gated": replace(whole, gated=True),
+        "toy/no-ranges": replace(whole, ranges=False),
+        "toy/pickled": Repo({"pytorch_model.bin": b"", "run.py": b""}),
+        "toy/evil-index": replace(whole, files=whole.files | {"model.safetensors.index.json": evil}),
+        "toy/evil-name": replace(whole, files=whole.files | {"c:\\evil.json": b"{}"}),
+        "toy/folders": Repo({"a/b.json": b"", "../c.json": b"", ".d.json": b"", "e.json": b"", "f.py": b""}),
+        "toy/truncated": replace(whole, files=whole.files | {SHARDS[1]: whole.files[SHARDS[1]][:-1]}),
+    }
+    with FakeHub(repos).running() as hub:
+        yield Desk(folder, hub, source)
+
+
+@pytest.fixture(scope="module")
+def answers(desk: Desk) -> dict[str, Any]:
+    return desk.ask(*ONLINE)
+
+
+@pytest.fixture(scope="module")
+def stored(desk: Desk) -> str:
+    return repr([entry for name in SHARDS for entry in read_header(desk.source / name)])
+
+
+def test_the_files_at_the_commit_of_the_start(answers: dict[str, Any], desk: Desk) -> None:
+    small = sorted(name for name in desk.hub.repos["toy/model"].files if not name.endswith(".safetensors"))
+    assert answers["facts"] == ["toy/model", "a" * 40, small, SHARDS]
+    files = [asked for asked in desk.hub.asked if "/resolve/" in asked]
+    assert files and not any("/resolve/main/" in asked for asked in files)
+
+
+def test_headers_come_without_the_weights(answers: dict[str, Any], stored: str) -> None:
+    assert answers["headers"] == answers["long_headers"] == stored
+
+
+def test_the_cache_keeps_what_is_fetched(answers: dict[str, Any], desk: Desk) -> None:
+    weights, (config,) = answers["fetched_into_the_cache"]
+    assert [bytes.fromhex(text) for text in weights] == [(desk.source / name).read_bytes() for name in SHARDS]
+    assert bytes.fromhex(config) == (desk.source / "config.json").read_bytes()
+
+
+def test_a_stream_holds_two_shards_at_most(answers: dict[str, Any], desk: Desk) -> None:
+    log, left, read = answers["streamed"]
+    assert log == [SHARDS[:2], SHARDS[1:], SHARDS[2:]] and left == []
+    assert [bytes.fromhex(text) for text in read] == [(desk.source / name).read_bytes() for name in SHARDS]
+    assert answers["prefetched_in_vain"] == SHARDS[2:]
+
+
+def test_a_connection_that_is_cut_is_taken_up_again(answers: dict[str, Any], desk: Desk) -> None:
+    content = (desk.source / SHARDS[0]).read_bytes()
+    assert bytes.fromhex(answers["cut"]) == content
+    assert f"toy/cut/{SHARDS[0]}" in desk.hub.sent and desk.hub.repos["toy/cut"].cuts == 0
+
+
+@pytest.mark.parametrize(
+    ("question", "problem"),
+    [
+        ("lost", "toy/lost: the download failed (Server disconnected without sending a response.); the same command"),
+        ("gated", "toy/gated: the Hub asks you to accept its licence first; do so on https://huggingface.co/toy/gated"),
+        ("no_such", "no/such: no such folder, and no such model on the Hub"),
+        ("no_such_revision", "toy/model has no revision v9"),
+        ("no_ranges", "the server does not answer requests for a part of a file"),
+        (
+            "pickled",
+            "toy/pickled has no safetensors file, only pytorch_model.bin, which can run code and is never read",
+        ),
+        ("no_config", "toy/pickled has no config.json"),
+        ("evil_index", "toy/evil-index/model.safetensors.index.json: the file name '../../a.safetensors' leads out"),
+        ("evil_name", r"toy/evil-name: the file name 'c:\\evil.json' leads out of its folder"),
+        ("truncated", f"toy/truncated/{SHARDS[1]} is truncated"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(question: str, problem: str, answers: dict[str, Any]) -> None:
+    assert answers[question].startswith("CheckpointError: ") and problem in answers[question]
+    assert "\n" not in answers[question]
+
+
+def test_only_plain_names_are_taken(answers: dict[str, Any]) -> None:
+    assert answers["folders_are_left_alone"] == ["e.json"]
+
+
+def test_an_upload_sends_every_file(answers: dict[str, Any], desk: Desk) -> None:
+    assert answers["uploaded"] == f"{desk.hub.url}/toy/new"
+    files = [line["value"] for line in desk.hub.committed if line["key"] == "file"]
+    assert {file["path"] for file in files if isinstance(file, dict)} == set(contents(desk.source))
+
+
+def test_an_unfinished_folder_is_not_uploaded(source: Path) -> None:
+    (source / UNFINISHED).write_text('{"command": "mlx-diffusion convert a b"}')
+    with pytest.raises(CheckpointError, match="unfinished conversion; to go on, run: mlx-diffusion convert a b"):
+        upload(source, "toy/new")
+
+
+@pytest.mark.parametrize("how", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_without_network_the_cache_serves(
+    how: dict[str, str], answers: dict[str, Any], desk: Desk, stored: str
+) -> None:
+    assert "fetched_into_the_cache" in answers
+    offline = desk.ask("cached", "not_cached", "cached_in_part", **how)
+    assert offline["cached"] == ["LocalSource", "toy/cached", "c" * 40, stored]
+    for question, name in (("not_cached", "toy/absent"), ("cached_in_part", "toy/model")):
+        assert offline[question].startswith(f"CheckpointError: {name}: not in the Hub's cache, and the Hub cannot be")
+
+
+def test_a_dry_run_and_a_stream_give_what_a_folder_gives(desk: Desk) -> None:
+    """The command, end to end: sizes before anything is fetched, a lost network, and the same command again."""
+    local, target = desk.folder / "local", desk.folder / "streamed"
+    rule = ("--set", "*.self_attn.*=6,32")
+    assert main(["convert", str(desk.source), str(local), *rule]) == 0
+    weights = [(local / name).read_bytes() for name in SHARDS]
+
+    files = desk.hub.repos["toy/model"].files
+    repo = desk.hub.repos["toy/real"] = Repo(files, sha="d" * 40, lost=frozenset(SHARDS[2:]))
+    dry = desk.run("convert", "toy/real", "--dry-run", "--json", *rule)
+    report = json.loads(dry.stdout)
+    written = [entry for name in SHARDS for entry in read_header(local / name)]
+    assert report["total_bytes"] == sum(entry.tensor.nbytes for entry in written) == sum(report["parts"].values())
+    assert report["read_from"] == "safetensors headers" and report["revision"] == "d" * 40
+
+    command = ("convert", "toy/real", str(target), "--stream", *rule)
+    broken = desk.run(*command)
+    assert broken.returncode == 1 and broken.stderr.splitlines()[-1].endswith("; the same command goes on")
+    repo.lost = frozenset()
+    asked = len(desk.hub.asked)
+    again = desk.run(*command)
+    assert again.returncode == 0, again.stderr
+    downloads = [line for line in desk.hub.asked[asked:] if line.startswith("HEAD ") and "safetensors" in line]
+    assert {line.rsplit("/", 1)[1] for line in downloads} == {SHARDS[2]}
+    assert [(target / name).read_bytes() for name in SHARDS] == weights
+    assert {file.name for file in target.iterdir()} == {file.name for file in local.iterdir()}
+
+
+def test_a_folder_is_read_in_place() -> None:
+    opened = open_source(FIXTURES / "transformers")
+    assert isinstance(opened, LocalSource) and opened.revision is None
+    assert opened.fetch(SHARDS[0]) == (FIXTURES / "transformers" / SHARDS[0]).resolve()
+    opened.drop(SHARDS[0])
+    assert (FIXTURES / "transformers" / SHARDS[0]).is_file()
+    with pytest.raises(CheckpointError, match="is a folder and has no revision 'main'"):
+        open_source(FIXTURES / "transformers", revision="main")

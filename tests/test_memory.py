@@ -1,0 +1,121 @@
+"""What a run takes in memory: exact where it can be, and never less than MLX takes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from conftest import FIXTURES, config_dict, model_of
+from mlx.utils import tree_flatten
+
+from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.convert.layout import pieces, text_tensors
+from mlx_diffusion.convert.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes
+from mlx_diffusion.convert.recipes import RECIPES
+from mlx_diffusion.convert.tensors import Tensor
+from mlx_diffusion.denoise import denoise_canvas
+from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.noise import KeyedNoise
+from mlx_diffusion.options import DEFAULTS
+
+REAL = ModelConfig.from_dict(json.loads((FIXTURES / "real_config" / "config.json").read_text()))
+
+
+def test_weights_are_those_that_load_fills() -> None:
+    model = model_of(FIXTURES / "hub")
+    made = pieces(text_tensors(model.config), RECIPES["bf16"])
+    loaded = sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())
+    assert weight_bytes(made, CPU_ITEM) == loaded
+    assert weight_bytes(made, GPU_ITEM) == loaded // 2
+
+
+def test_vision_is_not_loaded_and_packed_bits_stay_as_they_are() -> None:
+    matrix = Tensor("model.decoder.layers.0.experts.down_proj", "BF16", (2, 64, 64))
+    tower = Tensor("model.encoder.vision_tower.std_bias", "BF16", (64,))
+    made = pieces([matrix, tower], RECIPES["4bit"])
+    packed, groups = 2 * 64 * 64 // 2, 2 * 64 * 2
+    assert weight_bytes(made, GPU_ITEM) == packed + 2 * groups * 2
+    assert weight_bytes(made, CPU_ITEM) == packed + 2 * groups * 4
+
+
+def test_the_cache_of_the_real_model() -> None:
+    """20 KiB a token in the five full layers, and in the 25 sliding ones the 1,023 positions that can still be seen."""
+    memory = Memory(REAL, 0)
+    window = 25 * 2 * 8 * 256 * 1023 * 2
+    assert memory.cache_bytes(100_000) == 100_000 * 20 * 1024 + window
+    assert memory.cache_bytes(512) == 512 * 20 * 1024 + 25 * 2 * 8 * 256 * 512 * 2
+    assert replace(memory, item_bytes=CPU_ITEM).cache_bytes(100_000) == 2 * memory.cache_bytes(100_000)
+
+
+def test_the_steps_of_the_real_model() -> None:
+    """Short contexts: four and a half float32 arrays [L, V]. Long ones: the scores [H, part, context] of one layer."""
+    memory = Memory(REAL, 0)
+    assert memory.step_bytes(1024) == 256 * 262_144 * 18
+    long = memory.step_bytes(131_072)
+    assert 16 * 2048 * 131_072 * 2 < long < 1.25 * 16 * 2048 * 131_072 * 2
+    assert memory.in_steps_of(512).step_bytes(131_072) < long / 3
+
+
+def test_the_longest_context_is_the_last_that_fits() -> None:
+    memory = Memory(REAL, 9_000_000_000)
+    longest = memory.longest_context(11_500_000_000)
+    assert longest is not None
+    assert memory.total_bytes(longest) <= 11_500_000_000 < memory.total_bytes(longest + 1)
+    assert memory.longest_context(10**12) == REAL.max_position_embeddings
+    assert memory.longest_context(9_000_000_000) is None
+    just = memory.total_bytes(REAL.canvas_length)
+    assert memory.longest_context(just) is not None and memory.longest_context(just - 1) is None
+
+
+def peak_bytes(run: Any) -> int:
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    run()
+    return mx.get_peak_memory() - before
+
+
+def model_with(canvas_length: int, **text: Any) -> DiffusionGemma:
+    model = DiffusionGemma(ModelConfig.from_dict(config_dict(**text) | {"canvas_length": canvas_length}))
+    mx.eval(model.parameters())
+    return model
+
+
+def test_denoising_takes_no_more_than_is_counted() -> None:
+    model = model_with(48, vocab_size=16_384)
+    cache = model.make_cache([0])
+    settings = replace(DEFAULTS, max_denoising_steps=3)
+
+    def run() -> None:
+        for _ in denoise_canvas(model, cache, KeyedNoise(0, 16_384), settings, block=0, ended=(False,)):
+            pass
+
+    counted = Memory(model.config, 0, CPU_ITEM).step_bytes(0)
+    assert 0.75 * counted < peak_bytes(run) <= counted
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "context"),
+    [
+        ({"num_attention_heads": 16, "num_key_value_heads": 8, "num_global_key_value_heads": 2}, 128, 1024),
+        ({"hidden_size": 256, "num_experts": 8, "top_k_experts": 4}, 512, 512),
+    ],
+    ids=["attention", "experts"],
+)
+def test_encoding_takes_no_more_than_is_counted(text: dict[str, Any], part: int, context: int) -> None:
+    layers = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    model = model_with(64, layer_types=layers, num_hidden_layers=4, **text)
+    cache = model.make_cache([0])
+
+    def encode() -> None:
+        model.encode(mx.full((1, part), 5), cache)
+        mx.eval(cache.arrays())
+
+    peaks = [peak_bytes(encode) for _ in range(context // part)]
+    memory = Memory(model.config, 0, CPU_ITEM, prefill_step_size=part)
+    counted = memory.step_bytes(context) + memory.cache_bytes(part)
+    assert math.isfinite(counted) and 0.4 * counted < max(peaks) <= counted
