@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 
 from mlx_diffusion.config import FULL, ModelConfig
 from mlx_diffusion.errors import CheckpointError, OptionError
@@ -51,6 +52,7 @@ class Piece:
         return sum(tensor.nbytes for tensor in self.written)
 
 
+@cache
 def part_of(name: str) -> str:
     """The part of the model, one of PARTS, that a tensor of the source belongs to."""
     return next(part for part, pattern in _PARTS if re.fullmatch(pattern, name))
