@@ -14,7 +14,7 @@ from functools import cache
 
 from mlx_diffusion.config import FULL, ModelConfig
 from mlx_diffusion.errors import CheckpointError, OptionError
-from mlx_diffusion.quantization import QuantSpec
+from mlx_diffusion.quantization import AFFINE_GROUPS, QuantSpec
 
 from .recipes import Recipe
 from .tensors import Tensor
@@ -157,10 +157,12 @@ def _written(tensor: Tensor, module: str, spec: QuantSpec | None) -> tuple[Tenso
         return (Tensor(name, "BF16", tensor.shape),)
     *rows, width = tensor.shape
     if width % spec.group_size:
-        fitting = [size for size in (16, 32, 64, 128) if width % size == 0]
-        remedy = f"groups of {' or '.join(map(str, fitting))} do" if fitting else "keep it: --set '...=bf16'"
+        glob = f"*.{'.'.join(module.split('.')[-2:])}"
+        fitting = [size for size in AFFINE_GROUPS if width % size == 0]
+        how = f"{spec.bits if spec.mode == 'affine' else 8},{fitting[-1]}" if fitting else "bf16"
         raise CheckpointError(
-            f"{tensor.name} has rows of {width} entries, which groups of {spec.group_size} do not divide; {remedy}"
+            f"{tensor.name} has rows of {width} entries, which groups of {spec.group_size} do not divide; add --set "
+            f"'{glob}={how}'"
         )
     weight = Tensor(f"{module}.weight", "U32", (*rows, width * spec.bits // 32))
     groups = (*rows, width // spec.group_size)

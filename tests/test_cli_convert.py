@@ -64,7 +64,7 @@ def test_json_is_one_object(source: Path, target: Path, capsys: pytest.CaptureFi
         (["SOURCE", "TARGET", "--rec", "4bit"], 2, "--rec"),
         (["./no/such", "TARGET"], 1, "no such folder"),
         (["SOURCE", "SOURCE/inside"], 1, "lie within each other"),
-        ([str(FIXTURES / "hub"), "TARGET"], 1, "which groups of 64 do not divide; groups of 16 or 32 do"),
+        ([str(FIXTURES / "hub"), "TARGET"], 1, "which groups of 64 do not divide; add --set"),
     ],
 )
 def test_a_wrong_call_is_told_so(

@@ -78,10 +78,16 @@ def test_the_table_in_config_json_says_how_each_matrix_is_kept(name: str) -> Non
     ]
 
 
-def test_groups_that_do_not_divide_name_the_tensor_and_what_does() -> None:
-    down = Tensor("model.decoder.layers.0.experts.down_proj", "BF16", (2, 8, 704))
-    with pytest.raises(CheckpointError, match=r"layers\.0\.experts\.down_proj has rows of 704.*128.*16 or 32 or 64 do"):
-        pieces([down], RECIPES["4bit"].with_rules(["*.down_proj=4,128"]))
+@pytest.mark.parametrize(("width", "how"), [(704, "4,64"), (96, "4,32"), (48, "bf16")])
+def test_groups_that_do_not_divide_name_the_tensor_and_what_does(width: int, how: str) -> None:
+    down = Tensor("model.decoder.layers.0.experts.down_proj", "BF16", (2, 8, width))
+    coarse = RECIPES["4bit"].with_rules(["*.down_proj=4,128"])
+    with pytest.raises(CheckpointError) as caught:
+        pieces([down], coarse)
+    message, _, remedy = str(caught.value).rpartition("--set ")
+    assert f"layers.0.experts.down_proj has rows of {width} entries, which groups of 128 do not divide" in message
+    assert remedy == f"'*.experts.down_proj={how}'"
+    pieces([down], coarse.with_rules([remedy.strip("'")]))
 
 
 def test_a_rule_of_the_users_that_fits_nothing_is_an_error() -> None:
