@@ -6,6 +6,7 @@ import what is heavy once they run, so that --help and wrong usage answer at onc
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -58,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DiffusionError as error:
         print(f"mlx-diffusion: {error}", file=sys.stderr)
         return 2 if isinstance(error, OptionError) else 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_about_memory(error):
+            raise
+        reason = str(error).strip().split("\n")[0] or "the system gives no more"
+        print(f"mlx-diffusion: out of memory ({reason}); `mlx-diffusion doctor` says what fits here", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nmlx-diffusion: interrupted", file=sys.stderr)
         return 130
@@ -65,3 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone, which is its right; keep Python from flushing into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _is_about_memory(error: MemoryError | RuntimeError) -> bool:
+    """MLX has no error type of its own for memory that it does not get; its messages name it."""
+    return (
+        isinstance(error, MemoryError)
+        or re.search("allocat|insufficient memory", str(error), re.IGNORECASE) is not None
+    )

@@ -169,6 +169,30 @@ def test_ctrl_c(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert out == "" and err.strip() == "mlx-diffusion: interrupted"
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[malloc] Unable to allocate 9 bytes."), RuntimeError("Insufficient Memory")]
+)
+def test_too_little_memory_points_to_the_doctor(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(mlx_diffusion, "stream_generate", full)
+    assert main(["generate", "--model", HUB, "t20"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("mlx-diffusion: out of memory (") and "mlx-diffusion doctor" in last
+
+
+def test_other_errors_of_the_machine_are_bugs_and_shown_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(mlx_diffusion, "stream_generate", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["generate", "--model", HUB, "t20"])
+
+
 def test_a_reader_that_leaves_is_no_traceback() -> None:
     read, write = os.pipe()
     os.close(read)
