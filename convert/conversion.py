@@ -24,6 +24,7 @@ from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED
 from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fields import parse_json
+from mlx_diffusion.tensors import Stored
 
 from . import shards
 from .card import CARD, card
@@ -37,7 +38,6 @@ from .record import Record, record_of
 from .shards import Shard
 from .source import LocalSource, Source
 from .target import CONFIG, begin, check_apart, earlier_record
-from .tensors import Stored
 
 OURS = (CONFIG, INDEX_FILE, CARD, UNFINISHED)  # what a conversion writes itself instead of copying it
 DOWNLOADS = ".downloads"  # in the target, for shards that are streamed

@@ -15,6 +15,7 @@ from typing import Any
 from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fields import get, parse_json
+from mlx_diffusion.tensors import Tensor
 
 from .hub import open_source
 from .layout import PARTS, check_complete, pieces, sizes, text_tensors
@@ -23,7 +24,6 @@ from .memory import GPU_ITEM, Memory, weight_bytes
 from .recipes import DEFAULT_RECIPE, RECIPES, Recipe
 from .recipes import recipe as recipe_named
 from .source import LocalSource, Source
-from .tensors import Tensor
 from .vision import vision_tensors
 from .words import size_text
 

@@ -21,10 +21,10 @@ from mlx_diffusion.checkpoint import INDEX_FILE, Checkpoint, check_plain, local_
 from mlx_diffusion.errors import CheckpointError, ConversionError
 from mlx_diffusion.fields import parse_json
 from mlx_diffusion.hub_errors import HTTP_ERROR, hub_errors
+from mlx_diffusion.tensors import HEADER_LIMIT, LENGTH_BYTES, Stored, parse_header
 
 from .hub_cache import cached_snapshots, is_whole
 from .source import SMALL, LocalSource, Source
-from .tensors import HEADER_LIMIT, LENGTH_BYTES, Stored, parse_header
 
 HEADER_GUESS = 1 << 18  # most headers are shorter and come with one request
 TIMEOUT = 30.0  # seconds without an answer

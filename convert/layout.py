@@ -15,9 +15,9 @@ from functools import cache
 from mlx_diffusion.config import FULL, ModelConfig
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.quantization import AFFINE_GROUPS, QuantSpec
+from mlx_diffusion.tensors import Tensor
 
 from .recipes import Recipe
-from .tensors import Tensor
 
 DECODER = "model.decoder."
 VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")

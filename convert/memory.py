@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from mlx_diffusion.cache import PrefixCache
 from mlx_diffusion.config import FULL, ModelConfig
 from mlx_diffusion.options import DEFAULTS
+from mlx_diffusion.tensors import ITEM_BYTES
 
 from .layout import VISION, Piece
-from .tensors import ITEM_BYTES
 
 GPU_ITEM, CPU_ITEM = 2, 4  # bytes of an activation: bf16 on a GPU, float32 on a CPU
 FLOAT32 = 4

@@ -16,9 +16,9 @@ import numpy as np
 
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.quantization import QuantSpec
+from mlx_diffusion.tensors import ITEM_BYTES, Stored
 
 from .layout import Piece
-from .tensors import ITEM_BYTES, Stored
 
 # Read at once. Larger chunks are no faster, and MLX's mx and nv kernels for the CPU slow down with them.
 CHUNK_BYTES = 1 << 20

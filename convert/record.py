@@ -15,10 +15,10 @@ from pathlib import Path
 from mlx_diffusion import __version__
 from mlx_diffusion.checkpoint import UNFINISHED
 from mlx_diffusion.errors import ConversionError
+from mlx_diffusion.tensors import Stored
 
 from .files import write_whole
 from .layout import Piece
-from .tensors import Stored
 
 
 @dataclass(frozen=True)

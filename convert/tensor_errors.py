@@ -18,10 +18,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.quantization import QuantSpec
+from mlx_diffusion.tensors import Stored, Tensor
 
 from .layout import Piece
 from .quantise import Chunk, chunks, quantised, read_rows
-from .tensors import Stored, Tensor
 
 # GPU and CPU kernels of MLX may round a value at the middle between two steps to different sides.
 MARGIN = 1.02

@@ -25,6 +25,7 @@ from mlx_diffusion.model import DiffusionGemma
 from mlx_diffusion.noise import KeyedNoise
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.quantization import Quantization, QuantSpec
+from mlx_diffusion.tensors import Stored, read_header
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 
 from .footprint import grid
@@ -32,7 +33,6 @@ from .layerwise import Draft, hidden_states, load_ends
 from .layout import PARTS, module_of, part_of, pieces
 from .recipes import Recipe
 from .tensor_errors import TensorError, tensor_errors
-from .tensors import Stored, read_header
 from .words import spec_text
 
 PROMPTS = ("Copy: fig oak ant", "In words: 4217", "Write one sentence about rain.")

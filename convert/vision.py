@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_diffusion.fields import get
+from mlx_diffusion.tensors import Tensor
 
 from .layout import VISION
-from .tensors import Tensor
 
 TOWER, PROJECTION = VISION
 CHANNELS = 3

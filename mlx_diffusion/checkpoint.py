@@ -6,7 +6,6 @@ anything maps them. Knows nothing of parameters, modules or tokenizers.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from .config import ModelConfig
 from .errors import CheckpointError
 from .fields import read_json
 from .hub_errors import hub_errors
+from .tensors import read_header
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo"
@@ -49,7 +49,7 @@ class Checkpoint:
         config = ModelConfig.from_dict(read_json(config_file), where=str(config_file))
         files = weight_files(folder)
         for file in files:
-            _check_safetensors(file)
+            read_header(file)  # MLX would read past the end of a truncated file without a word
         return cls(folder, config, files)
 
     def tensors(self) -> dict[str, mx.array]:
@@ -137,20 +137,3 @@ def check_plain(names: Iterable[str], where: str) -> None:
     for name in names:
         if name.startswith(".") or any(character in name for character in "/\\\0") or not name:
             raise CheckpointError(f"{where}: the file name {name!r} leads out of its folder; do not trust this source")
-
-
-def _check_safetensors(file: Path) -> None:
-    """Compare the header with the file's size: MLX would read past the end of a truncated file without a word."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise CheckpointError(f"{file} is truncated or no safetensors file ({size} bytes); download it again")
-        try:
-            header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise CheckpointError(f"{file} has no readable safetensors header; download it again") from None
-    needed = 8 + length + max(ends, default=0)
-    if size < needed:
-        raise CheckpointError(f"{file} is truncated: {size} bytes of {needed}; download it again")

@@ -20,9 +20,9 @@ from mlx_diffusion.convert import RECIPES, Progress, conversion, convert, quanti
 from mlx_diffusion.convert import target as target_folder
 from mlx_diffusion.convert.layout import pieces, quantization_table, sizes
 from mlx_diffusion.convert.source import LocalSource
-from mlx_diffusion.convert.tensors import read_header
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
 from mlx_diffusion.loading import load_model
+from mlx_diffusion.tensors import read_header
 
 
 def test_the_output_is_all_there(source: Path, target: Path) -> None:

@@ -13,8 +13,8 @@ from mlx_diffusion.cli.main import main
 from mlx_diffusion.convert import RECIPES, convert
 from mlx_diffusion.convert.footprint import DryRun, context_text, dry_run
 from mlx_diffusion.convert.published import CONFIG, REPO_ID
-from mlx_diffusion.convert.tensors import read_header
 from mlx_diffusion.errors import CheckpointError, OptionError
+from mlx_diffusion.tensors import read_header
 
 REAL = FIXTURES / "real_config"
 

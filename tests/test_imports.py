@@ -25,7 +25,7 @@ LAYERS = (
     ("masks",),
     ("config",),
     ("quantization",),
-    ("fields", "hub_errors"),
+    ("fields", "hub_errors", "tensors"),
     ("errors",),
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
@@ -38,7 +38,7 @@ CONVERT_LAYERS = (
     ("shards", "card", "record", "hub", "tensor_errors"),
     ("quantise", "source", "vision", "memory"),
     ("layout",),
-    ("recipes", "tensors", "hub_cache"),
+    ("recipes", "hub_cache"),
     ("files", "progress", "words", "machine", "macs", "published", "layerwise"),
 )
 CONVERT_LEVEL = {module: level for level, layer in enumerate(CONVERT_LAYERS) for module in layer}

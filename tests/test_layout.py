@@ -17,10 +17,10 @@ from mlx_diffusion.convert.layout import (
     text_tensors,
 )
 from mlx_diffusion.convert.recipes import RECIPES, Recipe
-from mlx_diffusion.convert.tensors import Tensor, read_header
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.fields import read_json
 from mlx_diffusion.quantization import QuantSpec, read_quantization
+from mlx_diffusion.tensors import Tensor, read_header
 
 DEMO = Path(__file__).parent.parent / "mlx_diffusion" / "demo"
 CONFIG = ModelConfig.from_dict(read_json(DEMO / "config.json"))

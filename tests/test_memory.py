@@ -16,11 +16,11 @@ from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.convert.layout import pieces, text_tensors
 from mlx_diffusion.convert.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes
 from mlx_diffusion.convert.recipes import RECIPES
-from mlx_diffusion.convert.tensors import Tensor
 from mlx_diffusion.denoise import denoise_canvas
 from mlx_diffusion.model import DiffusionGemma
 from mlx_diffusion.noise import KeyedNoise
 from mlx_diffusion.options import DEFAULTS
+from mlx_diffusion.tensors import Tensor
 
 REAL = ModelConfig.from_dict(json.loads((FIXTURES / "real_config" / "config.json").read_text()))
 

@@ -13,9 +13,9 @@ from mlx_diffusion.convert import quantise
 from mlx_diffusion.convert.layout import pieces
 from mlx_diffusion.convert.quantise import chunks, transfer
 from mlx_diffusion.convert.recipes import Recipe
-from mlx_diffusion.convert.tensors import Stored, Tensor, read_header, write_header
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.quantization import QuantSpec
+from mlx_diffusion.tensors import Stored, Tensor, read_header, write_header
 
 NAME = "model.decoder.layers.0.experts.gate_up_proj"
 FORMATS = [

@@ -3,7 +3,7 @@
 from mlx_diffusion.convert.layout import Piece, pieces
 from mlx_diffusion.convert.recipes import RECIPES
 from mlx_diffusion.convert.shards import index, plan
-from mlx_diffusion.convert.tensors import Stored, Tensor
+from mlx_diffusion.tensors import Stored, Tensor
 
 
 def vision(*sizes: tuple[str, int]) -> tuple[list[Stored], list[Piece]]:
