@@ -4,23 +4,24 @@ Knows the command line and the terminal, and nothing of how text is made.
 """
 
 import argparse
-import dataclasses
-import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mlx_diffusion.options import MODES, NAMES, GenerationConfig
+from mlx_diffusion.cli.arguments import (
+    REAL_MODEL,
+    TOY_NOTICE,
+    add_generation_options,
+    add_model,
+    build_config,
+    help_format,
+    read_standard_input,
+)
+from mlx_diffusion.cli.report import report, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mlx_diffusion.events import Event, Finish
-
-REAL_MODEL = "mlx-community/diffusiongemma-26B-A4B-it-4bit"
-TOY_NOTICE = f"""\
-mlx-diffusion: "demo" is a toy of 1.7 million parameters; it knows small tasks on lists, numbers, dates, not the world.
-mlx-diffusion: for the real model (an 18 GB download) add: --model {REAL_MODEL}
-"""
 
 EPILOG = f"""\
 examples:
@@ -42,47 +43,20 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         usage="mlx-diffusion generate [OPTION ...] PROMPT",
         description="Write the answer to one prompt.",
         epilog=EPILOG,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31, width=100),
+        formatter_class=help_format,
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, usage_error=parser.error)
 
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help='what you say; "-" or nothing: standard input')
-    parser.add_argument(
-        "--model", default="demo", metavar="M", help='a folder, a Hub id or "demo" (the default), a toy'
-    )
+    add_model(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object: text, finish_reason, stats, model, seed")
 
     prompt = parser.add_argument_group("the prompt").add_mutually_exclusive_group()
     prompt.add_argument("--system", metavar="TEXT", help="a system message ahead of the prompt")
     prompt.add_argument("--raw", action="store_true", help="the prompt as it is, without the model's chat template")
 
-    text = parser.add_argument_group("the text (what is not given comes from the checkpoint)")
-    text.add_argument("--max-tokens", type=int, metavar="N", help="the longest text, in tokens")
-    text.add_argument("--seed", type=int, metavar="N", help="the same seed writes the same text (default: 0)")
-    text.add_argument(
-        "--eos-token-id", type=int, action="append", metavar="ID", help="a token that ends the text; may be repeated"
-    )
-
-    denoising = parser.add_argument_group("denoising (what is not given comes from the checkpoint)")
-    denoising.add_argument("--mode", choices=MODES, help='"reference": the published sampler')
-    denoising.add_argument("--max-denoising-steps", type=int, metavar="N", help="the most steps a canvas may take")
-    denoising.add_argument(
-        "--entropy-bound", type=float, metavar="NATS", help="what a step may accept: more is faster and less exact"
-    )
-    denoising.add_argument("--t-max", type=float, metavar="T", help="temperature at a canvas's first step")
-    denoising.add_argument("--t-min", type=float, metavar="T", help="temperature towards its last step")
-    denoising.add_argument(
-        "--stability-threshold", type=int, metavar="K", help="a canvas is done once K + 1 steps in a row agree ..."
-    )
-    denoising.add_argument(
-        "--confidence-threshold", type=float, metavar="NATS", help="... and its mean entropy is below this"
-    )
-
-    memory = parser.add_argument_group("memory")
-    memory.add_argument(
-        "--prefill-step-size", type=int, metavar="N", help="the most prompt tokens encoded at once (default: 2048)"
-    )
+    add_generation_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,15 +79,10 @@ def run(args: argparse.Namespace) -> int:
     text, finish = _print_stream(events, quiet=args.json)
     if args.json:
         seed = model.generation_defaults.resolve(config).seed
-        print(json.dumps(_report(text, finish, args.model, seed), ensure_ascii=False))
+        print(report(text, finish, args.model, seed))
     elif sys.stderr.isatty():
-        print(_summary(finish), file=sys.stderr)
+        print(summary(finish), file=sys.stderr)
     return 0
-
-
-def build_config(args: argparse.Namespace) -> GenerationConfig:
-    """The options of the command line that a generation has."""
-    return GenerationConfig(**{name: getattr(args, name) for name in NAMES})
 
 
 def _read_prompt(args: argparse.Namespace) -> str:
@@ -129,11 +98,7 @@ def _read_prompt(args: argparse.Namespace) -> str:
 def _read_standard_input(args: argparse.Namespace) -> str:
     if sys.stdin is None or (args.prompt is None and sys.stdin.isatty()):
         args.usage_error('no prompt; write one, as in: mlx-diffusion generate "Sort: fig oak ant"')
-    try:
-        text = sys.stdin.read()
-    except UnicodeDecodeError as error:
-        args.usage_error(f"standard input is not text ({error}); pass the prompt as UTF-8")
-    return text
+    return read_standard_input(args)
 
 
 def _print_stream(events: "Iterable[Event]", quiet: bool) -> "tuple[str, Finish]":
@@ -150,25 +115,3 @@ def _print_stream(events: "Iterable[Event]", quiet: bool) -> "tuple[str, Finish]
     if not quiet and not text.endswith("\n"):
         print(flush=True)
     return text, finish
-
-
-def _report(text: str, finish: "Finish", model: str, seed: int) -> dict[str, Any]:
-    return {
-        "text": text,
-        "finish_reason": finish.finish_reason,
-        "stats": dataclasses.asdict(finish.stats),
-        "model": model,
-        "seed": seed,
-    }
-
-
-def _summary(finish: "Finish") -> str:
-    """One line of figures for the terminal."""
-    stats = finish.stats
-    speed = stats.generated_tokens / stats.generation_seconds if stats.generation_seconds else 0.0
-    return (
-        f"[{finish.finish_reason}] {stats.generated_tokens} tokens in {stats.denoising_steps} steps, "
-        f"{stats.blocks} blocks, {stats.generation_seconds:.1f} s ({speed:.0f} tokens/s) · "
-        f"prompt {stats.prompt_tokens} tokens, {stats.prompt_seconds:.1f} s · "
-        f"peak memory {stats.peak_memory_bytes / 1e9:.2f} GB"
-    )

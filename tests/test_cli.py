@@ -13,7 +13,7 @@ import pytest
 from conftest import FIXTURES
 
 import mlx_diffusion
-from mlx_diffusion.cli.generate import REAL_MODEL, build_config
+from mlx_diffusion.cli.arguments import REAL_MODEL, build_config
 from mlx_diffusion.cli.main import build_parser, main
 from mlx_diffusion.options import NAMES
 

@@ -1,0 +1,70 @@
+"""What several subcommands take from the command line: the model, a generation's options, standard input.
+
+Knows nothing of what they do with it.
+"""
+
+import argparse
+import sys
+
+from mlx_diffusion.options import MODES, NAMES, GenerationConfig
+
+REAL_MODEL = "mlx-community/diffusiongemma-26B-A4B-it-4bit"
+TOY_NOTICE = f"""\
+mlx-diffusion: "demo" is a toy of 1.7 million parameters; it knows small tasks on lists, numbers, dates, not the world.
+mlx-diffusion: for the real model (an 18 GB download) add: --model {REAL_MODEL}
+"""
+
+
+def help_format(prog: str) -> argparse.HelpFormatter:
+    """Help with examples as they are written and room for the longest option."""
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=31, width=100)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="demo", metavar="M", help='a folder, a Hub id or "demo" (the default), a toy'
+    )
+
+
+def add_generation_options(parser: argparse.ArgumentParser) -> None:
+    """One option for every field of `GenerationConfig`; `build_config` reads them."""
+    text = parser.add_argument_group("the text (what is not given comes from the checkpoint)")
+    text.add_argument("--max-tokens", type=int, metavar="N", help="the longest text, in tokens")
+    text.add_argument("--seed", type=int, metavar="N", help="the same seed writes the same text (default: 0)")
+    text.add_argument(
+        "--eos-token-id", type=int, action="append", metavar="ID", help="a token that ends the text; may be repeated"
+    )
+
+    denoising = parser.add_argument_group("denoising (what is not given comes from the checkpoint)")
+    denoising.add_argument("--mode", choices=MODES, help='"reference": the published sampler')
+    denoising.add_argument("--max-denoising-steps", type=int, metavar="N", help="the most steps a canvas may take")
+    denoising.add_argument(
+        "--entropy-bound", type=float, metavar="NATS", help="what a step may accept: more is faster and less exact"
+    )
+    denoising.add_argument("--t-max", type=float, metavar="T", help="temperature at a canvas's first step")
+    denoising.add_argument("--t-min", type=float, metavar="T", help="temperature towards its last step")
+    denoising.add_argument(
+        "--stability-threshold", type=int, metavar="K", help="a canvas is done once K + 1 steps in a row agree ..."
+    )
+    denoising.add_argument(
+        "--confidence-threshold", type=float, metavar="NATS", help="... and its mean entropy is below this"
+    )
+
+    memory = parser.add_argument_group("memory")
+    memory.add_argument(
+        "--prefill-step-size", type=int, metavar="N", help="the most prompt tokens encoded at once (default: 2048)"
+    )
+
+
+def build_config(args: argparse.Namespace) -> GenerationConfig:
+    """The options of the command line that a generation has."""
+    return GenerationConfig(**{name: getattr(args, name) for name in NAMES})
+
+
+def read_standard_input(args: argparse.Namespace) -> str:
+    """All of standard input as text; anything else is wrong usage."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        args.usage_error(f"standard input is not text ({error}); pass the prompt as UTF-8")
+        raise

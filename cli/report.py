@@ -1,0 +1,35 @@
+"""What a finished generation is reported as: one JSON object, or one line of figures.
+
+Knows nothing of where they are printed.
+"""
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlx_diffusion.events import Finish
+
+
+def report(text: str, finish: "Finish", model: str, seed: int) -> str:
+    """The JSON object of `--json`."""
+    fields = {
+        "text": text,
+        "finish_reason": finish.finish_reason,
+        "stats": dataclasses.asdict(finish.stats),
+        "model": model,
+        "seed": seed,
+    }
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def summary(finish: "Finish") -> str:
+    """One line of figures for the terminal."""
+    stats = finish.stats
+    speed = stats.generated_tokens / stats.generation_seconds if stats.generation_seconds else 0.0
+    return (
+        f"[{finish.finish_reason}] {stats.generated_tokens} tokens in {stats.denoising_steps} steps, "
+        f"{stats.blocks} blocks, {stats.generation_seconds:.1f} s ({speed:.0f} tokens/s) · "
+        f"prompt {stats.prompt_tokens} tokens, {stats.prompt_seconds:.1f} s · "
+        f"peak memory {stats.peak_memory_bytes / 1e9:.2f} GB"
+    )
