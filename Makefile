@@ -2,6 +2,7 @@
 # make test    set up .venv and run the tests
 # make lint    ruff and mypy
 # make check   lint and test
+# make picture draw the README's picture from recorded events
 #
 # PYTHON is the interpreter that .venv is made from, 3.11 or later; by default the first one found.
 
@@ -12,7 +13,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test lint check clean
+.PHONY: demo test lint check picture clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -32,6 +33,9 @@ lint: $(VENV)/.tested
 	@$(BIN)/mypy
 
 check: lint test
+
+picture: $(VENV)/.installed
+	@$(BIN)/python tests/draw_picture.py docs/canvas.svg
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

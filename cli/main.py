@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from mlx_diffusion import __version__
 from mlx_diffusion.cli import convert, doctor, generate
+from mlx_diffusion.cli.chat import command as chat
 from mlx_diffusion.errors import DiffusionError, OptionError
 
 DESCRIPTION = """\
@@ -23,6 +24,7 @@ into text; then the next canvas follows.
 
 EPILOG = """\
 examples:
+  mlx-diffusion chat
   mlx-diffusion generate "Sort: fig oak ant"
   mlx-diffusion generate --model mlx-community/diffusiongemma-26B-A4B-it-4bit "Why is the sky blue?"
   mlx-diffusion convert google/diffusiongemma-26B-A4B-it diffusiongemma-4bit --stream
@@ -41,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    chat.add_parser(commands)
     generate.add_parser(commands)
     convert.add_parser(commands)
     doctor.add_parser(commands)
@@ -51,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's arguments); returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv, argparse.Namespace(argv=list(argv)))
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would warn of long prompts, which we refuse ourselves
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch
     try:
         code: int = args.run(args)

@@ -1,0 +1,101 @@
+"""Conversations on disk: saved where the user says, and kept as they go in the user's state folder.
+
+Files appear whole or not at all, readable by the user alone. Knows nothing of what a conversation holds.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
+
+MOST_KEPT = 30
+
+
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """Where this system keeps what programs remember."""
+    given = environment.get("XDG_STATE_HOME")
+    if given and Path(given).is_absolute():
+        return Path(given) / "mlx-diffusion"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "mlx-diffusion"
+    return Path.home() / ".local" / "state" / "mlx-diffusion"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all. Raises ConversationError."""
+    partial = None
+    try:
+        path = path.resolve()  # a link stays one
+        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        raise ConversationError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+
+
+def read(path: Path) -> Conversation:
+    """A saved conversation. Raises ConversationError."""
+    try:
+        return Conversation.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConversationError(f"{path} cannot be read ({error.strerror}); give the file of a conversation") from None
+    except UnicodeDecodeError:
+        raise ConversationError(f"{path} is not text; give the file of a conversation") from None
+    except ConversationError as error:
+        raise ConversationError(f"{path} is broken ({error}); mend it or delete it") from None
+
+
+class Archive:
+    """The conversations of earlier chats, and the file of this one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "conversations"
+        self._file: Path | None = None
+
+    def keep(self, conversation: Conversation) -> None:
+        """Write this chat's conversation, in place of what was written of it before. Raises ConversationError."""
+        if self._file is None:
+            make_private(self.folder)
+            self._file = self._new_name()
+            for old in self.kept()[MOST_KEPT - 1 :]:
+                old.unlink(missing_ok=True)
+        write_whole(self._file, conversation.to_json())
+
+    def begin_anew(self) -> None:
+        """Leave the file as it is; what follows is another conversation."""
+        self._file = None
+
+    def last(self) -> Path | None:
+        """The file of the last conversation before this one."""
+        return next((file for file in self.kept() if file != self._file), None)
+
+    def kept(self) -> list[Path]:
+        """All files, the newest first."""
+        try:
+            return sorted(self.folder.glob("*.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True)
+        except OSError:
+            return []
+
+    def _new_name(self) -> Path:
+        stem = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{os.getpid()}"
+        names = (self.folder / f"{stem}{suffix}.json" for suffix in ("", *(f"-{number}" for number in range(1, 1000))))
+        return next(name for name in names if not name.exists())
+
+
+def make_private(folder: Path) -> None:
+    """A folder that is the user's alone. Raises ConversationError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConversationError(
+            f"{folder} cannot be made ({error.strerror}); set XDG_STATE_HOME to a folder of yours, or add --no-save"
+        ) from None

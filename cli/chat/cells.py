@@ -1,0 +1,115 @@
+"""Characters in the cells of a terminal: what may be written there, how wide it is, how lines break.
+
+Control characters of a model or of a file never reach the terminal. Knows nothing of what the text means.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import groupby
+
+from rich.cells import get_character_cell_size
+
+Run = tuple[str, int]  # text, and the level that it is drawn at
+Line = list[Run]
+
+TAB = "    "
+STAND_IN = "·"  # for a character that is wider than the window
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_GLYPH = re.compile(r"[!-~]+|.", re.DOTALL)  # a run of narrow characters, or one that may be anything
+
+
+def cell_width(character: str) -> int:
+    """0 for a combining character, 2 for a wide one."""
+    return get_character_cell_size(character)
+
+
+def printable(text: str) -> str:
+    """Text without what would move the cursor or turn the writing around; newlines stay."""
+    if text.isprintable():
+        return text
+    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", TAB))
+
+
+def one_line(text: str, width: int) -> str:
+    """The beginning of a text in one line of at most `width` cells."""
+    text = " ".join(printable(text).split())
+    if sum(map(cell_width, text)) <= width:
+        return text
+    used, kept = 0, ""
+    for character in text:
+        used += cell_width(character)
+        if used > width - 1:
+            break
+        kept += character
+    return (kept + "…")[:width]
+
+
+def wrap(runs: Iterable[Run], width: int) -> list[Line]:
+    """Lines of at most `width` cells: broken at newlines, between words and wide characters, and inside long words."""
+    layout = _Layout(width)
+    for text, level in runs:
+        for glyph, size in _glyphs(text):
+            layout.add(glyph, size, level)
+    return layout.finish()
+
+
+class _Layout:
+    """Lines so far, and the word that will go on the last of them or begin a new one."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.lines: list[Line] = [[]]
+        self.used = 0  # cells of the last line
+        self.word: Line = []
+        self.word_width = 0
+
+    def add(self, glyph: str, size: int, level: int) -> None:
+        if glyph == "\n":
+            self._end_word()
+            self.lines.append([])
+            self.used = 0
+        elif glyph == " ":
+            self._end_word()
+            if self.used < self.width:
+                self.lines[-1].append((glyph, level))
+                self.used += 1
+        elif self.word_width + size <= self.width and glyph.isascii():
+            self.word.append((glyph, level))
+            self.word_width += size
+        else:
+            for character in glyph:
+                self._add_character(character, level)
+
+    def _add_character(self, character: str, level: int) -> None:
+        size = cell_width(character)
+        if size > self.width:
+            character, size = STAND_IN, 1
+        if size > 1 or self.word_width + size > self.width:
+            self._end_word()
+        self.word.append((character, level))
+        self.word_width += size
+
+    def finish(self) -> list[Line]:
+        self._end_word()
+        return [
+            [("".join(text for text, _ in run), level) for level, run in groupby(line, _level)] for line in self.lines
+        ]
+
+    def _end_word(self) -> None:
+        if self.used and self.used + self.word_width > self.width:
+            self.lines.append([])
+            self.used = 0
+        self.lines[-1].extend(self.word)
+        self.used += self.word_width
+        self.word, self.word_width = [], 0
+
+
+def _level(run: Run) -> int:
+    return run[1]
+
+
+@lru_cache(maxsize=8192)
+def _glyphs(text: str) -> tuple[tuple[str, int], ...]:
+    """What a text is laid out by, each with its width if it is narrow characters alone."""
+    return tuple((glyph, len(glyph)) for glyph in _GLYPH.findall(text))

@@ -1,0 +1,223 @@
+"""`mlx-diffusion chat`: a conversation in the terminal, or one message and its answer.
+
+Knows the command line and what standard input and output are; puts the parts of the chat together.
+"""
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mlx_diffusion.cli.arguments import (
+    REAL_MODEL,
+    TOY_NOTICE,
+    add_generation_options,
+    add_model,
+    build_config,
+    help_format,
+    read_standard_input,
+)
+from mlx_diffusion.errors import DiffusionError
+from mlx_diffusion.options import GenerationConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from mlx_diffusion.cli.chat.conversation import Conversation
+    from mlx_diffusion.cli.chat.prompt import Prompt
+    from mlx_diffusion.cli.chat.session import Session
+    from mlx_diffusion.cli.chat.speaker import Speaker
+    from mlx_diffusion.cli.chat.views import View
+    from mlx_diffusion.options import Settings
+
+DESCRIPTION = """\
+Talk with a model and watch its text come into focus.
+
+The whole answer sharpens at once: what is settled stands plain, what is still
+open is dim, the dimmer the less certain. Type /help inside for the rest.
+"""
+
+EPILOG = f"""\
+examples:
+  mlx-diffusion chat
+  mlx-diffusion chat --model {REAL_MODEL} --think
+  mlx-diffusion chat -m "Reverse: fig oak ant"
+  cat notes.txt | mlx-diffusion chat --model {REAL_MODEL} -m "Summarise these notes."
+  mlx-diffusion chat --plain --system "Answer in one sentence."
+
+A conversation is kept on disk as it goes, and offered again at the next start; --no-save keeps nothing.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `chat` to the command's subcommands."""
+    parser = commands.add_parser(
+        "chat",
+        help="talk with a model and watch its text come into focus",
+        usage="mlx-diffusion chat [OPTION ...]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=help_format,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+    add_model(parser)
+    parser.add_argument("-m", "--message", metavar="TEXT", help="answer this and leave; standard input is put below it")
+    parser.add_argument("--system", metavar="TEXT", help="a system message ahead of the conversation")
+    parser.add_argument("--think", action="store_true", help="let the model think first; its thoughts become one line")
+    parser.add_argument("--plain", action="store_true", help="no canvas: text once it is final, as into a pipe")
+    parser.add_argument("--no-save", action="store_true", help="keep neither the conversation nor what was typed")
+    parser.add_argument("--json", action="store_true", help="with -m, one JSON object: text, finish_reason, stats, ...")
+    add_generation_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Converse, or answer one message; returns the exit code."""
+    config = build_config(args)
+    message = _read_message(args)
+    if message is None and args.json:
+        args.usage_error('--json is for one answer; add -m "..."')
+    if message is None and not sys.stdout.isatty():
+        args.usage_error('a conversation needs a terminal, and standard output is none; for one answer add -m "..."')
+
+    from mlx_diffusion.cli.chat.stage import no_echo
+
+    with no_echo():
+        return _run(args, config, message)
+
+
+def _run(args: argparse.Namespace, config: GenerationConfig, message: str | None) -> int:
+    from mlx_diffusion.cli.chat import room
+    from mlx_diffusion.cli.chat.conversation import Conversation
+    from mlx_diffusion.cli.chat.speaker import load_speaker
+
+    if message is not None and args.model == "demo":
+        print(TOY_NOTICE, end="", file=sys.stderr, flush=True)
+    warning = room.warning(args.model) if args.model != "demo" else None
+    if warning is not None:
+        print(f"mlx-diffusion: {warning}", file=sys.stderr, flush=True)
+    speaker = load_speaker(args.model)
+    if not speaker.has_chat_template:
+        args.usage_error(f"{args.model} has no chat template, so one cannot chat with it; use `mlx-diffusion generate`")
+    speaker.settings(config)
+    conversation = Conversation(args.model, args.system, args.think, config)
+    if message is not None:
+        return _answer_once(args, speaker, conversation, message)
+    _converse(args, speaker, conversation)
+    return 0
+
+
+def _read_message(args: argparse.Namespace) -> str | None:
+    """The one message to answer, from the command line, standard input or both; None for a conversation."""
+    piped = sys.stdin is not None and not sys.stdin.isatty()
+    if args.message is None and not piped:
+        if sys.stdin is None:
+            args.usage_error('no standard input to read messages from; give one with -m "..."')
+        return None
+    parts = [args.message or "", read_standard_input(args) if piped else ""]
+    message = "\n\n".join(part.strip() for part in parts if part.strip())
+    if not message:
+        args.usage_error('the message is empty; write something for the model to answer, as in: -m "Sort: fig oak ant"')
+    return message
+
+
+def _answer_once(args: argparse.Namespace, speaker: "Speaker", conversation: "Conversation", message: str) -> int:
+    from rich.console import Console
+
+    from mlx_diffusion.cli.chat.following import Interrupt, follow
+    from mlx_diffusion.cli.chat.views import SilentView
+    from mlx_diffusion.cli.report import report, summary
+
+    settings = speaker.settings(conversation.settings)
+    conversation.ask(message)
+    prompt = conversation.prompt()
+    with Interrupt() as interrupt:
+        events = speaker.answer(prompt, conversation.think, conversation.settings)
+        view = SilentView(sys.stdout) if args.json else _make_view(args, Console(highlight=False), speaker, settings)
+        outcome = follow(events, view, interrupt, keep=lambda answer: None)
+    if outcome.finish is None:
+        raise KeyboardInterrupt
+    if args.json:
+        print(report(outcome.answer, outcome.finish, args.model, settings.seed))
+    elif sys.stderr.isatty():
+        print(summary(outcome.finish), file=sys.stderr)
+    return 0
+
+
+def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conversation") -> None:
+    from rich.console import Console
+
+    from mlx_diffusion.cli.chat.archive import Archive, make_private, state_folder
+    from mlx_diffusion.cli.chat.commands import offer_last
+    from mlx_diffusion.cli.chat.prompt import Prompt
+    from mlx_diffusion.cli.chat.session import Session
+    from mlx_diffusion.cli.chat.welcome import welcome
+
+    console = Console(highlight=False)
+    session = Session(
+        speaker, conversation, console, lambda settings: _make_view(args, console, speaker, settings), archive=None
+    )
+    console.print(welcome(args.model), markup=False)
+    history: Path | None = None
+    if not args.no_save:
+        folder = state_folder(os.environ)
+        try:
+            make_private(folder)
+            session.archive = Archive(folder)
+            history = folder / "history"
+            offer_last(session)
+        except DiffusionError as error:
+            session.complain(error)
+    console.print()
+    converse(session, Prompt(session, history))
+
+
+def converse(session: "Session", prompt: "Prompt") -> None:
+    """Read and answer until someone leaves."""
+    from mlx_diffusion.cli.chat.commands import Leave, run_command
+
+    interrupted = False
+    while True:
+        try:
+            line = prompt.read()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            if interrupted:
+                return
+            interrupted = True
+            session.tell("Ctrl-C once more leaves")
+            continue
+        interrupted = False
+        try:
+            if line.startswith("/"):
+                interrupted = run_command(session, line)
+            elif line.strip():
+                interrupted = session.say(line.strip())
+        except (Leave, KeyboardInterrupt):
+            return
+        except DiffusionError as error:
+            session.complain(error)
+
+
+def _make_view(args: argparse.Namespace, console: "Console", speaker: "Speaker", settings: "Settings") -> "View":
+    """The canvas in a terminal that can draw it, else plain text."""
+    from mlx_diffusion.cli.chat.canvas import Canvas
+    from mlx_diffusion.cli.chat.palette import palette_for
+    from mlx_diffusion.cli.chat.stage import Stage
+    from mlx_diffusion.cli.chat.views import LiveView, PlainView
+
+    if args.plain or not sys.stdout.isatty() or console.is_dumb_terminal:
+        return PlainView(sys.stdout)
+    return LiveView(
+        console,
+        Stage(console.file),
+        Canvas(speaker.decode, stops=settings.eos_token_id, hidden=speaker.hidden),
+        palette_for(console.color_system, os.environ),
+        steps=settings.max_denoising_steps,
+        memory_bytes=speaker.memory_bytes,
+    )

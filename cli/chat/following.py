@@ -1,0 +1,85 @@
+"""One answer from its first event to its last, or to where someone stops it.
+
+Takes events and a view. Knows nothing of models or of what is drawn.
+"""
+
+import signal
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+
+from mlx_diffusion.cli.chat.channels import Channels, Kind
+from mlx_diffusion.cli.chat.views import View
+from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
+
+END = Segment(0, (), "")  # lets out what was held back
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of an answer: its final text by kind, and its end if it came to it."""
+
+    answer: str
+    thought: str
+    tool: str
+    finish: Finish | None  # None when it was stopped
+
+
+class Interrupt:
+    """Ctrl-C while an answer is made: the first asks for its end, the second raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "Interrupt":
+        self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def follow(
+    events: Generator[Event, None, None], view: View, interrupt: Interrupt, keep: Callable[[str], None]
+) -> Outcome:
+    """Show the events until the end or until `interrupt` asks for it.
+
+    keep    is told the answer so far whenever there is more of it
+    """
+    channels = Channels()
+    texts: dict[Kind, str] = {"answer": "", "thought": "", "tool": ""}
+    finish = None
+
+    def take(segment: Segment, *, last: bool) -> None:
+        parts = channels.push(segment.text, last=last)
+        for part in parts:
+            texts[part.kind] += part.text
+        view.final(segment, parts)
+        if any(part.kind == "answer" for part in parts) and texts["answer"].strip():
+            keep(texts["answer"].strip())
+
+    try:
+        for event in events:
+            match event:
+                case Prefill():
+                    view.reading(event)
+                case Draft():
+                    view.draft(event, channels.kind)
+                case Segment():
+                    take(event, last=False)
+                case Finish():
+                    finish = event
+            if interrupt.asked and finish is None:
+                break
+        take(END, last=True)
+    finally:
+        events.close()
+        view.close()
+    return Outcome(texts["answer"].strip(), texts["thought"].strip(), texts["tool"].strip(), finish)

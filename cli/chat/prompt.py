@@ -1,0 +1,101 @@
+"""Where messages are typed: several lines, history and search, completion of commands.
+
+Knows nothing of what becomes of a line.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import Condition, has_focus
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output
+
+from mlx_diffusion.cli.chat.commands import completions
+from mlx_diffusion.cli.chat.session import Session
+
+
+class CommandCompleter(Completer):
+    """Commands, their options and values, paths."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        line = document.text_before_cursor
+        if not line.startswith("/") or "\n" in line:
+            return
+        words = completions(self.session, line)
+        word = line.rpartition(" ")[2]
+        if words is None:
+            path = line.partition(" ")[2]
+            yield from self.paths.get_completions(Document(path), complete_event)
+            return
+        for offered in words:
+            yield Completion(offered, start_position=-len(word))
+
+
+class Prompt:
+    """Reads one message after another."""
+
+    def __init__(
+        self, session: Session, history_file: Path | None, *, input: Input | None = None, output: Output | None = None
+    ) -> None:
+        history: History = FileHistory(history_file) if history_file is not None else InMemoryHistory()
+        self.session: PromptSession[str] = PromptSession(
+            history=history,
+            multiline=True,
+            prompt_continuation="  ",
+            completer=CommandCompleter(session),
+            complete_while_typing=Condition(self._is_command),
+            key_bindings=_bindings(),
+            enable_open_in_editor=True,
+            search_ignore_case=True,
+            reserve_space_for_menu=4,
+            input=input,
+            output=output,
+        )
+
+    def read(self) -> str:
+        """The next message. Raises EOFError at the end and KeyboardInterrupt for Ctrl-C in an empty line."""
+        text = self.session.prompt("> ")
+        return text.encode("utf-8", "replace").decode("utf-8")  # bytes that are no text come as lone surrogates
+
+    def _is_command(self) -> bool:
+        return self.session.default_buffer.text.startswith("/")
+
+
+def _bindings() -> KeyBindings:
+    keys = KeyBindings()
+    typing = has_focus(DEFAULT_BUFFER)
+
+    @keys.add("enter", filter=typing)
+    def _(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
+            buffer.complete_state = None
+        elif buffer.document.text_before_cursor.endswith("\\") and buffer.document.is_cursor_at_the_end_of_line:
+            buffer.delete_before_cursor()
+            buffer.newline()
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter", filter=typing)
+    @keys.add("c-j", filter=typing)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.newline()
+
+    @keys.add("c-c", filter=typing)
+    def _(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
+
+    return keys

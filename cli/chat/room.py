@@ -1,0 +1,46 @@
+"""Whether a model's weights will find room in this machine's memory, before they are downloaded or loaded.
+
+The sizes of their files are all that it looks at. What cannot be found out is no reason to warn.
+"""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from mlx_diffusion.convert.diagnosis import recommended, runnable, sizes_on
+from mlx_diffusion.convert.machine import this_machine
+from mlx_diffusion.convert.published import CONFIG, REPO_ID
+from mlx_diffusion.convert.words import size_text
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.hub_errors import hub_errors
+
+
+def warning(model: str) -> str | None:
+    """One line about a model that is too large for this machine, with the recipe that fits; None if all is well."""
+    machine = this_machine()
+    weights, room = weight_bytes(model), machine.usable_bytes
+    if weights is None or room is None or weights <= room:
+        return None
+    recipe = recommended(runnable(sizes_on(machine.device, CONFIG), room))
+    remedy = (
+        f"of {REPO_ID} no recipe fits here; `mlx-diffusion doctor` says more"
+        if recipe is None
+        else f"what fits: mlx-diffusion convert {REPO_ID} OUTPUT --recipe {recipe} --stream"
+    )
+    return (
+        f"the weights of {model} take {size_text(weights)} and a model may use {size_text(room)} of this machine, "
+        f"so it will be slow or fail; {remedy}"
+    )
+
+
+def weight_bytes(model: str) -> int | None:
+    """The size of a model's weight files, in a folder or on the Hub."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    try:
+        with hub_errors(model):
+            files = HfApi().model_info(model, files_metadata=True, timeout=10).siblings or []
+    except CheckpointError:
+        return None  # loading says what is wrong, or finds it in the Hub's cache
+    return sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors"))

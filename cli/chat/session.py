@@ -1,0 +1,134 @@
+"""A chat as it goes: the conversation, the one who answers, what is shown and what is kept.
+
+Knows nothing of how messages are typed or of the command's options.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from mlx_diffusion.cli.chat.archive import Archive
+from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
+from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
+from mlx_diffusion.cli.chat.following import Interrupt, Outcome, follow
+from mlx_diffusion.cli.chat.speaker import Speaker
+from mlx_diffusion.cli.chat.views import View
+from mlx_diffusion.events import Finish
+from mlx_diffusion.options import Settings
+
+LONGEST_TOKEN = 64  # bytes; a file that has more for every token of the context is not even read
+
+
+@dataclass
+class Session:
+    """Everything that the chat's commands work on."""
+
+    speaker: Speaker
+    conversation: Conversation
+    console: Console
+    make_view: Callable[[Settings], View]
+    archive: Archive | None = None
+    attachments: list[tuple[str, str]] = field(default_factory=list)
+    last: Outcome | None = None
+    tried: int | None = None  # the last seed that the last question was answered with
+    totals: list[Finish] = field(default_factory=list)
+
+    def say(self, text: str) -> bool:
+        """Send a message and show its answer; returns whether Ctrl-C stopped that."""
+        message = with_attachments(text, self.attachments)
+        self.attachments = []
+        self.conversation.ask(message)
+        self.tried = None
+        return self.respond()
+
+    def respond(self, seed: int | None = None) -> bool:
+        """Answer the open question; returns whether Ctrl-C stopped that. Raises DiffusionError."""
+        conversation = self.conversation
+        config = conversation.settings if seed is None else replace(conversation.settings, seed=seed)
+        settings = self.speaker.settings(config)
+        self.tried = settings.seed
+        self.keep()
+        prompt = conversation.prompt()
+
+        def keep_answer(text: str) -> None:
+            conversation.answer(text, settings.seed)
+            self.keep()
+
+        with Interrupt() as interrupt:
+            events = self.speaker.answer(prompt, conversation.think, config)
+            outcome = follow(events, self.make_view(settings), interrupt, keep_answer)
+        self.last = outcome
+        self._comment(outcome, settings)
+        return interrupt.asked
+
+    def attach(self, path: Path) -> None:
+        """Put a file into the next message. Raises ConversationError."""
+        text = read_attachment(path, self.speaker.longest_prompt * LONGEST_TOKEN)
+        attachments = [*self.attachments, (path.name, text)]
+        trial = replace(self.conversation, messages=list(self.conversation.messages))
+        trial.ask(with_attachments("", attachments))
+        tokens = self.speaker.count(trial.prompt(), trial.think)
+        if tokens > self.speaker.longest_prompt:
+            raise ConversationError(
+                f"{path} makes the conversation {tokens:,} tokens long; the context takes "
+                f"{self.speaker.longest_prompt:,}, so take a part of it or /reset"
+            )
+        self.attachments = attachments
+        self.tell(
+            f"{path.name} goes with your next message: {len(text.splitlines())} lines, {tokens:,} tokens with all"
+        )
+
+    def keep(self) -> None:
+        """Write the conversation to the archive; when that fails, say so once."""
+        if self.archive is None:
+            return
+        try:
+            self.archive.keep(self.conversation)
+        except ConversationError as error:
+            self.archive = None
+            self.complain(f"from here on this conversation is not kept: {error}")
+
+    def keep_changes(self) -> None:
+        """Keep a conversation that has been changed, once there is anything in it."""
+        if self.conversation.messages:
+            self.keep()
+
+    def tell(self, text: str) -> None:
+        """Lines beside the conversation."""
+        self.console.print(Text(text, style="dim"))
+
+    def complain(self, text: object) -> None:
+        """What could not be done and why, in one line."""
+        self.console.print(Text(" ".join(str(text).split()), style="red"))
+
+    def _comment(self, outcome: Outcome, settings: Settings) -> None:
+        """One line about the answer that has just been shown."""
+        finish = outcome.finish
+        if finish is not None:
+            self.totals.append(finish)
+        if outcome.tool:
+            self.tell("the model called a tool, and a chat has none; ask it to answer without")
+        if finish is None:
+            kept = "what was final is kept" if outcome.answer else "nothing was final yet"
+            self.tell(f"stopped; {kept}. /retry answers anew")
+        elif not outcome.answer:
+            self.tell("the answer is empty; /retry tries another seed")
+        elif finish.finish_reason == "length":
+            self.tell(f"cut at max_tokens {settings.max_tokens}; /set max_tokens {4 * settings.max_tokens} and /retry")
+        elif finish.finish_reason == "context":
+            self.tell("the context is full; /undo takes the last question back, /reset begins anew")
+        else:
+            self.tell(brief(finish))
+
+
+def brief(finish: Finish) -> str:
+    """The figures of an answer that one wants to see each time."""
+    stats = finish.stats
+    speed = stats.generated_tokens / stats.generation_seconds if stats.generation_seconds else 0.0
+    return (
+        f"{stats.generated_tokens} tokens · {stats.denoising_steps} steps · {stats.generation_seconds:.1f} s · "
+        f"{speed:.0f} tokens/s"
+    )

@@ -1,0 +1,58 @@
+"""A generation's options as a person types and reads them.
+
+Knows nothing of bounds: `GenerationConfig` checks what it is given.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from mlx_diffusion.cli.chat.nearest import nearest
+from mlx_diffusion.errors import OptionError
+from mlx_diffusion.options import MODES, NAMES, GenerationConfig, Settings
+
+DEFAULT = "default"  # the word that leaves an option to the checkpoint again
+
+
+def with_setting(config: GenerationConfig, key: str, value: str) -> GenerationConfig:
+    """`config` with one option replaced. Raises OptionError for an unknown option or a bad value."""
+    name = key_named(key)
+    return replace(config, **{name: None if value == DEFAULT else _parse(name, value)})
+
+
+def key_named(key: str) -> str:
+    """The option that is meant: dashes may stand for underscores. Raises OptionError."""
+    name = key.replace("-", "_")
+    if name not in NAMES:
+        raise OptionError(f"unknown setting {key!r}; the nearest is {nearest(name, NAMES)!r}; /set shows all")
+    return name
+
+
+def describe(config: GenerationConfig, settings: Settings, name: str) -> str:
+    """One option, its value, and where that comes from."""
+    value = getattr(settings, name)
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    origin = "" if getattr(config, name) is not None else f"  ({DEFAULT})"
+    return f"{name:<22}{text}{origin}"
+
+
+def suggestions(name: str, settings: Settings) -> list[str]:
+    """What to offer for a value."""
+    value = getattr(settings, name)
+    current = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [*(MODES if name == "mode" else (current,)), DEFAULT]
+
+
+def _parse(name: str, value: str) -> Any:
+    if name == "eos_token_id":
+        return tuple(_number(part) for part in value.replace(",", " ").split())
+    return value if name == "mode" else _number(value)
+
+
+def _number(text: str) -> int | float | str:
+    """The number that a text is, else the text, for the check to name."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

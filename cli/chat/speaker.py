@@ -1,0 +1,99 @@
+"""The other side of the conversation: a loaded checkpoint, asked with messages, answering in events.
+
+The one place of the chat that runs a model. Knows nothing of the terminal.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from mlx_diffusion.errors import OptionError
+from mlx_diffusion.events import Event
+from mlx_diffusion.generation import stream_generate
+from mlx_diffusion.loading import load
+from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.options import GenerationConfig, Settings
+from mlx_diffusion.prefixes import PrefixStore
+from mlx_diffusion.tokenizer import Tokenizer
+
+PREFIX_BYTES = 4_000_000_000  # of earlier turns, kept so that they are not encoded again
+
+Messages = Sequence[dict[str, str]]
+
+
+class Speaker(Protocol):
+    """What the chat needs of a model; tests have one that plays recorded events."""
+
+    name: str
+    has_chat_template: bool
+    longest_prompt: int  # tokens
+    hidden: tuple[int, ...]  # tokens that are no text
+
+    def settings(self, config: GenerationConfig) -> Settings:
+        """What a run uses; raises OptionError."""
+
+    def count(self, messages: Messages, think: bool) -> int:
+        """Tokens of the prompt; raises PromptError."""
+
+    def answer(self, messages: Messages, think: bool, config: GenerationConfig) -> Generator[Event, None, None]:
+        """The events of one answer; closing it ends the work."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens."""
+
+    def memory_bytes(self) -> int:
+        """Memory in use."""
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint that speaks."""
+
+    name: str
+    model: DiffusionGemma
+    tokenizer: Tokenizer
+
+    def __post_init__(self) -> None:
+        config = self.model.config
+        self.has_chat_template = self.tokenizer.has_chat_template
+        self.longest_prompt = config.max_position_embeddings - config.canvas_length
+        self.hidden: tuple[int, ...] = (config.pad_token_id,)
+        self.prefixes = PrefixStore(self.model, PREFIX_BYTES)
+
+    def settings(self, config: GenerationConfig) -> Settings:
+        return self.model.generation_defaults.resolve(config)
+
+    def count(self, messages: Messages, think: bool) -> int:
+        return len(self._encode(messages, think))
+
+    def answer(self, messages: Messages, think: bool, config: GenerationConfig) -> Generator[Event, None, None]:
+        tokens = self._encode(messages, think)
+        events = stream_generate(
+            self.model, self.tokenizer, tokens, config=config, prefixes=self._prefixes_for(len(tokens))
+        )
+        yield from events
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens)
+
+    def memory_bytes(self) -> int:
+        return mx.get_active_memory()
+
+    def _encode(self, messages: Messages, think: bool) -> list[int]:
+        variables: dict[str, Any] = {"enable_thinking": True} if think else {}
+        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, **variables)
+
+    def _prefixes_for(self, tokens: int) -> PrefixStore | None:
+        """The store, unless this prompt alone would pass its budget."""
+        try:
+            self.prefixes.check_room(tokens)
+        except OptionError:
+            return None
+        return self.prefixes
+
+
+def load_speaker(name: str) -> Checkpoint:
+    """Load "demo", a folder or a Hub id. Raises CheckpointError."""
+    return Checkpoint(name, *load(name))

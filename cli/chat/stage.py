@@ -1,0 +1,67 @@
+"""The part of the terminal that is drawn over and over, below the text that stays.
+
+The cursor rests at the top left of what is drawn, where terminals keep it when their lines are folded anew for another
+width; so the next drawing finds its place whatever became of the last one. Knows nothing of what is drawn.
+"""
+
+import contextlib
+import os
+import sys
+import termios
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+BEGIN = "\x1b[?2026h\x1b[?25l\x1b[?7l"  # all at once, without cursor, without folding
+END = "\x1b[?7h\x1b[?2026l"
+CLEAR_LINE = "\x1b[2K"
+CLEAR_BELOW = "\x1b[J"
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class Stage:
+    """Lines in place on a terminal."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+        self.drawn = False
+
+    def size(self) -> tuple[int, int]:
+        """Columns and rows, at this moment."""
+        try:
+            columns, rows = os.get_terminal_size(self.stream.fileno())
+        except OSError:
+            columns, rows = 80, 24
+        return max(columns, 1), max(rows, 1)
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Show `lines`, at least one, in place of what was drawn; each must fit the window."""
+        above = "".join(f"{CLEAR_LINE}{line}\r\n" for line in lines[:-1])
+        back = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
+        self.stream.write(f"{BEGIN}\r{above}{CLEAR_BELOW}{lines[-1]}\r{back}{END}")
+        self.stream.flush()
+        self.drawn = True
+
+    def clear(self) -> None:
+        """Take what was drawn away; the cursor is where it began."""
+        if self.drawn:
+            self.stream.write(f"\r{CLEAR_BELOW}{SHOW_CURSOR}")
+            self.stream.flush()
+            self.drawn = False
+
+
+@contextlib.contextmanager
+def no_echo() -> Iterator[None]:
+    """What is typed while nothing reads it neither shows nor is lost: it waits for the next prompt. Ctrl-C works."""
+    try:
+        descriptor = sys.stdin.fileno()
+        before, quiet = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)
+    except (AttributeError, OSError, ValueError, termios.error):  # standard input is no terminal, or closed
+        yield
+        return
+    quiet[0] &= ~termios.ICRNL  # Enter stays Enter
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

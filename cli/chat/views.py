@@ -1,0 +1,203 @@
+"""An answer as it is shown: in place while it is denoised, or as plain text once it is final.
+
+Takes events and parts of text. Knows nothing of models, conversations or how a run is stopped.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from mlx_diffusion.cli.chat import markup
+from mlx_diffusion.cli.chat.canvas import SETTLED, Canvas
+from mlx_diffusion.cli.chat.cells import Line, one_line, printable, wrap
+from mlx_diffusion.cli.chat.channels import Kind, Part
+from mlx_diffusion.cli.chat.palette import RESET, Palette
+from mlx_diffusion.cli.chat.stage import Stage
+from mlx_diffusion.convert.words import size_text
+from mlx_diffusion.events import Draft, Prefill, Segment
+
+LEAST_SECONDS = 1 / 25  # between two drawings
+LARGEST_SHARE = 0.02  # of the time that drawing may take
+
+
+class View(Protocol):
+    """What shows one answer."""
+
+    def reading(self, event: Prefill) -> None:
+        """The prompt is being encoded."""
+
+    def draft(self, event: Draft, kind: Kind) -> None:
+        """A denoising step; `kind` is what the text before its canvas left off in."""
+
+    def final(self, event: Segment, parts: list[Part]) -> None:
+        """Text that will not change."""
+
+    def close(self) -> None:
+        """No more events."""
+
+
+class PlainView:
+    """Final text as it comes, nothing else on the stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.last = "\n"
+
+    def reading(self, event: Prefill) -> None:
+        """Nothing: no text yet."""
+
+    def draft(self, event: Draft, kind: Kind) -> None:
+        """Nothing: a draft may still change."""
+
+    def final(self, event: Segment, parts: list[Part]) -> None:
+        text = "".join(part.text for part in parts if part.kind == "answer")
+        if self.last == "\n":
+            text = text.lstrip("\n")
+        if text:
+            text = printable(text) if self.stream.isatty() else text
+            self.stream.write(text)
+            self.stream.flush()
+            self.last = text[-1:] or self.last
+
+    def close(self) -> None:
+        if self.last != "\n":
+            self.stream.write("\n")
+            self.stream.flush()
+
+
+class SilentView(PlainView):
+    """Shows nothing: the text is wanted as a whole."""
+
+    def final(self, event: Segment, parts: list[Part]) -> None:
+        """Nothing."""
+
+
+class Pace:
+    """When to draw: often enough to look alive, and never for more than a small share of the time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.next = 0.0
+        self.spent = 0.0  # seconds of drawing, all in all
+
+    def due(self) -> bool:
+        return self.clock() >= self.next
+
+    def drew(self, started: float) -> None:
+        now = self.clock()
+        self.spent += now - started
+        self.next = now + max(LEAST_SECONDS, (now - started) / LARGEST_SHARE)
+
+
+class LiveView:
+    """The canvas in place under the text that is final; that, as soon as no later text can change it, as Markdown."""
+
+    def __init__(
+        self,
+        console: Console,
+        stage: Stage,
+        canvas: Canvas,
+        palette: Palette,
+        *,
+        steps: int,
+        memory_bytes: Callable[[], int],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.console = console
+        self.stage = stage
+        self.canvas = canvas
+        self.palette = palette
+        self.steps = steps
+        self.memory_bytes = memory_bytes
+        self.clock = clock
+        self.pace = Pace(clock)
+        self.pending = ""  # final, but a part of a Markdown block that may go on
+        self.thought = ""
+        self.told_thought = False
+        self.printed = False
+        self.final_tokens = 0
+        self.started: float | None = None
+        self._draw([], "reading the prompt")
+
+    def reading(self, event: Prefill) -> None:
+        if self.pace.due():
+            self._draw([], f"reading the prompt · {event.encoded_tokens:,} of {event.prompt_tokens:,} tokens")
+
+    def draft(self, event: Draft, kind: Kind) -> None:
+        now = self.clock()
+        if self.started is None:
+            self.started = now
+        elif not self.pace.due():
+            return
+        look = self.canvas.look(event, kind)
+        settled = self.final_tokens + int(event.accepted.sum())
+        seconds = now - self.started
+        figures = [
+            f"step {event.step + 1}/{self.steps}",
+            f"{look.settled:4.0%} settled",
+            f"{settled / seconds:.0f} tokens/s" if seconds > 0 else "",
+            size_text(self.memory_bytes()),
+        ]
+        if look.thought or (kind == "thought" and not look.answer):
+            figures.insert(0, "thinking")
+        self._draw(look.answer, " · ".join(filter(None, figures)), started=now)
+
+    def final(self, event: Segment, parts: list[Part]) -> None:
+        self.final_tokens += len(event.tokens)
+        for part in parts:
+            if part.kind == "thought":
+                self.thought += part.text
+            elif part.kind == "answer":
+                self.pending += part.text
+        if self.pending.strip():
+            self._tell_thought()
+        self._print(markup.certain_length(self.pending))
+
+    def close(self) -> None:
+        self._print(len(self.pending))
+        self._tell_thought()
+        self.stage.clear()
+
+    def _print(self, length: int) -> None:
+        text, self.pending = self.pending[:length], self.pending[length:]
+        if text.strip():
+            self.stage.clear()
+            if self.printed:
+                self.console.print()
+            markup.show(self.console, text)
+            self.printed = True
+
+    def _tell_thought(self) -> None:
+        if self.thought.strip() and not self.told_thought:
+            self.told_thought = True
+            self.stage.clear()
+            line = folded(self.thought, self.stage.size()[0] - 1)
+            self.console.print(Text(line, style="dim"), soft_wrap=True)
+
+    def _draw(self, answer: Line, status: str, started: float | None = None) -> None:
+        started = self.clock() if started is None else started
+        columns, rows = self.stage.size()
+        width = max(columns - 1, 1)
+        lines = wrap([(printable(self.pending.lstrip("\n")), SETTLED), *answer], width)
+        room = max(rows - 2, 0)
+        painted = [self.palette.paint(line) for line in _window(lines, room)] if self.pending or answer else []
+        self.stage.draw([*painted, f"\x1b[{self.palette.status}m{one_line(status, width)}{RESET}"])
+        self.pace.drew(started)
+
+
+def folded(thought: str, width: int) -> str:
+    """A thought in one line."""
+    words = len(thought.split())
+    return one_line(f"thought, {words} words: {thought.strip()}", max(width, 1))
+
+
+def _window(lines: list[Line], room: int) -> list[Line]:
+    """As many lines as there is room for, the first that is not settled among them."""
+    if len(lines) <= room:
+        return lines
+    is_open = (index for index, line in enumerate(lines) if any(level != SETTLED for _, level in line))
+    first = max(0, min(next(is_open, len(lines)) - 1, len(lines) - room))
+    return lines[first : first + room]
