@@ -1,7 +1,8 @@
 """A checkpoint run layer by layer, one layer's weights in memory at a time: for models larger than the machine.
 
 Prompt and canvases go through the layers together, since a canvas needs of the prefix what the same layer has made of
-it. A slow twin of the model's own passes, and equal to them. Knows nothing of what is compared with what.
+it. A slow twin of the model's own passes and of its denoising, and equal to them. Knows nothing of what is compared
+with what.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_diffusion import weights
 from mlx_diffusion.cache import LayerCache
 from mlx_diffusion.checkpoint import Checkpoint
 from mlx_diffusion.config import SLIDING, ModelConfig
+from mlx_diffusion.denoise import first_state, next_state
+from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.masks import encoder_mask
 from mlx_diffusion.model import DiffusionGemma, Layer
+from mlx_diffusion.noise import Noise
+from mlx_diffusion.options import Settings
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,15 @@ class Draft:
     prompt: tuple[int, ...]
     canvas: mx.array
     soft: mx.array | None = None
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """A canvas int32 [L] as denoising left it: after how many steps, and whether the checkpoint's rule ended them."""
+
+    canvas: mx.array
+    steps: int
+    settled: bool
 
 
 class _Single(nn.Module):
@@ -73,6 +88,37 @@ def hidden_states(
         mx.clear_cache()
         advance(index)
     return [x[0] for x in canvases]
+
+
+def denoised(
+    checkpoint: Checkpoint,
+    ends: DiffusionGemma,
+    prompts: Sequence[tuple[int, ...]],
+    noise: Noise,
+    settings: Settings,
+    advance: Callable[[int], None],
+) -> list[Denoised]:
+    """The first canvas behind each prompt, denoised with these settings; prompt i draws the noise of block i.
+
+    All canvases take a step together, so each step reads every layer once. `advance` is told the layers, as they are
+    done. Raises CheckpointError when the model gives NaN.
+    """
+    length = checkpoint.config.canvas_length
+    states = [first_state(noise, block, (1, length), (False,)) for block in range(len(prompts))]
+    steps = [0] * len(prompts)
+    settled = [False] * len(prompts)
+    for step in range(settings.max_denoising_steps):
+        running = [block for block in range(len(prompts)) if not settled[block]]
+        if not running:
+            break
+        drafts = [Draft(prompts[block], states[block].canvas[0], states[block].soft) for block in running]
+        for block, x in zip(running, hidden_states(checkpoint, ends, drafts, advance), strict=True):
+            state, entropy, _ = next_state(ends, ends.logits(x)[None], noise, settings, block, step, states[block])
+            mx.eval(state.canvas, state.soft, state.argmax, state.streak, state.done, entropy)
+            if np.isnan(np.array(entropy)).any():
+                raise CheckpointError(f"{checkpoint.folder} gives NaN at denoising step {step}; convert it again")
+            states[block], steps[block], settled[block] = state, step + 1, bool(np.array(state.done).all())
+    return [Denoised(states[block].argmax[0], steps[block], settled[block]) for block in range(len(prompts))]
 
 
 def _fill(module: nn.Module, checkpoint: Checkpoint, wanted: Callable[[str], bool]) -> None:

@@ -1,9 +1,8 @@
-"""How far each converted tensor is from its source, beside what its format can give.
+"""How far each converted tensor is from its source, beside what its format allows.
 
-What a format can give is what MLX's own quantiser loses on the same rows: a tensor that was converted rightly loses as
-much, whatever its numbers; one that was mixed up, shifted or left from another run loses many times as much. Tensors
-that are kept in bf16 must equal the source's rounded to bf16. Rows are read a chunk at a time at their offsets on both
-sides. Knows nothing of what the tensors are for.
+Tensors that are kept in bf16 must be the source's, rounded to bf16, to the bit. In quantised ones no element may be
+farther from its source than its group's grid makes it (see format_bounds): one wrong group among millions is found, and
+where. Rows are read a chunk at a time at their offsets on both sides. Knows nothing of what the tensors are for.
 """
 
 from __future__ import annotations
@@ -17,28 +16,31 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.quantization import QuantSpec
-from mlx_diffusion.tensors import Stored, Tensor
+from mlx_diffusion.tensors import ITEM_BYTES, Stored, Tensor
 
+from .format_bounds import allowed
 from .layout import Piece
-from .quantise import Chunk, chunks, quantised, read_rows
+from .quantise import Chunk, chunks, read_rows
 
-# GPU and CPU kernels of MLX may round a value at the middle between two steps to different sides.
-MARGIN = 1.02
+LEAST = 2.0**-126  # smallest normal float32, for dividing by a bound of 0
 
 
 @dataclass(frozen=True)
 class TensorError:
-    """One tensor of the source: relative root-mean-square errors, norm of the difference over norm of the source."""
+    """One tensor of the source. Errors are relative: norm of the difference over norm of the source."""
 
     name: str
     spec: QuantSpec | None
     found: float
-    expected: float  # of MLX's own quantiser on the same rows; 0 in bf16
+    at_most: float  # were each element off by all that its format allows; 0 in bf16
+    share: float  # the largest share of what is allowed that any element is off; more than 1 is wrong
+    place: tuple[int, ...]  # of that element: its indices
 
     @property
     def ok(self) -> bool:
-        return self.found <= self.expected * MARGIN
+        return self.share <= 1 and self.found <= self.at_most
 
 
 def tensor_errors(
@@ -52,44 +54,68 @@ def tensor_errors(
         file, stored = source[piece.source.name]
         kept, _ = target[piece.written[0].name]
         starts = {tensor.name: target[tensor.name][1].offset for tensor in piece.written}
-        difference = expected = norm = 0.0
+        difference = most = norm = share = 0.0
+        place = 0
         with file.open("rb") as read, kept.open("rb") as written:
             for chunk in chunks(stored, piece, starts):
                 rows = read_rows(chunk, read.fileno())
-                exact = rows.astype(mx.float32)
-                found = _dequantised(_read_back(chunk, piece, written.fileno()), piece.spec)
-                difference += _squares(found - exact)
-                norm += _squares(exact)
-                if piece.spec is not None:
-                    expected += _squares(_dequantised(quantised(rows, piece.spec), piece.spec) - exact)
+                arrays = _read_back(chunk, piece, written.fileno())
+                error, bound = _errors(rows, arrays, piece.spec)
+                shares = error / mx.maximum(bound, LEAST)
+                # A scale that cannot be has a bound of −1 and is wrong even where it restores the source by chance.
+                shares = mx.where(mx.isnan(shares) | (bound < 0), mx.inf, shares).reshape(-1)
+                worst = mx.argmax(shares)
+                sums = mx.stack([_squares(error), _squares(bound), _squares(rows), shares[worst]])
+                mx.eval(sums, worst)
+                squares = np.array(sums, np.float64)
+                difference, most, norm = difference + squares[0], most + squares[1], norm + squares[2]
+                if squares[3] > share:
+                    share = float(squares[3])
+                    first = (chunk.offset - stored.offset) // ITEM_BYTES[stored.tensor.dtype]
+                    place = first + int(np.array(worst))
                 advance(chunk.nbytes)
         scale = norm or 1.0
-        yield TensorError(piece.source.name, piece.spec, math.sqrt(difference / scale), math.sqrt(expected / scale))
+        indices = tuple(map(int, np.unravel_index(place, piece.source.shape))) if piece.source.shape else ()
+        found = math.inf if math.isnan(difference) else math.sqrt(difference / scale)
+        yield TensorError(piece.source.name, piece.spec, found, math.sqrt(most / scale), share, indices)
 
 
-def _squares(array: mx.array) -> float:
-    """The sum of squares; NaN, which compares with nothing, counts as infinite."""
-    total = float(np.array(mx.square(array).sum()))
-    return math.inf if math.isnan(total) else total
-
-
-def _dequantised(arrays: list[mx.array], spec: QuantSpec | None) -> mx.array:
+def _errors(rows: mx.array, arrays: list[mx.array], spec: QuantSpec | None) -> tuple[mx.array, mx.array]:
+    """How far each element is off and how far it may be, of the same shape, float32."""
+    exact = rows.astype(mx.float32)
     if spec is None:
-        return arrays[0].astype(mx.float32)
-    weight, scales, biases = (*arrays, None)[:3]
-    assert weight is not None and scales is not None
-    if biases is not None:
-        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+        # By bits, not by numbers: −0 is not 0. Two numbers that differ by nothing else are infinitely far apart here.
+        same = rows.view(mx.uint16) == arrays[0].view(mx.uint16)
+        error = mx.abs(arrays[0].astype(mx.float32) - exact)
+        return mx.where(same, 0.0, mx.where(error > 0, error, mx.inf)), mx.zeros_like(exact)
+    restored = _dequantised(arrays, spec)
+    bound = allowed(exact, restored, arrays, spec)
+    return mx.abs(restored - exact).reshape(bound.shape), bound
+
+
+def _squares(array: mx.array) -> mx.array:
+    return mx.square(array.astype(mx.float32)).sum()
+
+
+def _dequantised(arrays: list[mx.array], spec: QuantSpec) -> mx.array:
+    """In float32, so that what a reader's own type would round is no part of the error."""
+    weight, scales, *rest = arrays
+    biases = rest[0].astype(mx.float32) if rest else None
+    scales = scales.astype(mx.float32) if rest else scales
     return mx.dequantize(weight, scales, biases, spec.group_size, spec.bits, mode=spec.mode, dtype=mx.float32)
 
 
 def _read_back(chunk: Chunk, piece: Piece, target: int) -> list[mx.array]:
     """The chunk's rows of every tensor that was made of them."""
     rows = chunk.shape[0]
-    return [
-        _array(os.pread(target, rows * _row_bytes(tensor), offset), tensor, rows)
-        for tensor, offset in zip(piece.written, chunk.targets, strict=True)
-    ]
+    arrays = []
+    for tensor, offset in zip(piece.written, chunk.targets, strict=True):
+        size = rows * _row_bytes(tensor)
+        data = os.pread(target, size, offset)
+        if len(data) < size:
+            raise CheckpointError(f"{tensor.name} ends early in the converted file; convert again")
+        arrays.append(_array(data, tensor, rows))
+    return arrays
 
 
 def _row_bytes(tensor: Tensor) -> int:

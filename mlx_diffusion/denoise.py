@@ -50,16 +50,13 @@ def denoise_canvas(
     Raises `CheckpointError` when the model gives NaN.
     """
     shape = (len(ended), model.config.canvas_length)
-    state = State(
-        canvas=noise.initial(block, shape),
-        soft=None,
-        argmax=mx.full(shape, -1, dtype=mx.int32),
-        streak=mx.zeros(shape[:1], dtype=mx.int32),
-        done=mx.array(ended),
-    )
+    state = first_state(noise, block, shape, ended)
     for step in range(settings.max_denoising_steps):
         canvas = state.canvas
-        state, entropy, accepted = _step(model, cache, noise, settings, block, step, state)
+        # The logits float32 [B, L, V] have no name here, or they would live until the next ones are there.
+        state, entropy, accepted = next_state(
+            model, model.denoise(canvas, state.soft, cache), noise, settings, block, step, state
+        )
         flags = mx.stack([state.done, mx.isnan(entropy).any(axis=-1)])  # [2, B]
         # The soft signal stays lazy: the next step computes it, and after the last step nobody does.
         mx.eval(flags, canvas, state.canvas, state.argmax, state.streak, accepted, entropy)
@@ -74,11 +71,24 @@ def denoise_canvas(
             return
 
 
-def _step(
-    model: DiffusionGemma, cache: PrefixCache, noise: Noise, settings: Settings, block: int, step: int, state: State
+def first_state(noise: Noise, block: int, shape: tuple[int, int], ended: tuple[bool, ...]) -> State:
+    """What the first denoising step starts from: random canvases [B, L]."""
+    return State(
+        canvas=noise.initial(block, shape),
+        soft=None,
+        argmax=mx.full(shape, -1, dtype=mx.int32),
+        streak=mx.zeros(shape[:1], dtype=mx.int32),
+        done=mx.array(ended),
+    )
+
+
+def next_state(
+    model: DiffusionGemma, logits: mx.array, noise: Noise, settings: Settings, block: int, step: int, state: State
 ) -> tuple[State, mx.array, mx.array]:
-    """One denoising step, lazily: the next state, the entropies [B, L] and the accepted positions [B, L]."""
-    logits = model.denoise(state.canvas, state.soft, cache)  # float32 [B, L, V]
+    """What a denoising step makes of the model's logits [B, L, V] for the state's canvas, lazily.
+
+    The next state, the entropies [B, L] and the accepted positions [B, L]. Of the model only the embeddings are used.
+    """
     logits = logits / sampler.temperature(step, settings.max_denoising_steps, settings.t_min, settings.t_max)
     proposed = sampler.sample(logits, noise.gumbel(block, step, logits.shape))
     argmax = mx.argmax(logits, axis=-1).astype(mx.int32)

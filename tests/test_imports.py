@@ -35,11 +35,11 @@ APART = {"convert", "tasks"}  # convert stands on all of it, tasks on nothing
 CONVERT_LAYERS = (
     ("conversion", "diagnosis", "verify"),
     ("target", "footprint"),
-    ("shards", "card", "record", "hub", "tensor_errors"),
+    ("shards", "card", "record", "hub", "tensor_errors", "logit_errors"),
     ("quantise", "source", "vision", "memory"),
     ("layout",),
     ("recipes", "hub_cache"),
-    ("files", "progress", "words", "machine", "macs", "published", "layerwise"),
+    ("files", "progress", "words", "machine", "macs", "published", "layerwise", "format_bounds"),
 )
 CONVERT_LEVEL = {module: level for level, layer in enumerate(CONVERT_LAYERS) for module in layer}
 PUBLIC = "__init__"  # re-exports; of our own modules only the command and convert may import it

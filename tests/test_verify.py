@@ -1,17 +1,22 @@
-"""What --verify finds: nothing in a right conversion, and by name what was mixed up."""
+"""What --verify finds: nothing in a right conversion, by name what was mixed up, and a model that is another."""
 
+import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import FIXTURES
+from conftest import FIXTURES, write_source
 
 from mlx_diffusion.checkpoint import DEMO_FOLDER, Checkpoint
 from mlx_diffusion.convert import RECIPES, convert
-from mlx_diffusion.convert.layerwise import Draft, hidden_states, load_ends
-from mlx_diffusion.convert.verify import BOUNDS, verify
+from mlx_diffusion.convert import logit_errors as logits_module
+from mlx_diffusion.convert import verify as module
+from mlx_diffusion.convert.logit_errors import CONVERGED, PROMPTS, RANDOM, LogitError
+from mlx_diffusion.convert.verify import BOUNDS, Report, verify
 from mlx_diffusion.errors import CheckpointError, ConversionError
 from mlx_diffusion.loading import load_model
 
@@ -19,23 +24,10 @@ EXPERTS = "model.decoder.layers.1.experts.gate_up_proj"
 NORM = "model.decoder.layers.0.input_layernorm.weight"
 
 
-@pytest.mark.parametrize("length", [5, 32, 70])
-def test_layer_by_layer_is_the_model(length: int) -> None:
-    """Behind prompts shorter and longer than the window, with and without a soft signal."""
-    checkpoint = Checkpoint.open(FIXTURES / "hub")
-    prompt = tuple(np.random.default_rng(length).integers(10, 96, length).tolist())
-    canvas = mx.arange(10, 26)
-    model, ends = load_model(checkpoint), load_ends(checkpoint)
-    cache = model.make_cache([0])
-    model.encode(mx.array([prompt]), cache)
-    first = model.denoise(canvas[None], None, cache)
-    soft = model.soft_embedding(first)
-    second = model.denoise(canvas[None], soft, cache)
-    layers: list[int] = []
-    states = hidden_states(checkpoint, ends, [Draft(prompt, canvas), Draft(prompt, canvas, soft)], layers.append)
-    for state, logits in zip(states, (first, second), strict=True):
-        assert np.abs(np.array(ends.logits(state) - logits[0])).max() < 1e-4
-    assert layers == list(range(checkpoint.config.num_hidden_layers))
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far the canvases converge plays no part here."""
+    monkeypatch.setattr(logits_module, "STEPS", 2)
 
 
 @pytest.mark.parametrize("recipe", ["bf16", "8bit", "4bit", "2bit", "mxfp4", "nvfp4"])
@@ -49,8 +41,11 @@ def test_a_right_conversion_passes(recipe: str, source: Path, target: Path) -> N
     if recipe == "bf16":
         assert found.ok
         assert {(error.divergence, error.equal) for error in found.logits} == {(0.0, 1.0)}
+    assert [(error.canvases, error.prompt) for error in found.logits] == [
+        (kind, prompt) for kind in (RANDOM, CONVERGED) for prompt in (None, *PROMPTS)
+    ]
     assert "experts" in found.table()
-    assert {*found.as_dict()} == {"ok", "problems", "tensors", "logits"}
+    assert {*found.as_dict()} == {"ok", "problems", "tensors", "logits", "converged", "bound"}
 
 
 def test_the_bundled_checkpoint_stays_within_the_bounds(target: Path) -> None:
@@ -81,6 +76,7 @@ def test_experts_and_rows_out_of_place_are_named(recipe: str, axis: int, source:
     assert not found.ok
     assert EXPERTS in found.problems[0]
     assert EXPERTS in found.table()
+    json.dumps(found.as_dict(), allow_nan=False)
 
 
 def test_a_norm_that_is_off_by_a_bit_is_named(source: Path, target: Path) -> None:
@@ -89,12 +85,64 @@ def test_a_norm_that_is_off_by_a_bit_is_named(source: Path, target: Path) -> Non
     assert [error.name for error in verify(source, target).tensors if not error.ok] == [NORM]
 
 
-def test_logits_past_the_bounds_fail(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    convert(source, target, "2bit")
-    monkeypatch.setitem(BOUNDS, 2, (0.0, 1.0))
-    found = verify(source, target)
+def test_a_model_that_is_another_fails_by_its_logits_alone(target: Path) -> None:
+    """Right tensor by tensor, and a config.json that turns every position by other angles."""
+    convert("demo", target, "8bit")
+    config = json.loads((target / "config.json").read_text())
+    for rope in config["text_config"]["rope_parameters"].values():
+        rope["rope_theta"] = 3.0
+    (target / "config.json").write_text(json.dumps(config))
+    found = verify(DEMO_FOLDER, target)
+    assert all(error.ok for error in found.tensors)
     assert not found.ok
-    assert any("divergence" in problem and "at most 0.0" in problem for problem in found.problems)
+    assert all("canvases: " in problem for problem in found.problems)
+
+
+def test_the_coarsest_format_sets_the_bound(source: Path, target: Path) -> None:
+    convert(source, target, "8bit", rules=["*.layers.1.experts.down_proj=mxfp4", "*.self_attn.*=bf16"])
+    assert verify(source, target).bound == BOUNDS["mxfp4"]
+
+
+def test_a_bf16_conversion_of_float32_passes(tmp_path: Path, target: Path) -> None:
+    """The source's logits have more bits then, so these differ a little."""
+    source = write_source(tmp_path / "float32")
+    for file in source.glob("*.safetensors"):
+        tensors = mx.load(str(file))
+        assert isinstance(tensors, dict)
+        rng = np.random.default_rng(0)
+        finer = {n: a.astype(mx.float32) * (1 + mx.array(rng.uniform(0, 2**-9, a.shape))) for n, a in tensors.items()}
+        mx.eval(finer)
+        mx.save_safetensors(str(file), {n: a.astype(mx.float32) for n, a in finer.items()}, metadata={"format": "pt"})
+    convert(source, target, "bf16")
+    found = verify(source, target)
+    assert found.ok, found.problems
+    assert any(error.divergence > 0 for error in found.logits)
+
+
+def test_what_is_past_the_bounds_is_said() -> None:
+    logits = [LogitError(RANDOM, None, 0.6, 3.0, 0.6), LogitError(RANDOM, "a", 9.0, 9.0, 0.0)]
+    found = Report([], logits, [(3, True)], BOUNDS["4 bits"])
+    assert found.problems == [
+        "random canvases: divergence 0.6000 nats, at most 0.5 is right",
+        "random canvases: 60.0% equal tokens, at least 70% are right",
+    ]
+    broken = Report([], [LogitError(CONVERGED, None, math.nan, math.nan, math.nan)], [], BOUNDS["4 bits"])
+    assert len(broken.problems) == 2
+    assert broken.as_dict()["logits"][0]["divergence"] is None
+    assert replace(found, logits=[]).ok
+
+
+def test_divergence_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against NumPy in float64, over several chunks of positions, from the source to the converted."""
+    model = load_model(Checkpoint.open(FIXTURES / "hub"))
+    rng = np.random.default_rng(0)
+    states = [mx.array(rng.standard_normal((10, model.config.hidden_size)).astype(np.float32)) for _ in range(2)]
+    monkeypatch.setattr(logits_module, "LOGIT_ROWS", 4)
+    divergence, equal = logits_module._compared(model, model, *states)
+    logits = [np.array(model.logits(state)).astype(np.float64) for state in states]
+    p, q = (np.exp(array) / np.exp(array).sum(-1, keepdims=True) for array in logits)
+    np.testing.assert_allclose(divergence, (p * np.log(p / q)).sum(-1), rtol=1e-3, atol=1e-5)
+    assert equal.tolist() == (logits[0].argmax(-1) == logits[1].argmax(-1)).tolist()
 
 
 def test_folders_that_do_not_belong_together_are_refused(source: Path, target: Path, tmp_path: Path) -> None:
@@ -105,8 +153,20 @@ def test_folders_that_do_not_belong_together_are_refused(source: Path, target: P
         verify(source, tmp_path)
 
 
-def test_every_number_of_bits_has_bounds() -> None:
-    specs = {recipe.spec(EXPERTS) for recipe in RECIPES.values()}
-    assert {spec.bits if spec else 16 for spec in specs} <= set(BOUNDS)
-    in_order = [BOUNDS[bits] for bits in sorted(BOUNDS, reverse=True)]
-    assert in_order == sorted(in_order, key=lambda bound: (bound[0], -bound[1]))
+def test_a_tensor_that_the_source_lacks_is_refused(source: Path, target: Path) -> None:
+    convert(source, target, "4bit")
+    file = next(target.glob("*.safetensors"))
+    tensors = mx.load(str(file))
+    assert isinstance(tensors, dict)
+    mx.eval(tensors)
+    stale = {"model.decoder.layers.9.layer_scalar": mx.ones((1,), mx.bfloat16)}
+    mx.save_safetensors(str(file), tensors | stale, metadata={"format": "mlx"})
+    with pytest.raises(ConversionError, match=r"nothing like model\.decoder\.layers\.9\.layer_scalar"):
+        verify(source, target)
+
+
+def test_every_format_has_bounds() -> None:
+    specs = [spec for recipe in RECIPES.values() for _, spec in recipe.rules]
+    assert {module._format(spec) for spec in specs} <= set(BOUNDS)
+    in_order = [BOUNDS[name] for name in ("bf16", "8 bits", "6 bits", "5 bits", "4 bits", "3 bits", "2 bits")]
+    assert in_order == sorted(in_order, key=lambda bound: (bound.divergence, -bound.equal))

@@ -1,0 +1,77 @@
+"""A checkpoint run layer by layer: the same as the model, with one layer's weights at a time."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import FIXTURES
+
+from mlx_diffusion.checkpoint import DEMO_FOLDER, Checkpoint
+from mlx_diffusion.convert import convert
+from mlx_diffusion.convert.layerwise import Draft, denoised, hidden_states, load_ends
+from mlx_diffusion.denoise import denoise_canvas
+from mlx_diffusion.loading import load_model
+from mlx_diffusion.noise import KeyedNoise
+from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.tokenizer import load_tokenizer
+
+
+def prompt_of(length: int) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(length).integers(10, 96, length).tolist())
+
+
+@pytest.mark.parametrize("name", ["hub", "two-full"])
+@pytest.mark.parametrize("length", [5, 32, 70])
+def test_layer_by_layer_is_the_model(name: str, length: int) -> None:
+    """Behind prompts shorter and longer than the window, with and without a soft signal."""
+    checkpoint = Checkpoint.open(FIXTURES / name)
+    assert 5 < checkpoint.config.sliding_window < 70 and len(set(checkpoint.config.layer_types)) == 2
+    prompt = prompt_of(length)
+    canvas = mx.arange(10, 10 + checkpoint.config.canvas_length)
+    model, ends = load_model(checkpoint), load_ends(checkpoint)
+    cache = model.make_cache([0])
+    model.encode(mx.array([prompt]), cache)
+    first = model.denoise(canvas[None], None, cache)
+    soft = model.soft_embedding(first)
+    second = model.denoise(canvas[None], soft, cache)
+    layers: list[int] = []
+    # A prompt of another length beside it: each canvas sees its own.
+    drafts = [Draft(prompt, canvas), Draft(prompt_of(9), canvas), Draft(prompt, canvas, soft)]
+    states = hidden_states(checkpoint, ends, drafts, layers.append)
+    for state, logits in zip(states[::2], (first, second), strict=True):
+        assert np.abs(np.array(ends.logits(state) - logits[0])).max() < 1e-4
+    assert layers == list(range(checkpoint.config.num_hidden_layers))
+
+
+def test_a_quantised_checkpoint_too(source: Path, target: Path) -> None:
+    convert(source, target, "4bit")
+    checkpoint = Checkpoint.open(target)
+    model, ends = load_model(checkpoint), load_ends(checkpoint)
+    cache = model.make_cache([0])
+    model.encode(mx.array([[3, 4, 5]]), cache)
+    canvas = mx.arange(8)
+    (state,) = hidden_states(checkpoint, ends, [Draft((3, 4, 5), canvas)], lambda index: None)
+    assert np.abs(np.array(ends.logits(state) - model.denoise(canvas[None], None, cache)[0])).max() < 1e-4
+
+
+@pytest.mark.parametrize(("folder", "settles"), [(FIXTURES / "hub", False), (DEMO_FOLDER, True)])
+def test_denoising_layer_by_layer_is_that_of_the_model(folder: Path, settles: bool) -> None:
+    """Prompts of different lengths side by side, each as alone, up to the last step or until the rule ends it."""
+    checkpoint = Checkpoint.open(folder)
+    settings = replace(GenerationConfig.from_checkpoint(folder).resolve(), max_denoising_steps=5)
+    if not settles:
+        settings = replace(settings, confidence_threshold=0.0)
+    noise = KeyedNoise(3, checkpoint.config.vocab_size)
+    chat = [{"role": "user", "content": "Copy: fig oak ant"}]
+    prompts = [tuple(load_tokenizer(folder).encode_prompt(chat, checkpoint.config.vocab_size)), prompt_of(40)]
+    found = denoised(checkpoint, load_ends(checkpoint), prompts, noise, settings, lambda index: None)
+    model = load_model(checkpoint)
+    for block, (prompt, canvas) in enumerate(zip(prompts, found, strict=True)):
+        cache = model.make_cache([0])
+        model.encode(mx.array([prompt]), cache)
+        records = list(denoise_canvas(model, cache, noise, settings, block=block, ended=(False,)))
+        assert (canvas.steps, canvas.settled) == (len(records), records[-1].done[0])
+        assert canvas.canvas.tolist() == records[-1].argmax[0].tolist()
+    assert [canvas.settled for canvas in found] == [settles, settles]
