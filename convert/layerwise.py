@@ -24,6 +24,7 @@ from mlx_diffusion.masks import encoder_mask
 from mlx_diffusion.model import DiffusionGemma, Layer
 from mlx_diffusion.noise import Noise
 from mlx_diffusion.options import Settings
+from mlx_diffusion.sampler import EntropyBound
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def denoised(
     done. Raises CheckpointError when the model gives NaN.
     """
     length = checkpoint.config.canvas_length
+    acceptance = EntropyBound(settings.entropy_bound)
     states = [first_state(noise, block, (1, length), (False,)) for block in range(len(prompts))]
     steps = [0] * len(prompts)
     settled = [False] * len(prompts)
@@ -113,7 +115,9 @@ def denoised(
             break
         drafts = [Draft(prompts[block], states[block].canvas[0], states[block].soft) for block in running]
         for block, x in zip(running, hidden_states(checkpoint, ends, drafts, advance), strict=True):
-            state, entropy, _ = next_state(ends, ends.logits(x)[None], noise, settings, block, step, states[block])
+            state, entropy, _ = next_state(
+                ends, ends.logits(x)[None], noise, settings, acceptance, block, step, states[block]
+            )
             mx.eval(state.canvas, state.soft, state.argmax, state.streak, state.done, entropy)
             if np.isnan(np.array(entropy)).any():
                 raise CheckpointError(f"{checkpoint.folder} gives NaN at denoising step {step}; convert it again")

@@ -16,6 +16,7 @@ from .errors import CheckpointError
 from .model import DiffusionGemma
 from .noise import Noise
 from .options import Settings
+from .sampler import Acceptance, EntropyBound
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,30 @@ class StepRecord:
 
 
 def denoise_canvas(
-    model: DiffusionGemma, cache: PrefixCache, noise: Noise, settings: Settings, *, block: int, ended: tuple[bool, ...]
+    model: DiffusionGemma,
+    cache: PrefixCache,
+    noise: Noise,
+    settings: Settings,
+    *,
+    block: int,
+    ended: tuple[bool, ...],
+    acceptance: Acceptance | None = None,
 ) -> Iterator[StepRecord]:
     """Denoise the canvas that follows the cached prefix; yield a record a step, until every row is done.
 
-    `ended` marks rows whose text is already complete: they ride along and nobody waits for them. Each step is
+    `ended` marks rows whose text is already complete: they ride along and nobody waits for them. `acceptance` says
+    which tokens a step keeps; without it the settings' entropy bound does. Each step is
     evaluated before its record is yielded, with one synchronisation, so closing the generator leaves no work behind.
     Raises `CheckpointError` when the model gives NaN.
     """
     shape = (len(ended), model.config.canvas_length)
+    acceptance = acceptance or EntropyBound(settings.entropy_bound)
     state = first_state(noise, block, shape, ended)
     for step in range(settings.max_denoising_steps):
         canvas = state.canvas
         # The logits float32 [B, L, V] have no name here, or they would live until the next ones are there.
         state, entropy, accepted = next_state(
-            model, model.denoise(canvas, state.soft, cache), noise, settings, block, step, state
+            model, model.denoise(canvas, state.soft, cache), noise, settings, acceptance, block, step, state
         )
         flags = mx.stack([state.done, mx.isnan(entropy).any(axis=-1)])  # [2, B]
         # The soft signal stays lazy: the next step computes it, and after the last step nobody does.
@@ -83,7 +93,14 @@ def first_state(noise: Noise, block: int, shape: tuple[int, int], ended: tuple[b
 
 
 def next_state(
-    model: DiffusionGemma, logits: mx.array, noise: Noise, settings: Settings, block: int, step: int, state: State
+    model: DiffusionGemma,
+    logits: mx.array,
+    noise: Noise,
+    settings: Settings,
+    acceptance: Acceptance,
+    block: int,
+    step: int,
+    state: State,
 ) -> tuple[State, mx.array, mx.array]:
     """What a denoising step makes of the model's logits [B, L, V] for the state's canvas, lazily.
 
@@ -93,7 +110,7 @@ def next_state(
     proposed = sampler.sample(logits, noise.gumbel(block, step, logits.shape))
     argmax = mx.argmax(logits, axis=-1).astype(mx.int32)
     entropy = sampler.entropy(logits)
-    accepted = sampler.accept(entropy, settings.entropy_bound)
+    accepted = acceptance(entropy, sampler.probability(logits, proposed))
     canvas = mx.where(accepted, proposed, noise.renoise(block, step, state.canvas.shape))
     soft = model.soft_embedding(logits)
 

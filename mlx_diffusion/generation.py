@@ -21,6 +21,7 @@ from .model import DiffusionGemma
 from .noise import KeyedNoise, Noise
 from .options import GenerationConfig, GenerationOptions, Settings
 from .prefixes import PrefixStore
+from .sampler import Acceptance, EntropyBound
 from .stopping import through_stop
 from .tokenizer import Prompt, TextStream, Tokenizer, split_batch
 
@@ -32,19 +33,21 @@ def stream_generate(
     *,
     config: GenerationConfig | None = None,
     noise: Noise | None = None,
+    acceptance: Acceptance | None = None,
     prefixes: PrefixStore | None = None,
     **options: Unpack[GenerationOptions],
 ) -> Iterator[Event]:
     """Write the text that follows `prompt`, as a stream of `Prefill`, `Draft`, `Segment` and `Finish` events.
 
-    prompt    text, used as it is; a list of message dicts, which goes through the chat template; token ids; or a list
-              of any of these, run as one batch whose events carry the index of their prompt in `row`
-    config    a `GenerationConfig`; what it leaves open comes from the checkpoint
-    noise     replaces the randomness that `seed` stands for
-    prefixes  a `PrefixStore` of this model, for a single prompt: what it has kept is not encoded again
-    options   the fields of `GenerationConfig` as keywords, which win over `config`: max_tokens, max_denoising_steps,
-              entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, seed, mode, eos_token_id,
-              prefill_step_size
+    prompt      text, used as it is; a list of message dicts, which goes through the chat template; token ids; or a
+                list of any of these, run as one batch whose events carry the index of their prompt in `row`
+    config      a `GenerationConfig`; what it leaves open comes from the checkpoint
+    noise       replaces the randomness that `seed` stands for
+    acceptance  replaces the rule which proposed tokens a step keeps, the entropy bound: see `mlx_diffusion.sampler`
+    prefixes    a `PrefixStore` of this model, for a single prompt: what it has kept is not encoded again
+    options     the fields of `GenerationConfig` as keywords, which win over `config`: max_tokens, max_denoising_steps,
+                entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, seed, mode, eos_token_id,
+                prefill_step_size
 
     Joining `.text` over a row's events gives its text. Closing the iterator ends the work within one denoising step
     or one part of the prompt.
@@ -67,7 +70,8 @@ def stream_generate(
             raise OptionError(f"a prefix store serves one prompt at a time, not {len(encoded)}; leave one of both out")
         prefixes.check_room(len(encoded[0]))
     noise = noise or KeyedNoise(settings.seed, model.config.vocab_size)
-    return _run(model, tokenizer, encoded, settings, noise, prefixes)
+    acceptance = acceptance or EntropyBound(settings.entropy_bound)
+    return _run(model, tokenizer, encoded, settings, noise, acceptance, prefixes)
 
 
 def generate(
@@ -77,13 +81,16 @@ def generate(
     *,
     config: GenerationConfig | None = None,
     noise: Noise | None = None,
+    acceptance: Acceptance | None = None,
     prefixes: PrefixStore | None = None,
     **options: Unpack[GenerationOptions],
 ) -> str | list[str]:
     """The text that follows `prompt`, or a list of texts for a list of prompts; arguments as in `stream_generate`."""
     prompts, is_batch = split_batch(prompt)
     texts = [""] * len(prompts)
-    for event in stream_generate(model, tokenizer, prompt, config=config, noise=noise, prefixes=prefixes, **options):
+    for event in stream_generate(
+        model, tokenizer, prompt, config=config, noise=noise, acceptance=acceptance, prefixes=prefixes, **options
+    ):
         texts[event.row] += event.text
     return texts if is_batch else texts[0]
 
@@ -143,6 +150,7 @@ def _run(
     prompts: list[list[int]],
     settings: Settings,
     noise: Noise,
+    acceptance: Acceptance,
     prefixes: PrefixStore | None,
 ) -> Iterator[Event]:
     """Prefill, then block after block until every row has ended."""
@@ -182,7 +190,7 @@ def _run(
 
     live = rows
     for block in itertools.count():
-        canvas = yield from _denoise_block(model, cache, noise, settings, block, rows)
+        canvas = yield from _denoise_block(model, cache, noise, settings, acceptance, block, rows)
         mx.clear_cache()
         tokens = np.array(canvas).tolist()
         for row in live:
@@ -201,11 +209,18 @@ def _run(
 
 
 def _denoise_block(
-    model: DiffusionGemma, cache: PrefixCache, noise: Noise, settings: Settings, block: int, rows: list[_Row]
+    model: DiffusionGemma,
+    cache: PrefixCache,
+    noise: Noise,
+    settings: Settings,
+    acceptance: Acceptance,
+    block: int,
+    rows: list[_Row],
 ) -> Generator[Draft, None, mx.array]:
     """Drafts of one block for the rows that are still at work on it; returns the finished canvases, int32 [B, L]."""
     done = tuple(row.reason is not None for row in rows)
-    for step, record in enumerate(denoise_canvas(model, cache, noise, settings, block=block, ended=done)):
+    records = denoise_canvas(model, cache, noise, settings, block=block, ended=done, acceptance=acceptance)
+    for step, record in enumerate(records):
         host = [np.array(array) for array in (record.canvas, record.argmax, record.accepted, record.entropy)]
         for row in rows:
             if not done[row.index]:

@@ -1,11 +1,17 @@
-"""The entropy-bound sampler: which tokens a denoising step proposes, and which of them it keeps.
+"""Which tokens a denoising step proposes, and which of them it keeps.
 
-Pure functions from arrays to arrays. Knows nothing of models, blocks, seeds or stopping. The rule is that of
+Pure functions from arrays to arrays. Knows nothing of models, blocks, seeds or stopping. The reference rule is that of
 Transformers' `EntropyBoundSampler`, from Ben-Hamu et al. 2025 (https://arxiv.org/abs/2505.24857).
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import mlx.core as mx
 import numpy as np
+
+# (entropies in nats, probabilities of the proposed tokens), float32 [B, L] both -> the positions to keep, bool [B, L]
+Acceptance = Callable[[mx.array, mx.array], mx.array]
 
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -25,16 +31,41 @@ def entropy(logits: mx.array) -> mx.array:
     return -(mx.exp(log_p) * log_p).sum(axis=-1)
 
 
-def accept(entropies: mx.array, bound: float) -> mx.array:
-    """The positions to keep: float32 [B, L] -> bool [B, L].
+@dataclass(frozen=True)
+class EntropyBound:
+    """The reference's acceptance.
 
-    In ascending order of entropy, a position is kept while the entropies *before* it sum to at most `bound`; so the
-    most certain one is always kept, and the mutual information of all that are kept stays below the bound.
+    In ascending order of entropy, a position is kept while the entropies *before* it sum to at most `bound` nats; so
+    the most certain one is always kept, and the mutual information of all that are kept stays below the bound.
     """
-    order = mx.argsort(entropies, axis=-1)
-    ascending = mx.take_along_axis(entropies, order, axis=-1)
-    keep = mx.cumsum(ascending, axis=-1) - ascending <= bound
-    return mx.take_along_axis(keep, mx.argsort(order, axis=-1), axis=-1)
+
+    bound: float
+
+    def __call__(self, entropies: mx.array, probabilities: mx.array) -> mx.array:
+        order = mx.argsort(entropies, axis=-1)
+        ascending = mx.take_along_axis(entropies, order, axis=-1)
+        keep = mx.cumsum(ascending, axis=-1) - ascending <= self.bound
+        return mx.take_along_axis(keep, mx.argsort(order, axis=-1), axis=-1)
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Keeps the tokens whose own probability is at least `threshold`, and always the most probable one.
+
+    The rule that other implementations default to, decided anew at every step; they also never take a kept token back.
+    """
+
+    threshold: float
+
+    def __call__(self, entropies: mx.array, probabilities: mx.array) -> mx.array:
+        best = mx.argmax(probabilities, axis=-1, keepdims=True)
+        return (probabilities >= self.threshold) | (mx.arange(probabilities.shape[-1]) == best)
+
+
+def probability(logits: mx.array, tokens: mx.array) -> mx.array:
+    """What softmax(logits) gives each position's token: float32 [B, L, V], int32 [B, L] -> float32 [B, L]."""
+    chosen = mx.take_along_axis(logits, tokens[..., None], axis=-1).squeeze(-1)
+    return mx.exp(chosen - mx.logsumexp(logits, axis=-1))
 
 
 def sample(logits: mx.array, gumbel: mx.array) -> mx.array:

@@ -19,6 +19,7 @@ from mlx_diffusion.generation import generate, stream_generate
 from mlx_diffusion.loading import load
 from mlx_diffusion.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.sampler import Confidence
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 
 HUB = FIXTURES / "hub"
@@ -138,6 +139,15 @@ def test_options_by_keyword_win_over_the_config(hub: tuple[DiffusionGemma, Token
 
 
 # Where a text ends
+
+
+def test_another_rule_decides_what_a_step_keeps(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
+    events = events_of(
+        hub, max_tokens=CANVAS, max_denoising_steps=3, acceptance=lambda e, p: mx.zeros(e.shape, mx.bool_)
+    )
+    assert [draft.accepted.any() for draft in events if isinstance(draft, Draft)] == [False] * 3
+    sure = events_of(hub, max_tokens=CANVAS, max_denoising_steps=3, acceptance=Confidence(0.0))
+    assert [draft.accepted.all() for draft in sure if isinstance(draft, Draft)] == [True] * 3
 
 
 def first_block(hub: tuple[DiffusionGemma, Tokenizer]) -> list[int]:

@@ -18,6 +18,10 @@ def logits_of(*rows: list[float]) -> mx.array:
     return mx.log(mx.array([rows], dtype=mx.float32))
 
 
+def keep(entropies: mx.array, bound: float) -> mx.array:
+    return sampler.EntropyBound(bound)(entropies, mx.zeros_like(entropies))
+
+
 def slow_accept(entropies: np.ndarray, bound: float) -> np.ndarray:
     """Positions of one row, taken one by one from the most certain on, until the sum before exceeds the bound."""
     accepted, before = np.zeros(len(entropies), dtype=bool), np.float32(0)
@@ -64,12 +68,12 @@ def test_entropy_of_nan_is_nan() -> None:
     ],
 )
 def test_acceptance_by_hand(entropies: list[float], bound: float, expected: list[bool]) -> None:
-    assert sampler.accept(mx.array([entropies]), bound)[0].tolist() == expected
+    assert keep(mx.array([entropies]), bound)[0].tolist() == expected
 
 
 def test_rows_are_accepted_one_by_one() -> None:
     rows = mx.array([[0.9, 0.05, 0.02, 0.06], [0.01, 0.9, 0.9, 0.01]])
-    assert sampler.accept(rows, 0.1).tolist() == [[False, True, True, True], [True, True, False, True]]
+    assert keep(rows, 0.1).tolist() == [[False, True, True, True], [True, True, False, True]]
 
 
 @given(
@@ -82,10 +86,21 @@ def test_acceptance_equals_the_slow_twin(entropies: list[float], bound: float) -
     prefix = np.cumsum(np.sort(values))
     if np.isclose(prefix, bound, rtol=1e-5).any():
         return  # decided by the last bit
-    accepted = np.array(sampler.accept(mx.array(values[None]), bound))[0]
+    accepted = np.array(keep(mx.array(values[None]), bound))[0]
     assert (accepted == slow_accept(values, bound)).all()
     assert accepted[values.argmin()]
     assert values[accepted].max() <= values[~accepted].min(initial=INF)
+
+
+def test_confidence_keeps_the_probable_and_always_one() -> None:
+    probabilities = mx.array([[0.2, 0.6, 0.59, 0.9], [0.1, 0.1, 0.3, 0.2]])
+    kept = sampler.Confidence(0.6)(mx.zeros_like(probabilities), probabilities)
+    assert kept.tolist() == [[False, True, False, True], [False, False, True, False]]
+
+
+def test_the_probability_of_a_token_by_hand() -> None:
+    logits = logits_of([0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4])
+    assert sampler.probability(logits, mx.array([[1, 3]]))[0].tolist() == pytest.approx([0.25, 0.4])
 
 
 def test_a_sample_is_the_argmax_of_logits_and_noise() -> None:
