@@ -15,15 +15,16 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_diffusion import weights
-from mlx_diffusion.cache import LayerCache
+from mlx_diffusion.cache import PrefixCache
 from mlx_diffusion.checkpoint import Checkpoint
 from mlx_diffusion.config import SLIDING, ModelConfig
-from mlx_diffusion.denoise import first_state, next_state
+from mlx_diffusion.denoise import Denoiser
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.masks import encoder_mask
+from mlx_diffusion.masks import encoder_masks
 from mlx_diffusion.model import DiffusionGemma, Layer
 from mlx_diffusion.noise import Noise
 from mlx_diffusion.options import Settings
+from mlx_diffusion.parts import widest
 from mlx_diffusion.sampler import EntropyBound
 
 
@@ -76,16 +77,18 @@ def hidden_states(
         _fill(single, checkpoint, lambda path, own=f"layers.{index}.": path.startswith(own))  # type: ignore[misc]
         layer = single.layers[index]
         window = config.sliding_window if layer_type == SLIDING else None
-        caches = {prompt: LayerCache(window) for prompt in prompts}
+        prefixes = {}
         for prompt, x in prompts.items():
-            mask = encoder_mask(0, 0, len(prompt), window, None)
-            prompts[prompt] = layer.encode(x, mask, None, 0, caches[prompt])
-        canvases = [
-            layer.denoise(x, None, len(draft.prompt), caches[draft.prompt])
-            for draft, x in zip(drafts, canvases, strict=True)
-        ]
+            cache = PrefixCache(replace(config, layer_types=(layer_type,)), [0])
+            seen = encoder_masks(range(len(prompt)), 0, window, None, widest(len(prompt) * config.num_attention_heads))
+            prompts[prompt] = layer.encode(x, seen, None, 0, cache.layers[0])
+            cache.advance(len(prompt))
+            prefixes[prompt] = cache.prefix()
+        for draft_index, (draft, x) in enumerate(zip(drafts, canvases, strict=True)):
+            prefix = prefixes[draft.prompt]
+            canvases[draft_index] = layer.denoise(x, prefix.layers[0], prefix.seen.get(layer_type), prefix.position)
         mx.eval(prompts, canvases)
-        del single, layer, caches
+        del single, layer, cache, prefixes, prefix
         mx.clear_cache()
         advance(index)
     return [x[0] for x in canvases]
@@ -104,9 +107,8 @@ def denoised(
     All canvases take a step together, so each step reads every layer once. `advance` is told the layers, as they are
     done. Raises CheckpointError when the model gives NaN.
     """
-    length = checkpoint.config.canvas_length
-    acceptance = EntropyBound(settings.entropy_bound)
-    states = [first_state(noise, block, (1, length), (False,)) for block in range(len(prompts))]
+    denoiser = Denoiser(ends, settings, noise, EntropyBound(settings.entropy_bound))
+    states = [denoiser.first(block, (False,)) for block in range(len(prompts))]
     steps = [0] * len(prompts)
     settled = [False] * len(prompts)
     for step in range(settings.max_denoising_steps):
@@ -115,11 +117,10 @@ def denoised(
             break
         drafts = [Draft(prompts[block], states[block].canvas[0], states[block].soft) for block in running]
         for block, x in zip(running, hidden_states(checkpoint, ends, drafts, advance), strict=True):
-            state, entropy, _ = next_state(
-                ends, ends.logits(x)[None], noise, settings, acceptance, block, step, states[block]
-            )
-            mx.eval(state.canvas, state.soft, state.argmax, state.streak, state.done, entropy)
-            if np.isnan(np.array(entropy)).any():
+            said = ends.survey_hidden(x[None], *denoiser.draws(block, step, (1, *x.shape[:1])))
+            state, _ = denoiser.next(said, states[block], block, step)
+            mx.eval(state, said.entropy)
+            if np.isnan(np.array(said.entropy)).any():
                 raise CheckpointError(f"{checkpoint.folder} gives NaN at denoising step {step}; convert it again")
             states[block], steps[block], settled[block] = state, step + 1, bool(np.array(state.done).all())
     return [Denoised(states[block].argmax[0], steps[block], settled[block]) for block in range(len(prompts))]

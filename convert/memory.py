@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 from mlx_diffusion.cache import PrefixCache
 from mlx_diffusion.config import FULL, ModelConfig
+from mlx_diffusion.noise import COLUMNS
 from mlx_diffusion.options import DEFAULTS
+from mlx_diffusion.parts import widest
 from mlx_diffusion.tensors import ITEM_BYTES
 
 from .layout import VISION, Piece
@@ -21,8 +23,9 @@ GPU_ITEM, CPU_ITEM = 2, 4  # bytes of an activation: bf16 on a GPU, float32 on a
 FLOAT32 = 4
 
 # How many arrays of a kind are alive at the worst moment.
-LOGITS = 4  # float32 [L, V], and one more in the activations' type
+LOGITS, CHUNKS_OF_LOGITS = 5.1, 11  # float32 [L, V] of a small vocabulary, [L, COLUMNS] of one that comes in chunks
 SCORES = 1.1  # [H, queries, keys] of one layer, its mask included
+SCORES_IN_TWO, PARTS_OF_SCORES = 5, 16  # the same in float32, of prefix and canvas; of keys that come in parts
 HEADS = 12  # [queries, H, S]: queries in all their forms, and what was attended
 HIDDENS = 10  # [queries, D]: what stands around the attention of a layer
 EXPERT_OUTPUTS, EXPERT_INNERS = 7, 4  # [T, A, D] and [T, A, F]
@@ -48,9 +51,11 @@ class Memory:
     def step_bytes(self, context: int) -> int:
         """The arrays beside them, at the worst moment of encoding a prompt or of denoising a canvas behind it."""
         canvas = self.config.canvas_length
-        logits = canvas * self.config.vocab_size * (LOGITS * FLOAT32 + self.item_bytes)
-        denoising = self._pass_bytes(canvas, context + canvas)
-        return max(logits, denoising, self._pass_bytes(min(self.prefill_step_size, context), context))
+        vocabulary = self.config.vocab_size
+        logits = CHUNKS_OF_LOGITS * COLUMNS if vocabulary > COLUMNS else LOGITS * vocabulary
+        denoising = self._pass_bytes(canvas, context, SCORES_IN_TWO * FLOAT32)
+        encoding = self._pass_bytes(min(self.prefill_step_size, context), context, SCORES * self.item_bytes)
+        return max(round(logits * canvas * FLOAT32), denoising, encoding)
 
     def total_bytes(self, context: int) -> int:
         return self.weight_bytes + self.cache_bytes(context) + self.step_bytes(context)
@@ -70,15 +75,14 @@ class Memory:
                 last = middle
         return fits
 
-    def _pass_bytes(self, queries: int, keys: int) -> int:
+    def _pass_bytes(self, queries: int, keys: int, score_bytes: float) -> int:
         """The larger of one layer's attention and experts, for that many positions at once."""
         config = self.config
-        kv_heads, head_dim = config.head_shape(FULL)
-        attention = (
-            config.num_attention_heads * queries * (SCORES * keys + HEADS * head_dim)
-            + HIDDENS * queries * config.hidden_size
-            + 2 * kv_heads * head_dim * keys  # the cache of one layer, joined with what is new
-        )
+        _, head_dim = config.head_shape(FULL)
+        rows = config.num_attention_heads * queries
+        width = widest(max(rows, 1))
+        scores = PARTS_OF_SCORES * FLOAT32 * width if keys > width else score_bytes * keys
+        attention = rows * (scores / self.item_bytes + HEADS * head_dim) + HIDDENS * queries * config.hidden_size
         experts = (
             queries
             * config.top_k_experts

@@ -6,13 +6,16 @@ Knows nothing of how masks come about, nor of the layer around it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 
-from .cache import LayerCache
+from .cache import KeysValues, LayerCache
 from .config import SLIDING, LayerType, ModelConfig
 from .layers import RotaryEmbedding, rms_norm
-from .masks import Mask
+from .masks import KeysSeen
+from .parts import Part, attend, cut, widest
 
 
 class Attention(nn.Module):
@@ -31,24 +34,40 @@ class Attention(nn.Module):
         self._head_dim, self._eps = head_dim, eps
 
     def encode(
-        self, x: mx.array, mask: Mask, real: mx.array | None, position: int | mx.array, cache: LayerCache
+        self,
+        x: mx.array,
+        seen: Sequence[KeysSeen],
+        real: mx.array | None,
+        position: int | mx.array,
+        cache: LayerCache,
     ) -> mx.array:
         """x [B, P, D], its first token at `position`; takes keys and values into the cache. Returns [B, P, D].
 
-        real [B, P] marks what is no padding: a pad attends to nothing and gets zeros, as in Transformers.
+        seen: the keys at hand in parts, see `encoder_masks`. real [B, P] marks what is no padding: a pad attends to
+        nothing and gets zeros, as in Transformers.
         """
         queries, keys, values = self._project(x, position)
         keys, values = cache.append(keys, values)
-        attended = self._attend(queries, keys, values, mask)
+        attended = attend(queries, (Part(keys[:, :, own], values[:, :, own], mask) for own, mask in seen))
         if real is not None:
-            attended = mx.where(real[..., None], attended, 0)
-        return self.o_proj(attended)
+            attended = mx.where(real[:, None, :, None], attended, 0)
+        return self._joined(attended)
 
-    def denoise(self, x: mx.array, mask: Mask, position: int | mx.array, cache: LayerCache) -> mx.array:
-        """x [B, L, D], a canvas whose first token stands at `position`, behind the prefix. Returns [B, L, D]."""
+    def denoise(
+        self, x: mx.array, prefix: KeysValues | tuple[()], seen: mx.array | None, position: int | mx.array
+    ) -> mx.array:
+        """x [B, L, D], a canvas whose first token stands at `position`, behind a prefix. Returns [B, L, D].
+
+        prefix: keys and values, [B, K, room, S]; seen [B, 1, 1, room] marks those that count.
+        """
         queries, keys, values = self._project(x, position)
-        keys, values = cache.with_new(keys, values)
-        return self.o_proj(self._attend(queries, keys, values, mask))
+        parts = [Part(keys, values)]
+        if prefix:
+            assert seen is not None
+            cached_keys, cached_values = prefix
+            cuts = cut(seen.shape[-1], widest(queries.size // self._head_dim))
+            parts = [*(Part(cached_keys[:, :, own], cached_values[:, :, own], seen[..., own]) for own in cuts), *parts]
+        return self._joined(attend(queries, parts))
 
     def _project(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Queries [B, H, L, S], keys and values [B, K, L, S], normed and turned."""
@@ -64,6 +83,5 @@ class Attention(nn.Module):
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], -1, self._head_dim).swapaxes(1, 2)
 
-    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, mask: Mask) -> mx.array:
-        attended = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)
-        return attended.swapaxes(1, 2).flatten(2)  # [B, L, H * S]
+    def _joined(self, attended: mx.array) -> mx.array:
+        return self.o_proj(attended.swapaxes(1, 2).flatten(2))

@@ -6,25 +6,27 @@ record a step. Rows of a batch are finished one by one; a finished row stays as 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from . import sampler, stopping
+from . import stopping
 from .cache import PrefixCache
 from .errors import CheckpointError
+from .head import Survey
 from .model import DiffusionGemma
-from .noise import Noise
+from .noise import Noise, gumbel_source
 from .options import Settings
-from .sampler import Acceptance, EntropyBound
+from .sampler import Acceptance, temperature
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """What one denoising step hands to the next."""
 
     canvas: mx.array  # int32 [B, L], the next input
-    soft: mx.array | None  # [B, L, D], the self-conditioning signal; None before the first step
+    soft: mx.array  # [B, L, D], the self-conditioning signal; zeros before the first step
     argmax: mx.array  # int32 [B, L], the block's text so far; -1 before the first step
     streak: mx.array  # int32 [B], how many steps before had the same argmax
     done: mx.array  # bool [B], rows that are finished
@@ -41,86 +43,84 @@ class StepRecord:
     done: tuple[bool, ...]  # [B], rows that are finished after this step
 
 
-def denoise_canvas(
-    model: DiffusionGemma,
-    cache: PrefixCache,
-    noise: Noise,
-    settings: Settings,
-    *,
-    block: int,
-    ended: tuple[bool, ...],
-    acceptance: Acceptance | None = None,
-) -> Iterator[StepRecord]:
-    """Denoise the canvas that follows the cached prefix; yield a record a step, until every row is done.
+class Denoiser:
+    """Denoises the canvases of one run: with these settings, this randomness and this rule of acceptance."""
 
-    `ended` marks rows whose text is already complete: they ride along and nobody waits for them. `acceptance` says
-    which tokens a step keeps; without it the settings' entropy bound does. Each step is
-    evaluated before its record is yielded, with one synchronisation, so closing the generator leaves no work behind.
-    Raises `CheckpointError` when the model gives NaN.
-    """
-    shape = (len(ended), model.config.canvas_length)
-    acceptance = acceptance or EntropyBound(settings.entropy_bound)
-    state = first_state(noise, block, shape, ended)
-    for step in range(settings.max_denoising_steps):
-        canvas = state.canvas
-        # The logits float32 [B, L, V] have no name here, or they would live until the next ones are there.
-        state, entropy, accepted = next_state(
-            model, model.denoise(canvas, state.soft, cache), noise, settings, acceptance, block, step, state
+    def __init__(self, model: DiffusionGemma, settings: Settings, noise: Noise, acceptance: Acceptance) -> None:
+        self.model = model
+        self.settings = settings
+        self.noise = noise
+        self._limits = mx.array(settings.stability_threshold), mx.array(settings.confidence_threshold)
+        rules = partial(decided, acceptance)
+        self._decided = mx.compile(rules) if model.compiled else rules
+
+    def canvas(self, cache: PrefixCache, *, block: int, ended: tuple[bool, ...]) -> Iterator[StepRecord]:
+        """Denoise the canvas that follows the cached prefix; yield a record a step, until every row is done.
+
+        `ended` marks rows whose text is already complete: they ride along and nobody waits for them. Each step is
+        evaluated before its record is yielded, with one synchronisation, so closing the generator leaves no work
+        behind. Raises `CheckpointError` when the model gives NaN.
+        """
+        prefix = cache.prefix()
+        state = self.first(block, ended)
+        for step in range(self.settings.max_denoising_steps):
+            canvas = state.canvas
+            said = self.model.survey(canvas, state.soft, prefix, *self.draws(block, step, canvas.shape))
+            state, accepted = self.next(said, state, block, step)
+            flags = mx.stack([state.done, mx.isnan(said.entropy).any(axis=-1)])  # [2, B]
+            mx.eval(flags, canvas, state, accepted, said.entropy)
+            done, is_nan = np.array(flags).tolist()
+            if any(is_nan):
+                raise CheckpointError(
+                    f"the model gives NaN at block {block}, step {step}: its weights are damaged or were converted "
+                    "wrongly; download or convert the checkpoint again"
+                )
+            yield StepRecord(canvas, state.argmax, accepted, said.entropy, tuple(done))
+            if all(done):
+                return
+
+    def first(self, block: int, ended: tuple[bool, ...]) -> State:
+        """What the first denoising step starts from: random canvases [B, L]."""
+        shape = (len(ended), self.model.config.canvas_length)
+        return State(
+            canvas=self.noise.initial(block, shape),
+            soft=self.model.no_signal(shape),
+            argmax=mx.full(shape, -1, dtype=mx.int32),
+            streak=mx.zeros(shape[:1], dtype=mx.int32),
+            done=mx.array(ended),
         )
-        flags = mx.stack([state.done, mx.isnan(entropy).any(axis=-1)])  # [2, B]
-        # The soft signal stays lazy: the next step computes it, and after the last step nobody does.
-        mx.eval(flags, canvas, state.canvas, state.argmax, state.streak, accepted, entropy)
-        done, is_nan = np.array(flags).tolist()
-        if any(is_nan):
-            raise CheckpointError(
-                f"the model gives NaN at block {block}, step {step}: its weights are damaged or were converted "
-                "wrongly; download or convert the checkpoint again"
-            )
-        yield StepRecord(canvas, state.argmax, accepted, entropy, tuple(done))
-        if all(done):
-            return
+
+    def draws(self, block: int, step: int, shape: tuple[int, ...]) -> tuple[mx.array, mx.array]:
+        """A step's temperature, float32 [], and its Gumbel noise, as `survey` takes it, for canvases [B, L]."""
+        settings = self.settings
+        degrees = temperature(step, settings.max_denoising_steps, settings.t_min, settings.t_max)
+        return mx.array(degrees), gumbel_source(self.noise, block, step, (*shape, self.model.config.vocab_size))
+
+    def next(self, said: Survey, state: State, block: int, step: int) -> tuple[State, mx.array]:
+        """What a step makes of the model's survey, lazily: the next state, and the accepted positions [B, L]."""
+        fresh = self.noise.renoise(block, step, state.canvas.shape)
+        *after, accepted = self._decided(self._limits, said, state, fresh)
+        return State(*after), accepted
 
 
-def first_state(noise: Noise, block: int, shape: tuple[int, int], ended: tuple[bool, ...]) -> State:
-    """What the first denoising step starts from: random canvases [B, L]."""
-    return State(
-        canvas=noise.initial(block, shape),
-        soft=None,
-        argmax=mx.full(shape, -1, dtype=mx.int32),
-        streak=mx.zeros(shape[:1], dtype=mx.int32),
-        done=mx.array(ended),
-    )
-
-
-def next_state(
-    model: DiffusionGemma,
-    logits: mx.array,
-    noise: Noise,
-    settings: Settings,
+def decided(
     acceptance: Acceptance,
-    block: int,
-    step: int,
-    state: State,
-) -> tuple[State, mx.array, mx.array]:
-    """What a denoising step makes of the model's logits [B, L, V] for the state's canvas, lazily.
+    limits: tuple[mx.array, mx.array],
+    said: tuple[mx.array, ...],
+    state: tuple[mx.array, ...],
+    fresh: mx.array,
+) -> tuple[mx.array, ...]:
+    """The rules of a step as one pure function: the next state's arrays, and the accepted positions [B, L].
 
-    The next state, the entropies [B, L] and the accepted positions [B, L]. Of the model only the embeddings are used.
+    limits are the stability and the confidence that end a canvas; fresh int32 [B, L] takes the place of the tokens that
+    are not accepted. `Survey` and `State` come as plain tuples, which is what a trace passes on.
     """
-    logits = logits / sampler.temperature(step, settings.max_denoising_steps, settings.t_min, settings.t_max)
-    proposed = sampler.sample(logits, noise.gumbel(block, step, logits.shape))
-    argmax = mx.argmax(logits, axis=-1).astype(mx.int32)
-    entropy = sampler.entropy(logits)
-    accepted = acceptance(entropy, sampler.probability(logits, proposed))
-    canvas = mx.where(accepted, proposed, noise.renoise(block, step, state.canvas.shape))
-    soft = model.soft_embedding(logits)
-
+    said, state = Survey(*said), State(*state)
+    accepted = acceptance(said.entropy, said.probability)
     held = state.done[:, None]
-    argmax = mx.where(held, state.argmax, argmax)
-    canvas = mx.where(held, state.canvas, canvas)
-    if state.soft is not None:
-        soft = mx.where(held[..., None], state.soft, soft)
+    argmax = mx.where(held, state.argmax, said.argmax)
+    canvas = mx.where(held, state.canvas, mx.where(accepted, said.sample, fresh))
+    soft = mx.where(held[..., None], state.soft, said.soft)
     streak = stopping.agreement(argmax, state.argmax, state.streak)
-    finished = stopping.stable_and_confident(
-        streak, entropy.mean(axis=-1), settings.stability_threshold, settings.confidence_threshold
-    )
-    return State(canvas, soft, argmax, streak, state.done | finished), entropy, accepted
+    finished = stopping.stable_and_confident(streak, said.entropy.mean(axis=-1), *limits)
+    return canvas, soft, argmax, streak, state.done | finished, accepted

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from .cache import PrefixCache
-from .denoise import denoise_canvas
+from .denoise import Denoiser
 from .errors import OptionError, PromptError
 from .events import Draft, Event, Finish, FinishReason, Prefill, Segment, Stats
 from .model import DiffusionGemma
@@ -71,7 +71,7 @@ def stream_generate(
         prefixes.check_room(len(encoded[0]))
     noise = noise or KeyedNoise(settings.seed, model.config.vocab_size)
     acceptance = acceptance or EntropyBound(settings.entropy_bound)
-    return _run(model, tokenizer, encoded, settings, noise, acceptance, prefixes)
+    return _run(Denoiser(model, settings, noise, acceptance), tokenizer, encoded, prefixes)
 
 
 def generate(
@@ -145,17 +145,12 @@ class _Row:
 
 
 def _run(
-    model: DiffusionGemma,
-    tokenizer: Tokenizer,
-    prompts: list[list[int]],
-    settings: Settings,
-    noise: Noise,
-    acceptance: Acceptance,
-    prefixes: PrefixStore | None,
+    denoiser: Denoiser, tokenizer: Tokenizer, prompts: list[list[int]], prefixes: PrefixStore | None
 ) -> Iterator[Event]:
     """Prefill, then block after block until every row has ended."""
     started = time.perf_counter()
     mx.reset_peak_memory()
+    model, settings = denoiser.model, denoiser.settings
     config = model.config
     pad, hidden = config.pad_token_id, {config.pad_token_id, *settings.eos_token_id}
     longest = max(map(len, prompts))
@@ -190,7 +185,7 @@ def _run(
 
     live = rows
     for block in itertools.count():
-        canvas = yield from _denoise_block(model, cache, noise, settings, acceptance, block, rows)
+        canvas = yield from _denoise_block(denoiser, cache, block, rows)
         mx.clear_cache()
         tokens = np.array(canvas).tolist()
         for row in live:
@@ -209,18 +204,11 @@ def _run(
 
 
 def _denoise_block(
-    model: DiffusionGemma,
-    cache: PrefixCache,
-    noise: Noise,
-    settings: Settings,
-    acceptance: Acceptance,
-    block: int,
-    rows: list[_Row],
+    denoiser: Denoiser, cache: PrefixCache, block: int, rows: list[_Row]
 ) -> Generator[Draft, None, mx.array]:
     """Drafts of one block for the rows that are still at work on it; returns the finished canvases, int32 [B, L]."""
     done = tuple(row.reason is not None for row in rows)
-    records = denoise_canvas(model, cache, noise, settings, block=block, ended=done, acceptance=acceptance)
-    for step, record in enumerate(records):
+    for step, record in enumerate(denoiser.canvas(cache, block=block, ended=done)):
         host = [np.array(array) for array in (record.canvas, record.argmax, record.accepted, record.entropy)]
         for row in rows:
             if not done[row.index]:

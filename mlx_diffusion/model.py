@@ -8,15 +8,18 @@ blocks, tokens as text, or where weights come from; it never evaluates an array.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from .attention import Attention
-from .cache import LayerCache, PrefixCache
+from .cache import KeysValues, LayerCache, Prefix, PrefixCache
 from .config import SLIDING, LayerType, ModelConfig
+from .head import Rows, Survey, softcapped, survey
 from .layers import MLP, Experts, Router, SelfConditioning
-from .masks import Mask, decoder_mask, encoder_mask, real_positions
+from .masks import KeysSeen, encoder_masks, real_positions
+from .parts import widest
 
 
 class Layer(nn.Module):
@@ -40,13 +43,20 @@ class Layer(nn.Module):
         self.decoder_scalar = mx.ones((1,))
 
     def encode(
-        self, x: mx.array, mask: Mask, real: mx.array | None, position: int | mx.array, cache: LayerCache
+        self,
+        x: mx.array,
+        seen: Sequence[KeysSeen],
+        real: mx.array | None,
+        position: int | mx.array,
+        cache: LayerCache,
     ) -> mx.array:
-        attended = self.self_attn.encode(self.input_layernorm(x), mask, real, position, cache)
+        attended = self.self_attn.encode(self.input_layernorm(x), seen, real, position, cache)
         return self._feed_forward(x + self.post_attention_layernorm(attended)) * self.encoder_scalar
 
-    def denoise(self, x: mx.array, mask: Mask, position: int | mx.array, cache: LayerCache) -> mx.array:
-        attended = self.self_attn.denoise(self.input_layernorm(x), mask, position, cache)
+    def denoise(
+        self, x: mx.array, prefix: KeysValues | tuple[()], seen: mx.array | None, position: int | mx.array
+    ) -> mx.array:
+        attended = self.self_attn.denoise(self.input_layernorm(x), prefix, seen, position)
         return self._feed_forward(x + self.post_attention_layernorm(attended)) * self.decoder_scalar
 
     def _feed_forward(self, r: mx.array) -> mx.array:
@@ -68,6 +78,9 @@ class DiffusionGemma(nn.Module):
         self.layers = [Layer(config, layer_type) for layer_type in config.layer_types]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.self_conditioning = SelfConditioning(config)
+        # On a CPU every fused kernel is a run of the machine's C++ compiler, 40 s in all before the first step.
+        self.compiled = mx.default_device() == mx.Device(mx.gpu)
+        self._traced = mx.compile(self._surveyed)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -85,62 +98,75 @@ class DiffusionGemma(nn.Module):
         `cache.arrays()`, and what only the hidden states need is never computed.
         """
         start, end = cache.offset, cache.offset + tokens.shape[1]
-        masks = {}
+        width = widest(tokens.size * self.config.num_attention_heads)
+        seen = {}
         for layer_type in set(self.config.layer_types):
             window = self._window(layer_type)
             first = cache.first_held(window)
-            masks[layer_type] = encoder_mask(first, start, end, window, cache.padding_from(first))
+            seen[layer_type] = encoder_masks(range(start, end), first, window, cache.padding_from(first), width)
         padded = cache.padding_from(start) is not None
         real = real_positions(start, end, cache.left_padding) if padded else None
 
         position = cache.next_position
         x = self.embed(tokens)
         for layer, layer_type, entry in zip(self.layers, self.config.layer_types, cache.layers, strict=True):
-            x = layer.encode(x, masks[layer_type], real, position, entry)
+            x = layer.encode(x, seen[layer_type], real, position, entry)
         cache.advance(tokens.shape[1])
         return self.norm(x)
+
+    def survey(
+        self, canvas: mx.array, soft: mx.array, prefix: Prefix, temperature: mx.array, gumbel: mx.array
+    ) -> Survey:
+        """What the logits of `denoise`, divided by the temperature, say at each position of a canvas, int32 [B, L].
+
+        soft [B, L, D] is `Survey.soft` of the step before, zeros at the first; prefix is `PrefixCache.prefix()`, gumbel
+        what `gumbel_source` gives. A pure function: where `compiled`, it is traced once for each combination of shapes.
+        The logits exist in chunks of the vocabulary alone.
+        """
+        run = self._traced if self.compiled else self._surveyed
+        return Survey(*run(canvas, soft, prefix, temperature, gumbel))
 
     def denoise(self, canvas: mx.array, soft: mx.array | None, cache: PrefixCache) -> mx.array:
         """Logits float32 [B, L, V], softcapped, for the canvas int32 [B, L] that follows the cached prefix.
 
-        soft [B, L, D] is `soft_embedding` of the previous step, None at the first. Writes nothing; any L will do.
+        soft [B, L, D] is the soft signal of the previous step, None at the first. Writes nothing; any L will do.
         """
-        start, length = cache.offset, canvas.shape[1]
-        masks = {}
-        for layer_type in set(self.config.layer_types):
-            first = cache.first_held(self._window(layer_type))
-            masks[layer_type] = decoder_mask(first, start, length, cache.padding_from(first))
+        soft = self.no_signal(canvas.shape) if soft is None else soft
+        return self.logits(self._decode(canvas, soft, cache.prefix()))
 
-        embedded = self.embed(canvas)
-        x = self.self_conditioning(embedded, mx.zeros_like(embedded) if soft is None else soft)
-        for layer, layer_type, entry in zip(self.layers, self.config.layer_types, cache.layers, strict=True):
-            x = layer.denoise(x, masks[layer_type], cache.next_position, entry)
-        return self.logits(x)
+    def no_signal(self, shape: Sequence[int]) -> mx.array:
+        """The soft signal of the first step of a canvas [B, L]: zeros [B, L, D]."""
+        return mx.zeros((*shape, self.config.hidden_size), self.dtype)
 
     def logits(self, x: mx.array) -> mx.array:
         """What comes out of the last layer, [..., D], to logits float32 [..., V], softcapped."""
-        logits = self.embed_tokens.as_linear(self.norm(x)).astype(mx.float32)
-        cap = self.config.final_logit_softcapping
-        return mx.tanh(logits / cap) * cap
+        return softcapped(self._table().project(self.norm(x)), self.config.final_logit_softcapping)
 
     def soft_embedding(self, logits: mx.array) -> mx.array:
         """The soft signal for the next step: softmax of processed logits [B, L, V] over the embeddings, [B, L, D]."""
         probabilities = mx.softmax(logits.astype(mx.float32), axis=-1).astype(self.dtype)
-        table = self.embed_tokens
-        if isinstance(table, nn.QuantizedEmbedding):
-            soft = mx.quantized_matmul(
-                probabilities,
-                table.weight,
-                table.scales,
-                table.get("biases"),
-                transpose=False,
-                group_size=table.group_size,
-                bits=table.bits,
-                mode=table.mode,
-            )
-        else:
-            soft = probabilities @ table.weight
-        return soft * self.config.hidden_size**0.5
+        return self._table().mix(probabilities) * self.config.hidden_size**0.5
+
+    def survey_hidden(self, x: mx.array, temperature: float | mx.array, gumbel: mx.array) -> Survey:
+        """`survey` of what comes out of the last layer, [B, L, D]."""
+        said = survey(self.norm(x), self.embed_tokens, self.config.final_logit_softcapping, temperature, gumbel)
+        return said._replace(soft=said.soft * self.config.hidden_size**0.5)
+
+    def _surveyed(
+        self, canvas: mx.array, soft: mx.array, prefix: tuple[Any, ...], temperature: mx.array, gumbel: mx.array
+    ) -> tuple[mx.array, ...]:
+        """`survey` on plain tuples, which is what a trace passes on."""
+        return self.survey_hidden(self._decode(canvas, soft, Prefix(*prefix)), temperature, gumbel)
+
+    def _decode(self, canvas: mx.array, soft: mx.array, prefix: Prefix) -> mx.array:
+        """The canvas through all layers: [B, L, D]."""
+        x = self.self_conditioning(self.embed(canvas), soft)
+        for layer, layer_type, entry in zip(self.layers, self.config.layer_types, prefix.layers, strict=True):
+            x = layer.denoise(x, entry, prefix.seen.get(layer_type), prefix.position)
+        return x
+
+    def _table(self) -> Rows:
+        return Rows.of(self.embed_tokens, 0, self.config.vocab_size)
 
     def embed(self, tokens: mx.array) -> mx.array:
         """Token ids to what goes into the first layer."""

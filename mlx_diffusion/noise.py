@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 INITIAL, GUMBEL, RENOISE = range(3)
+COLUMNS = 16_384  # of the vocabulary, drawn at once: 17 MB of float32 for a canvas of 256
 
 
 class Noise(Protocol):
@@ -43,8 +44,12 @@ class KeyedNoise:
         return self._tokens(self._key(INITIAL, block, 0), shape)
 
     def gumbel(self, block: int, step: int, shape: tuple[int, ...]) -> mx.array:
-        row = mx.random.gumbel((1, *shape[1:]), dtype=mx.float32, key=self._key(GUMBEL, block, step))
-        return mx.broadcast_to(row, shape)
+        key = self.gumbel_key(block, step)
+        return mx.concatenate([gumbel_columns(key, first, shape) for first in range(0, shape[-1], COLUMNS)], axis=-1)
+
+    def gumbel_key(self, block: int, step: int) -> mx.array:
+        """The key, uint32 [2], that the step's Gumbel noise is drawn with."""
+        return self._key(GUMBEL, block, step)
 
     def renoise(self, block: int, step: int, shape: tuple[int, ...]) -> mx.array:
         return self._tokens(self._key(RENOISE, block, step), shape)
@@ -56,3 +61,18 @@ class KeyedNoise:
     def _key(self, purpose: int, block: int, step: int) -> mx.array:
         mixed = np.random.SeedSequence((self.seed, purpose, block, step)).generate_state(1, np.uint64)
         return mx.random.key(int(mixed[0]))
+
+
+def gumbel_source(noise: Noise, block: int, step: int, shape: tuple[int, ...]) -> mx.array:
+    """What `gumbel_columns` makes a step's noise of: a key, uint32 [2], or the noise itself, float32 [B, L, V]."""
+    return noise.gumbel_key(block, step) if isinstance(noise, KeyedNoise) else noise.gumbel(block, step, shape)
+
+
+def gumbel_columns(source: mx.array, first: int, shape: tuple[int, ...]) -> mx.array:
+    """The columns first … first + COLUMNS - 1 of Gumbel noise of shape [B, L, V]; `first` is a multiple of COLUMNS."""
+    count = min(COLUMNS, shape[-1] - first)
+    if source.dtype != mx.uint32:
+        return source[..., first : first + count]
+    key = source + mx.array([0, first // COLUMNS], dtype=mx.uint32)
+    row = mx.random.gumbel((1, *shape[1:-1], count), dtype=mx.float32, key=key)
+    return mx.broadcast_to(row, (*shape[:-1], count))

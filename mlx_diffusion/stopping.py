@@ -17,7 +17,9 @@ def agreement(argmax: mx.array, previous: mx.array, streak: mx.array) -> mx.arra
     return mx.where((argmax == previous).all(axis=-1), streak + 1, 0)
 
 
-def stable_and_confident(streak: mx.array, mean_entropy: mx.array, stability: int, confidence: float) -> mx.array:
+def stable_and_confident(
+    streak: mx.array, mean_entropy: mx.array, stability: int | mx.array, confidence: float | mx.array
+) -> mx.array:
     """Whether each row's canvas is finished: int32 [B], float32 [B] in nats -> bool [B].
 
     `stability` k asks for k + 1 equal argmax canvases in a row, 0 for nothing; the mean entropy must be below

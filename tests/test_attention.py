@@ -1,5 +1,6 @@
 """Attention against an unrolled NumPy twin: grouped heads, values from raw keys, and both passes over one cache."""
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 from conftest import config_dict
 
+from mlx_diffusion import attention as attention_module
 from mlx_diffusion.attention import Attention
-from mlx_diffusion.cache import LayerCache
+from mlx_diffusion.cache import LayerCache, PrefixCache
 from mlx_diffusion.config import FULL, SLIDING, ModelConfig
 from mlx_diffusion.layers import RotaryEmbedding
-from mlx_diffusion.masks import decoder_mask, encoder_mask
+from mlx_diffusion.masks import encoder_masks
 
 CONFIG = ModelConfig.from_dict(config_dict(sliding_window=3))
 
@@ -56,12 +58,14 @@ def twin(attention: Attention, layer_type: Any, x: np.ndarray, sees: Any) -> np.
     return out.reshape(len(x), -1) @ np.asarray(attention.o_proj.weight).T
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 64])
 @pytest.mark.parametrize("layer_type", [SLIDING, FULL])
-def test_both_passes(layer_type: Any) -> None:
+def test_both_passes(layer_type: Any, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the keys are cut into parts."""
     attention = random_attention(layer_type)
     window = CONFIG.sliding_window if layer_type == SLIDING else None
-    prefix, canvas = 5, 4
-    x = np.random.default_rng(2).normal(size=(prefix + canvas, 64)).astype(np.float32)
+    prefix = 5
+    x = np.random.default_rng(2).normal(size=(prefix + 4, 64)).astype(np.float32)
 
     def encoder_sees(query: int, key: int) -> bool:
         return key <= query and (window is None or key > query - window)
@@ -69,13 +73,17 @@ def test_both_passes(layer_type: Any) -> None:
     def decoder_sees(query: int, key: int) -> bool:
         return key >= prefix or window is None or key >= prefix - (window - 1)
 
-    cache = LayerCache(window)
-    mask = encoder_mask(0, 0, prefix, window, None)
-    encoded = attention.encode(mx.array(x[None, :prefix]), mask, None, 0, cache)
+    cache = PrefixCache(replace(CONFIG, layer_types=(layer_type,)), [0])
+    masks = encoder_masks(range(prefix), 0, window, None, width)
+    encoded = attention.encode(mx.array(x[None, :prefix]), masks, None, 0, cache.layers[0])
+    cache.advance(prefix)
     expected = twin(attention, layer_type, x[:prefix], encoder_sees)
     assert np.abs(np.asarray(encoded)[0] - expected).max() < 1e-5
 
-    denoised = attention.denoise(mx.array(x[None, prefix:]), decoder_mask(0, prefix, canvas, None), prefix, cache)
+    monkeypatch.setattr(attention_module, "widest", lambda rows: width)
+    behind = cache.prefix()
+    canvas = mx.array(x[None, prefix:])
+    denoised = attention.denoise(canvas, behind.layers[0], behind.seen[layer_type], behind.position)
     expected = twin(attention, layer_type, x, decoder_sees)[prefix:]
     assert np.abs(np.asarray(denoised)[0] - expected).max() < 1e-5
 
@@ -91,8 +99,8 @@ def test_a_pad_gets_zeros_and_leaves_no_trace() -> None:
     outputs = []
     for value in (0.0, 1e3):
         x[0, :2] = value
-        mask = encoder_mask(0, 0, 4, None, pads)
-        outputs.append(np.asarray(attention.encode(mx.array(x), mask, real, mx.array([-2]), LayerCache(None))))
+        masks = encoder_masks(range(4), 0, None, pads, 64)
+        outputs.append(np.asarray(attention.encode(mx.array(x), masks, real, mx.array([-2]), LayerCache(None))))
     assert (outputs[0] == outputs[1]).all() and (outputs[0][0, :2] == 0).all()
-    alone = attention.encode(mx.array(x[:, 2:]), "causal", None, 0, LayerCache(None))
+    alone = attention.encode(mx.array(x[:, 2:]), [(slice(0, 2), "causal")], None, 0, LayerCache(None))
     assert np.abs(outputs[0][:, 2:] - np.asarray(alone)).max() < 1e-6

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffusion import weights
-from mlx_diffusion.cache import LayerCache, PrefixCache
+from mlx_diffusion.cache import LayerCache, PrefixCache, room
 from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.model import DiffusionGemma
 
@@ -31,7 +31,7 @@ def entry(*positions: int) -> mx.array:
 def held(cache: LayerCache) -> list[float]:
     assert cache.keys is not None and cache.values is not None
     assert cache.keys.shape[:3] == cache.values.shape[:3]
-    return np.asarray(cache.keys).flatten().tolist()
+    return np.asarray(cache.keys[:, :, : cache.held]).flatten().tolist()
 
 
 def test_a_sliding_layer_returns_what_is_seen_and_keeps_window_less_one() -> None:
@@ -43,11 +43,38 @@ def test_a_sliding_layer_returns_what_is_seen_and_keeps_window_less_one() -> Non
     assert held(cache) == [3, 4]
 
 
-def test_a_full_layer_keeps_all_and_reading_writes_nothing() -> None:
+def test_a_full_layer_keeps_all() -> None:
     cache = LayerCache(window=None)
     cache.append(entry(0, 1), entry(0, 1))
-    keys, _ = cache.with_new(entry(2), entry(2))
-    assert keys.flatten().tolist() == [0, 1, 2] and held(cache) == [0, 1]
+    keys, _ = cache.append(entry(2), entry(2))
+    assert keys.flatten().tolist() == [0, 1, 2] == held(cache)
+
+
+def test_new_positions_are_written_in_place() -> None:
+    """Into arrays that have room, unless somebody else holds them: he keeps what he has."""
+    cache = LayerCache(window=None)
+    cache.append(entry(*range(60)), entry(*range(60)))
+    mx.eval(cache.keys, cache.values)
+    taken = []
+    for keys in (None, cache.keys):
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        cache.append(mx.full((1, 1, 1, 1), 7.0), mx.full((1, 1, 1, 1), 7.0))
+        mx.eval(cache.keys, cache.values)
+        taken.append(mx.get_peak_memory() - before)
+        if keys is not None:
+            assert keys.shape[2] == 64 and keys[0, 0, 61, 0].item() == 0
+    assert held(cache) == [*range(60), 7, 7]
+
+
+@pytest.mark.parametrize("window", [None, 6, 1024])
+def test_room_comes_in_few_sizes(window: int | None) -> None:
+    counts = [count if window is None else min(count, window - 1) for count in range(1, 262_145, 37)]
+    rooms = [room(count, window) for count in counts]
+    spare = [most - count for count, most in zip(counts, rooms, strict=True)]
+    assert all(0 <= more <= min(max(63, count / 4), 8191) for count, more in zip(counts, spare, strict=True))
+    assert len(set(rooms)) <= 63
+    assert room(262_144, None) == 262_144 and room(0, window) == 0
 
 
 def test_sliding_layers_hold_no_more_than_the_window_needs() -> None:
@@ -55,10 +82,11 @@ def test_sliding_layers_hold_no_more_than_the_window_needs() -> None:
     cache = model.make_cache([0])
     assert cache.arrays() == [] and cache.nbytes == 0
     model.encode(mx.arange(3, 43)[None], cache)
-    assert [keys.shape[2] for keys in cache.arrays()[::2]] == [5, 5, 40]
+    assert [keys.shape[2] for keys in cache.arrays()[::2]] == [5, 5, 64]
     assert cache.offset == 40
-    # Two sliding layers of 2 heads of 16 for 5 positions, one full layer of 1 head of 32 for 40; K and V in float32.
-    assert cache.nbytes == 2 * 4 * (2 * 5 * 2 * 16 + 40 * 32)
+    # Two sliding layers of 2 heads of 16 for 5 positions, one full layer of 1 head of 32 with room for 64; K and V in
+    # float32.
+    assert cache.nbytes == cache.bytes_at(40, 4) == 2 * 4 * (2 * 5 * 2 * 16 + 64 * 32)
 
 
 def test_memory_behind_dropped_positions_is_freed() -> None:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,14 +13,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mlx_diffusion.cache import PrefixCache
-from mlx_diffusion.denoise import StepRecord, denoise_canvas
+from mlx_diffusion.denoise import Denoiser, StepRecord
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.head import Survey, survey_logits
 from mlx_diffusion.model import DiffusionGemma
-from mlx_diffusion.noise import KeyedNoise
+from mlx_diffusion.noise import KeyedNoise, gumbel_columns
 from mlx_diffusion.options import DEFAULTS, Settings
+from mlx_diffusion.sampler import EntropyBound
 
 VOCAB, LENGTH = 4, 3
-CACHE = cast(PrefixCache, None)  # scripted logits need no prefix
+CACHE = cast(PrefixCache, SimpleNamespace(prefix=lambda: None))  # scripted logits need no prefix
+IDENTITY = nn.Embedding(VOCAB, VOCAB)
+IDENTITY.weight = mx.eye(VOCAB)  # its soft signal is the probabilities themselves
 
 
 class Scripted:
@@ -28,22 +33,28 @@ class Scripted:
     def __init__(self, logits: np.ndarray):
         self.logits = logits.astype(np.float32)
         self.config = SimpleNamespace(canvas_length=logits.shape[2], vocab_size=logits.shape[3])
+        self.compiled = False
         self.canvases: list[np.ndarray] = []
-        self.softs: list[np.ndarray | None] = []
+        self.softs: list[np.ndarray] = []
 
-    def denoise(self, canvas: mx.array, soft: mx.array | None, cache: PrefixCache) -> mx.array:
+    def no_signal(self, shape: tuple[int, int]) -> mx.array:
+        return mx.zeros((*shape, VOCAB))
+
+    def survey(self, canvas: mx.array, soft: mx.array, prefix: None, temperature: mx.array, gumbel: mx.array) -> Survey:
         self.canvases.append(np.array(canvas))
-        self.softs.append(None if soft is None else np.array(soft))
-        return mx.array(self.logits[len(self.canvases) - 1])
+        self.softs.append(np.array(soft))
+        logits = mx.array(self.logits[len(self.canvases) - 1])
+        return survey_logits(logits / temperature, IDENTITY, gumbel_columns(gumbel, 0, logits.shape))
 
-    def soft_embedding(self, logits: mx.array) -> mx.array:
-        return mx.softmax(logits, axis=-1)
+
+def denoiser(model: Scripted, settings: Settings) -> Denoiser:
+    noise = KeyedNoise(settings.seed, VOCAB)
+    return Denoiser(cast(DiffusionGemma, model), settings, noise, EntropyBound(settings.entropy_bound))
 
 
 def run(model: Scripted, settings: Settings, ended: tuple[bool, ...] | None = None) -> list[StepRecord]:
-    noise = KeyedNoise(settings.seed, VOCAB)
     ended = ended or (False,) * model.logits.shape[1]
-    return list(denoise_canvas(cast(DiffusionGemma, model), CACHE, noise, settings, block=0, ended=ended))
+    return list(denoiser(model, settings).canvas(CACHE, block=0, ended=ended))
 
 
 def options(**changes: object) -> Settings:
@@ -122,7 +133,6 @@ def test_a_finished_row_stays_as_it_is_while_others_go_on() -> None:
     assert [record.done for record in records] == [(False, False), (True, False), (True, False), (True, True)]
     assert records[-1].argmax.tolist() == [[1, 2, 3], [3, 3, 3]]
     assert model.canvases[2][0].tolist() == model.canvases[3][0].tolist() == [1, 2, 3]
-    assert model.softs[2] is not None and model.softs[3] is not None
     assert (model.softs[3][0] == model.softs[2][0]).all()
     assert (model.softs[3][1] != model.softs[2][1]).any()
 
@@ -133,13 +143,13 @@ def test_nobody_waits_for_a_row_whose_text_has_ended() -> None:
     assert len(run(Scripted(logits), options(max_denoising_steps=6), ended=(False, True))) == 2
 
 
-def test_the_first_soft_signal_is_none_and_the_next_comes_from_tempered_logits() -> None:
+def test_the_first_soft_signal_is_zero_and_the_next_comes_from_tempered_logits() -> None:
     logits = np.random.default_rng(0).normal(size=(2, 1, LENGTH, VOCAB))
     model = Scripted(logits)
     run(model, options(max_denoising_steps=2))
-    assert model.softs[0] is None
+    assert not model.softs[0].any()
     expected = mx.softmax(mx.array(logits[0].astype(np.float32)) / 0.8, axis=-1)
-    assert np.allclose(cast(np.ndarray, model.softs[1]), np.array(expected), atol=1e-6)
+    assert np.allclose(model.softs[1], np.array(expected), atol=1e-6)
 
 
 def test_nan_is_an_error_of_one_line() -> None:
@@ -152,14 +162,7 @@ def test_nan_is_an_error_of_one_line() -> None:
 
 def test_a_closed_run_asks_the_model_for_no_further_step() -> None:
     model = Scripted(np.stack([certain(1, 2, 3, sharpness=0.1)[None]] * 8))
-    steps = denoise_canvas(
-        cast(DiffusionGemma, model),
-        CACHE,
-        KeyedNoise(0, VOCAB),
-        options(max_denoising_steps=8),
-        block=0,
-        ended=(False,),
-    )
+    steps = denoiser(model, options(max_denoising_steps=8)).canvas(CACHE, block=0, ended=(False,))
     next(steps)
     next(steps)
     steps.close()  # type: ignore[attr-defined]
@@ -191,3 +194,14 @@ def test_equals_the_slow_twin(
         assert (np.array(ours.argmax) == twin["argmax"]).all()
         assert (np.array(ours.accepted) == twin["accepted"]).all()
         assert list(ours.done) == twin["done"].tolist()
+
+
+def test_traced_rules_are_the_rules() -> None:
+    rng = np.random.default_rng(0)
+    logits = np.repeat(20 * rng.normal(size=(3, 2, LENGTH, VOCAB)), 3, axis=0)
+    eager, traced = Scripted(logits), Scripted(logits)
+    traced.compiled = True
+    for ours, twin in zip(*(run(model, options(max_denoising_steps=9)) for model in (traced, eager)), strict=True):
+        assert ours.done == twin.done
+        for name in ("canvas", "argmax", "accepted"):
+            assert mx.array_equal(getattr(ours, name), getattr(twin, name))

@@ -16,6 +16,7 @@ from test_tokenizer import write_gemma_like
 from mlx_diffusion.errors import CheckpointError, OptionError, PromptError
 from mlx_diffusion.events import Draft, Event, Finish, Segment
 from mlx_diffusion.generation import generate, stream_generate
+from mlx_diffusion.head import Survey
 from mlx_diffusion.loading import load
 from mlx_diffusion.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
@@ -268,9 +269,9 @@ class Counting:
         self.encoded.append(np.array(tokens))
         return self._model.encode(tokens, cache)
 
-    def denoise(self, *args: Any) -> mx.array:
+    def survey(self, *args: Any) -> Survey:
         self.denoised += 1
-        return self._model.denoise(*args)
+        return self._model.survey(*args)
 
 
 def test_closing_ends_the_work_at_once(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
@@ -315,23 +316,26 @@ class Writer:
         self.config = SimpleNamespace(
             canvas_length=canvas_length, vocab_size=vocab_size, max_position_embeddings=1000, pad_token_id=0
         )
+        self.compiled = False
         self.generation_defaults = GenerationConfig(eos_token_id=(5,), max_tokens=len(tokens))
         self.tokens = np.array(tokens + [5] * canvas_length)
 
     def make_cache(self, left_padding: Sequence[int]) -> SimpleNamespace:
-        return SimpleNamespace(block=-1, arrays=list, offset=0)
+        cache = SimpleNamespace(block=-1, arrays=list, offset=0)
+        cache.prefix = lambda: cache.block
+        return cache
 
     def encode(self, tokens: mx.array, cache: SimpleNamespace) -> None:
         cache.block += 1
         cache.offset += tokens.shape[1]
 
-    def denoise(self, canvas: mx.array, soft: mx.array | None, cache: SimpleNamespace) -> mx.array:
-        length = self.config.canvas_length
-        block = self.tokens[cache.block * length :][:length]
-        return mx.array(30.0 * np.eye(self.config.vocab_size, dtype=np.float32)[block][None])
+    def no_signal(self, shape: tuple[int, int]) -> mx.array:
+        return mx.zeros((*shape, 1))
 
-    def soft_embedding(self, logits: mx.array) -> mx.array:
-        return mx.zeros((*logits.shape[:2], 1))
+    def survey(self, canvas: mx.array, soft: mx.array, block: int, *draws: mx.array) -> Survey:
+        length = self.config.canvas_length
+        tokens = mx.array(self.tokens[block * length :][:length], dtype=mx.int32)[None]
+        return Survey(tokens, tokens, mx.ones(tokens.shape), mx.zeros(tokens.shape), soft)
 
 
 @pytest.mark.parametrize("canvas_length", [1, 2, 3, 5, 64])

@@ -11,10 +11,11 @@ from conftest import FIXTURES
 from mlx_diffusion.checkpoint import DEMO_FOLDER, Checkpoint
 from mlx_diffusion.convert import convert
 from mlx_diffusion.convert.layerwise import Draft, denoised, hidden_states, load_ends
-from mlx_diffusion.denoise import denoise_canvas
+from mlx_diffusion.denoise import Denoiser
 from mlx_diffusion.loading import load_model
 from mlx_diffusion.noise import KeyedNoise
 from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.sampler import EntropyBound
 from mlx_diffusion.tokenizer import load_tokenizer
 
 
@@ -68,10 +69,11 @@ def test_denoising_layer_by_layer_is_that_of_the_model(folder: Path, settles: bo
     prompts = [tuple(load_tokenizer(folder).encode_prompt(chat, checkpoint.config.vocab_size)), prompt_of(40)]
     found = denoised(checkpoint, load_ends(checkpoint), prompts, noise, settings, lambda index: None)
     model = load_model(checkpoint)
+    denoiser = Denoiser(model, settings, noise, EntropyBound(settings.entropy_bound))
     for block, (prompt, canvas) in enumerate(zip(prompts, found, strict=True)):
         cache = model.make_cache([0])
         model.encode(mx.array([prompt]), cache)
-        records = list(denoise_canvas(model, cache, noise, settings, block=block, ended=(False,)))
+        records = list(denoiser.canvas(cache, block=block, ended=(False,)))
         assert (canvas.steps, canvas.settled) == (len(records), records[-1].done[0])
         assert canvas.canvas.tolist() == records[-1].argmax[0].tolist()
     assert [canvas.settled for canvas in found] == [settles, settles]

@@ -1,0 +1,98 @@
+"""One pass over the vocabulary says what whole logits say, however it is cut; and no array of its width is made."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_diffusion import head, noise
+from mlx_diffusion.head import Rows, Survey, softcapped, survey, survey_logits
+from mlx_diffusion.noise import KeyedNoise
+
+HIDDEN, SOFTCAP, TEMPERATURE = 64, 30.0, 0.6
+FORMATS = [None, (64, 8, "affine"), (32, 3, "affine"), (32, 4, "mxfp4"), (16, 4, "nvfp4")]
+
+
+def cut_at(columns: int, patch: pytest.MonkeyPatch) -> None:
+    for module in (head, noise):
+        patch.setattr(module, "COLUMNS", columns)
+
+
+def table_of(vocab_size: int, spec: tuple[int, int, str] | None, scale: float = 1.0) -> nn.Embedding:
+    table = nn.Embedding(vocab_size, HIDDEN)
+    table.weight = scale * mx.random.normal((vocab_size, HIDDEN), key=mx.random.key(1))
+    return table if spec is None else table.to_quantized(*spec)
+
+
+def both(table: nn.Embedding, hidden: mx.array, gumbel: mx.array) -> tuple[Survey, Survey]:
+    """The survey in chunks, and the slow twin's."""
+    logits = softcapped(Rows.of(table, 0, gumbel.shape[-1]).project(hidden), SOFTCAP) / TEMPERATURE
+    return survey(hidden, table, SOFTCAP, TEMPERATURE, gumbel), survey_logits(logits, table, gumbel)
+
+
+@pytest.mark.parametrize("spec", FORMATS, ids=str)
+@pytest.mark.parametrize("columns", [1, 7, 99, 100, 101, 250, 300])
+def test_chunks_say_what_the_whole_says(
+    columns: int, spec: tuple[int, int, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_at(columns, monkeypatch)
+    hidden = mx.random.normal((2, 5, HIDDEN), key=mx.random.key(2))
+    fast, slow = both(table_of(300, spec), hidden, mx.random.gumbel((2, 5, 300), key=mx.random.key(3)))
+    assert mx.array_equal(fast.argmax, slow.argmax)
+    assert mx.array_equal(fast.sample, slow.sample)
+    for ours, twin in zip(fast[2:], slow[2:], strict=True):
+        assert np.abs(np.array(ours - twin)).max() < 1e-5
+
+
+@given(scale=st.sampled_from([0.0, 0.01, 1.0, 100.0]), vocab=st.integers(1, 40), columns=st.integers(1, 41))
+@settings(deadline=None, max_examples=60)
+def test_flat_and_certain_positions_too(scale: float, vocab: int, columns: int) -> None:
+    """All logits equal (ties go to the first token), or all but one at the softcap's floor."""
+    with pytest.MonkeyPatch.context() as patch:
+        cut_at(columns, patch)
+        hidden = mx.random.normal((1, 3, HIDDEN), key=mx.random.key(vocab))
+        fast, slow = both(table_of(vocab, None, scale), hidden, mx.zeros((1, 3, vocab)))
+    assert mx.array_equal(fast.argmax, slow.argmax)
+    assert mx.array_equal(fast.sample, fast.argmax)
+    assert np.abs(np.array(fast.entropy - slow.entropy)).max() < 1e-5
+    assert np.abs(np.array(fast.probability - slow.probability)).max() < 1e-5
+    assert np.isfinite(np.array(fast.soft)).all()
+
+
+def test_a_nan_shows_in_the_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_at(20, monkeypatch)
+    hidden = mx.zeros((1, 2, HIDDEN)).at[0, 1, 0].add(float("nan"))
+    fast, _ = both(table_of(50, None), hidden, mx.zeros((1, 2, 50)))
+    assert np.isnan(np.array(fast.entropy)).tolist() == [[False, True]]
+
+
+def test_a_key_stands_for_the_noise_that_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_at(30, monkeypatch)
+    keyed, table, hidden = KeyedNoise(5, 100), table_of(100, None, 0.1), mx.random.normal((2, 9, HIDDEN))
+    surveys = [
+        survey(hidden, table, SOFTCAP, TEMPERATURE, gumbel)
+        for gumbel in (keyed.gumbel_key(3, 4), keyed.gumbel(3, 4, (2, 9, 100)))
+    ]
+    assert mx.array_equal(surveys[0].sample, surveys[1].sample)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_array_of_the_vocabularys_width_is_made(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocab_size, length = 40_000, 32
+    cut_at(500, monkeypatch)
+    table, hidden = table_of(vocab_size, None), mx.random.normal((1, length, HIDDEN))
+    key = KeyedNoise(0, vocab_size).gumbel_key(0, 0)
+    mx.eval(table.weight, hidden, key)
+
+    def run(hidden: mx.array, key: mx.array) -> tuple[mx.array, ...]:
+        return tuple(survey(hidden, table, SOFTCAP, TEMPERATURE, key))
+
+    call = mx.compile(run) if compiled else run
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(call(hidden, key))
+    whole = 4 * length * vocab_size
+    assert mx.get_peak_memory() - before < 0.5 * whole
