@@ -67,43 +67,50 @@ def run(args: argparse.Namespace) -> int:
     """Convert, or say what a conversion would give; returns the exit code."""
     if args.dry_run:
         return _dry_run(args)
-    if args.target is None:
+    if not args.target:
         args.usage_error("TARGET is missing: the folder that is to be written (or add --dry-run)")
     if args.verify and args.stream:
         args.usage_error("--verify compares with the source's weights, which --stream drops; leave out one of them")
 
+    try:
+        return _work(args)
+    except KeyboardInterrupt:
+        print("\nmlx-diffusion: what is written stays; the same command goes on", end="", file=sys.stderr)
+        raise
+
+
+def _work(args: argparse.Namespace) -> int:
     result = _convert(args)
     print(_summary(result), file=sys.stderr)
     answer = result.as_dict()
     sound = not args.verify or _verify(args, result, answer)
     if sound and args.upload_to:
-        _upload(args, answer)
+        _upload(args, result, answer)
     if args.json:
-        print(json.dumps(answer, ensure_ascii=False))
+        print(json.dumps(answer))
     if not sound:
-        raise ConversionError(f"{args.target} differs from its source by more than it may; see the table")
+        raise ConversionError(
+            f"{result.target} differs from its source by more than it may, see the table; convert anew with --force"
+        )
     return 0
 
 
 def _convert(args: argparse.Namespace) -> "Result":
     from mlx_diffusion.convert import convert
 
-    try:
-        with ProgressLine() as line:
-            return convert(
-                args.source,
-                args.target,
-                args.recipe or DEFAULT_RECIPE,
-                rules=args.set,
-                stream=args.stream,
-                force=args.force,
-                revision=args.revision,
-                report=lambda progress: line.show(progress_text(progress)),
-                command=shlex.join(["mlx-diffusion", *args.argv]),
-            )
-    except KeyboardInterrupt:
-        print("\nmlx-diffusion: what is written stays; the same command goes on", end="", file=sys.stderr)
-        raise
+    with ProgressLine() as line:
+        return convert(
+            args.source,
+            args.target,
+            DEFAULT_RECIPE if args.recipe is None else args.recipe,
+            rules=args.set,
+            stream=args.stream,
+            force=args.force,
+            reuse=bool(args.verify or args.upload_to),
+            revision=args.revision,
+            report=lambda progress: line.show(progress_text(progress)),
+            command=shlex.join(["mlx-diffusion", *args.argv]),
+        )
 
 
 def progress_text(progress: "Progress") -> str:
@@ -116,6 +123,8 @@ def progress_text(progress: "Progress") -> str:
 
 
 def _summary(result: "Result") -> str:
+    if result.finished_earlier:
+        return f"{result.target}: finished before, {size_text(result.total_bytes)}; nothing is converted again"
     files = f"{len(result.files)} weight file" + "s" * (len(result.files) != 1)
     earlier = f" ({result.files_from_earlier} from before)" if result.files_from_earlier else ""
     return (
@@ -128,7 +137,7 @@ def _dry_run(args: argparse.Namespace) -> int:
     from mlx_diffusion.convert.footprint import dry_run
 
     report = dry_run(args.source, args.set, recipe=args.recipe, revision=args.revision)
-    print(json.dumps(report.as_dict(), ensure_ascii=False) if args.json else report.table())
+    print(json.dumps(report.as_dict()) if args.json else report.table())
     return 0
 
 
@@ -137,10 +146,10 @@ def _verify(args: argparse.Namespace, result: "Result", answer: dict[str, Any]) 
     from mlx_diffusion.convert.verify import verify
 
     source = open_source(args.source, revision=result.revision)
-    folder = source.fetch(source.shards()[0]).parent
+    folders = [source.fetch(shard).parent for shard in source.shards()]  # one, where all of them lie
     with ProgressLine() as line:
         report = verify(
-            folder, Path(args.target), report=lambda fraction, label: line.show(f"{fraction:4.0%} · {label}")
+            folders[0], Path(result.target), report=lambda fraction, label: line.show(f"{fraction:4.0%} · {label}")
         )
     if not args.json:
         print(report.table())
@@ -148,9 +157,9 @@ def _verify(args: argparse.Namespace, result: "Result", answer: dict[str, Any]) 
     return report.ok
 
 
-def _upload(args: argparse.Namespace, answer: dict[str, Any]) -> None:
+def _upload(args: argparse.Namespace, result: "Result", answer: dict[str, Any]) -> None:
     from mlx_diffusion.convert.hub import upload
 
-    print(f"uploading {args.target} to {args.upload_to}", file=sys.stderr)
-    upload(Path(args.target), args.upload_to)
+    print(f"uploading {result.target} to {args.upload_to}", file=sys.stderr)
+    upload(Path(result.target), args.upload_to)
     answer["uploaded_to"] = args.upload_to

@@ -66,6 +66,12 @@ def command(label: str, revision: str | None, recipe: Recipe) -> str:
     return shlex.join(words + (["--revision", revision] if revision else []))
 
 
+def revision_in(text: str, label: str) -> str | None:
+    """The revision of this source that a card like ours names."""
+    found = re.search(rf"from `{re.escape(label)}` at revision `([^`\n]+)` with\n", text)
+    return found[1] if found else None
+
+
 def _rule_text(rule: Rule) -> str:
     pattern, spec = rule
     return f"{pattern}=bf16" if spec is None else f"{pattern}={spec.bits},{spec.group_size},{spec.mode}"

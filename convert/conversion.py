@@ -11,7 +11,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import groupby, zip_longest
@@ -20,9 +20,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED
+from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED, local_folder
 from mlx_diffusion.config import ModelConfig
-from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.errors import CheckpointError, ConversionError
 from mlx_diffusion.fields import parse_json
 from mlx_diffusion.tensors import Stored
 
@@ -36,11 +36,12 @@ from .recipes import DEFAULT_RECIPE, Recipe
 from .recipes import recipe as recipe_named
 from .record import Record, record_of
 from .shards import Shard
-from .source import LocalSource, Source
-from .target import CONFIG, begin, check_apart, earlier_record
+from .source import Source
+from .target import CONFIG, begin, check_apart, earlier_revision, is_finished
 
 OURS = (CONFIG, INDEX_FILE, CARD, UNFINISHED)  # what a conversion writes itself instead of copying it
 DOWNLOADS = ".downloads"  # in the target, for shards that are streamed
+DTYPES = ("dtype", "torch_dtype")  # in config.json, for newer and for older readers
 CPU_THREADS = 4
 CACHE_BYTES = 64_000_000  # of freed buffers that MLX may keep
 
@@ -57,6 +58,7 @@ class Result:
     parts: dict[str, int]  # the same by part of the model
     files: list[str]
     files_from_earlier: int  # how many of them an interrupted run had finished
+    finished_earlier: bool  # all was there, and nothing has been written
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ def convert(
     rules: Sequence[str] = (),
     stream: bool = False,
     force: bool = False,
+    reuse: bool = False,
     revision: str | None = None,
     report: Callable[[Progress], None] | None = None,
     command: str | None = None,
@@ -91,31 +94,39 @@ def convert(
 
     `rules` are of the form PATTERN=bits[,group][,mode] and go before the recipe's. With `stream`, weights of a Hub id
     are fetched one file at a time and dropped once converted. After an interruption the same call goes on; `force`
-    replaces a finished output, or one that was begun differently. `command` is what an unfinished folder asks for.
+    replaces a finished output, or one that was begun differently; `reuse` takes one that this very conversion has
+    finished as it is. `command` is what an unfinished folder asks for.
     Raises CheckpointError for a bad source, ConversionError for a bad target, OptionError for the recipe and rules.
     """
     began = time.monotonic()
     chosen = recipe_named(recipe).with_rules(rules)
     target = Path(target).expanduser()
     command = command or _command(source, target, recipe, rules, stream, force, revision)
-    check_apart(source, target)
-    earlier = earlier_record(target, force)
-    if earlier is not None and revision is None and earlier.source == str(source):
-        revision = earlier.revision  # the Hub's branch may have moved on since
+    with errors_of(target):
+        check_apart(source, target)
+        if revision is None and local_folder(source) is None:  # the Hub's branch may have moved on since
+            revision = earlier_revision(target, str(source), force)
     opened = open_source(source, revision=revision, stream_into=target / DOWNLOADS if stream else None)
     job = read(opened, chosen)
     record = _record(job, command)
     with errors_of(target):
         target.mkdir(parents=True, exist_ok=True)
         with locked(target):
-            streamed = stream and not isinstance(opened, LocalSource)  # a folder is read in place
-            whole = begin(target, job.files, record, force, streamed)
-            _write_weights(job, target, whole, report)
-            _finish(job, target)
+            whole = {file.name for file in job.files if shards.is_whole(file, target, opened.changed(file.source))}
+            finished = not force and len(whole) == len(job.files) and is_finished(target, _rest(job))
+            if not finished:
+                whole = begin(target, opened, job.files, whole, record, force)
+                _write_weights(job, target, whole, report)
+                _finish(job, target)
+            elif not reuse:
+                raise ConversionError(
+                    f"{target} is finished, by this very conversion; add --verify to compare it with its source, "
+                    "--upload-to to upload it, --force to convert anew"
+                )
     made = sizes(job.made)
     return Result(
         str(target), opened.label, opened.revision, recipe, sum(made.values()), made,
-        [file.name for file in job.files], len(whole), time.monotonic() - began,
+        [file.name for file in job.files], len(whole), finished, time.monotonic() - began,
     )  # fmt: skip
 
 
@@ -190,16 +201,29 @@ def _threads() -> int:
     return min(CPU_THREADS, os.cpu_count() or 1) if on_cpu else 1
 
 
-def _finish(job: Job, target: Path) -> None:
-    """Everything but the weights; the config goes last, and then the mark of the unfinished."""
-    write_whole(target / INDEX_FILE, _json(shards.index(job.files)))
+def _rest(job: Job) -> Iterator[tuple[str, bytes]]:
+    """Everything but the weights, by name; the config comes last."""
+    yield INDEX_FILE, _json(shards.index(job.files))
     for name in copied(job.source):
-        write_whole(target / name, job.source.read_small(name))
+        yield name, job.source.read_small(name)
     source_card = job.source.read_small(CARD) if CARD in job.source.small_files() else b""
-    write_whole(target / CARD, card(job.source.label, job.source.revision, source_card, job.recipe, job.made).encode())
+    yield CARD, card(job.source.label, job.source.revision, source_card, job.recipe, job.made).encode()
     table = quantization_table(job.made)
     added = {} if table is None else {"quantization": table, "quantization_config": table}
-    write_whole(target / CONFIG, _json(job.config | added))
+    yield CONFIG, _json(_in_bf16(job.config) | added)
+
+
+def _in_bf16(fields: dict[str, Any]) -> dict[str, Any]:
+    """A config, its parts included, that says what the tensors are: nothing is kept in another floating type."""
+    changed = {name: _in_bf16(value) for name, value in fields.items() if isinstance(value, dict)}
+    changed |= {name: "bfloat16" for name in DTYPES if isinstance(fields.get(name), str)}
+    return fields | changed
+
+
+def _finish(job: Job, target: Path) -> None:
+    """Write everything but the weights; the mark of the unfinished goes last."""
+    for name, content in _rest(job):
+        write_whole(target / name, content)
     shutil.rmtree(target / DOWNLOADS, ignore_errors=True)  # there only where files were streamed
     (target / UNFINISHED).unlink()
     flush_folder(target)

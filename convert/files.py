@@ -91,5 +91,14 @@ def errors_of(folder: Path) -> Iterator[None]:
 
 def free_bytes(folder: Path) -> int:
     """Free space of the disk that a folder lies on, or will lie on."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_there(folder)).free
+
+
+def same_disk(folder: Path, other: Path) -> bool:
+    """Whether two folders lie on one disk, or will lie there."""
+    return _there(folder).stat().st_dev == _there(other).stat().st_dev
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or what is there of the way to it."""
+    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

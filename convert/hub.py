@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, get_session, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub import errors as hub
+from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm  # type: ignore[attr-defined]
 
 from mlx_diffusion.checkpoint import INDEX_FILE, Checkpoint, check_plain, local_folder, weight_names
@@ -23,7 +24,7 @@ from mlx_diffusion.fields import parse_json
 from mlx_diffusion.hub_errors import HTTP_ERROR, hub_errors
 from mlx_diffusion.tensors import HEADER_LIMIT, LENGTH_BYTES, Stored, parse_header
 
-from .hub_cache import cached_snapshots, is_whole
+from .hub_cache import cache_folder, cached_snapshots, is_cached, is_whole
 from .source import SMALL, LocalSource, Source
 
 HEADER_GUESS = 1 << 18  # most headers are shorter and come with one request
@@ -47,8 +48,7 @@ def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_i
         except (HTTP_ERROR, OSError):
             cached = _cached(repo_id, revision)
             return LocalSource(cached, label=repo_id, revision=cached.name)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    return HubSource(repo_id, str(info.sha), sizes, stream_into)
+    return HubSource(repo_id, str(info.sha), info.siblings or [], stream_into)
 
 
 def _cached(repo_id: str, revision: str | None) -> Path:
@@ -71,12 +71,13 @@ class _NoBar(tqdm):
 
 
 class HubSource:
-    """A repository at a commit; `sizes` are those of its files."""
+    """A repository at a commit, and what the Hub says of its files."""
 
-    def __init__(self, repo_id: str, revision: str, sizes: Mapping[str, int], stream_into: Path | None) -> None:
+    def __init__(self, repo_id: str, revision: str, files: Collection[RepoSibling], stream_into: Path | None) -> None:
         self.label = repo_id
         self.revision: str | None = revision
-        self._sizes = sizes
+        self._sizes = {file.rfilename: file.size or 0 for file in files}
+        self._digests = {file.rfilename: file.lfs.sha256 for file in files if file.lfs is not None}
         self._stream_into = stream_into
         self._coming: dict[str, Future[Path]] = {}
         self._swept = False
@@ -101,6 +102,15 @@ class HubSource:
 
     def headers(self) -> list[Stored]:
         return [entry for name in self.shards() for entry in self._header(name)]
+
+    def changed(self, shard: str) -> int | None:
+        return None
+
+    def room(self, shards: Sequence[str]) -> dict[Path, int]:
+        if self._stream_into is not None:
+            return {self._stream_into: sum(sorted(self._sizes[shard] for shard in shards)[-2:])}
+        missing = [name for name in shards if not is_cached(self.label, name, self.revision, self._digests.get(name))]
+        return {cache_folder(): sum(self._sizes[name] for name in missing)}
 
     def fetch(self, shard: str, after: str | None = None) -> Path:
         wanted = self._coming.pop(shard, None)

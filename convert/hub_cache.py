@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, CacheNotFound, scan_cache_dir
+from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, CacheNotFound, scan_cache_dir, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.file_download import repo_folder_name
 
 from mlx_diffusion.checkpoint import weight_files
 from mlx_diffusion.errors import CheckpointError
@@ -45,6 +46,14 @@ def cached_snapshots(repo_id: str) -> list[Path]:
     """The folders of all revisions of a repository, the last that was downloaded at the end."""
     revisions = [revision for model in _models() if model.repo_id == repo_id for revision in model.revisions]
     return [revision.snapshot_path for revision in sorted(revisions, key=lambda revision: revision.last_modified)]
+
+
+def is_cached(repo_id: str, name: str, revision: str | None, sha256: str | None) -> bool:
+    """Whether a file need not be downloaded: it is there, at this revision or with this content at another one."""
+    if isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str):
+        return True
+    blobs = cache_folder() / repo_folder_name(repo_id=repo_id, repo_type="model") / "blobs"
+    return sha256 is not None and (blobs / sha256).is_file()
 
 
 def is_whole(folder: Path) -> bool:

@@ -72,10 +72,15 @@ def index(shards: Sequence[Shard]) -> dict[str, object]:
     return {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def is_whole(shard: Shard, folder: Path) -> bool:
-    """Whether the file is there under its final name, with the header and size that it must have."""
+def is_whole(shard: Shard, folder: Path, changed: int | None) -> bool:
+    """Whether the file is there under its final name, with the header and size that it must have.
+
+    It is not if its source was `changed` after it was written (in nanoseconds; None: it cannot have been).
+    """
     file = folder / shard.name
     if not file.is_file() or file.stat().st_size != shard.nbytes:
+        return False
+    if changed is not None and changed > file.stat().st_mtime_ns:
         return False
     header, _ = write_header(shard.written)
     with file.open("rb") as stream:

@@ -5,6 +5,7 @@ Knows nothing of what is in them but the index and the safetensors headers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +43,14 @@ class Source(Protocol):
         """All tensors, shard by shard, read without the weights."""
         ...
 
+    def changed(self, shard: str) -> int | None:
+        """When the shard was last written, in nanoseconds; None where a revision vouches for what is in it."""
+        ...
+
+    def room(self, shards: Sequence[str]) -> dict[Path, int]:
+        """The bytes that fetching these shards takes at most, by the folder that they come to lie in."""
+        ...
+
     def fetch(self, shard: str, after: str | None = None) -> Path:
         """Where the shard lies on this machine; `after`, the next one that will be asked for, may come meanwhile."""
         ...
@@ -74,6 +83,12 @@ class LocalSource:
 
     def headers(self) -> list[Stored]:
         return [entry for name in self.shards() for entry in read_header(self.folder / name)]
+
+    def changed(self, shard: str) -> int | None:
+        return None if self.revision else (self.folder / shard).stat().st_mtime_ns
+
+    def room(self, shards: Sequence[str]) -> dict[Path, int]:
+        return {}
 
     def fetch(self, shard: str, after: str | None = None) -> Path:
         return self.folder / shard

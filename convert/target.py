@@ -1,33 +1,47 @@
 """The output folder before the work: whose it is, whether this conversion may begin there or go on, and if it fits.
 
-Knows nothing of the source but how large its files are.
+Knows nothing of the source but how much room its files take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED
+from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED, local_folder
 from mlx_diffusion.errors import ConversionError
 
-from . import shards
-from .files import PART, flush_folder, free_bytes
+from .card import CARD, revision_in
+from .files import PART, flush_folder, free_bytes, same_disk
 from .record import Record
 from .shards import Shard
+from .source import Source
 from .words import size_text
 
 CONFIG = "config.json"
+STREAM = "; with --stream the source needs no more than two of its files at once"
+
+
+# What a checkpoint has beside its weights; of an older one that is replaced nothing may be taken for the new one's.
+OLD = (
+    "*.safetensors", f"*{PART}", CONFIG, INDEX_FILE, "generation_config.json", "chat_template.*", "tokenizer*.*",
+    "special_tokens_map.json", "added_tokens.json", "*processor_config.json",
+)  # fmt: skip
 
 
 def check_apart(source: str | Path, target: Path) -> None:
     """Refuse an output that is a file, or within its source, or around it."""
     if target.exists() and not target.is_dir():
         raise ConversionError(f"{target} is a file; give a new folder for the output")
-    folder, output = Path(source).expanduser().resolve(), target.resolve()
-    if folder.is_dir() and (folder == output or folder in output.parents or output in folder.parents):
+    folder, output = local_folder(source), target.resolve()
+    if folder is not None and (_within(output, folder.resolve()) or _within(folder.resolve(), output)):
         raise ConversionError(f"{target} and {source} lie within each other; give a folder apart for the output")
+
+
+def _within(inner: Path, outer: Path) -> bool:
+    """Whether a folder is another one or lies in it; names alone do not tell where upper and lower case are one."""
+    return outer.exists() and any(folder.exists() and folder.samefile(outer) for folder in (inner, *inner.parents))
 
 
 def earlier_record(target: Path, force: bool) -> Record | None:
@@ -40,16 +54,36 @@ def earlier_record(target: Path, force: bool) -> Record | None:
         raise
 
 
-def begin(target: Path, files: Sequence[Shard], record: Record, force: bool, streamed: bool) -> set[str]:
-    """Mark the folder as unfinished by this conversion; returns the weight files that are there already.
+def earlier_revision(target: Path, source: str, force: bool) -> str | None:
+    """The commit of this Hub id that the folder is being made from, or was: an unfinished one or a finished one."""
+    earlier = earlier_record(target, force)
+    if earlier is not None:
+        return earlier.revision if earlier.source == source else None
+    try:
+        return None if force else revision_in((target / CARD).read_text(encoding="utf-8"), source)
+    except (OSError, ValueError):
+        return None
 
-    `streamed`: two files of the source lie on the same disk. Raises ConversionError; then nothing has been lost.
+
+def is_finished(target: Path, rest: Iterable[tuple[str, bytes]]) -> bool:
+    """Whether no conversion is at work and all files but the weights are there as they must be."""
+    if (target / UNFINISHED).exists():
+        return False
+    return all((target / name).is_file() and (target / name).read_bytes() == content for name, content in rest)
+
+
+def begin(
+    target: Path, source: Source, files: Sequence[Shard], whole: set[str], record: Record, force: bool
+) -> set[str]:
+    """Mark the folder as unfinished by this conversion; returns those of the `whole` weight files that may stay.
+
+    Raises ConversionError; then nothing has been lost.
     """
     earlier = earlier_record(target, force)
     difference = record.difference(earlier) if earlier is not None else None
     if earlier is not None and difference is None:
-        whole = {file.name for file in files if shards.is_whole(file, target)}
-        _check_space(files, target, whole, _matching(target, f"*{PART}"), streamed)
+        missing = [file for file in files if file.name not in whole]
+        _check_space(missing, source, target, _matching(target, f"*{PART}"))
         record.write(target)
         return whole
     if earlier is not None and not force:
@@ -59,8 +93,8 @@ def begin(target: Path, files: Sequence[Shard], record: Record, force: bool, str
         )
     if _occupied(target) and not force:
         raise ConversionError(f"{target} is not empty; give another folder, or add --force to replace the checkpoint")
-    old = _matching(target, "*.safetensors", f"*{PART}", CONFIG, INDEX_FILE)
-    _check_space(files, target, set(), old, streamed)
+    old = _matching(target, *OLD)
+    _check_space(files, source, target, old)
     if old:
         # While old files are there, no record may vouch for them: one that no conversion equals marks the folder.
         replace(record, contents="to be replaced").write(target)
@@ -79,17 +113,22 @@ def _occupied(target: Path) -> bool:
     return any(not (file.name.startswith(".") or file.name == UNFINISHED + PART) for file in target.iterdir())
 
 
-def _check_space(files: Sequence[Shard], target: Path, whole: set[str], old: Sequence[Path], streamed: bool) -> None:
-    missing = [file for file in files if file.name not in whole]
+def _check_space(missing: Sequence[Shard], source: Source, target: Path, old: Sequence[Path]) -> None:
+    """Refuse what will not fit once the `old` files are gone: the output, and what is fetched, disk by disk."""
     needed = sum(file.nbytes for file in missing)
-    if streamed:
-        fetched: dict[str, int] = {}
-        for file in missing:
-            fetched[file.source] = fetched.get(file.source, 0) + file.source_bytes
-        needed += sum(sorted(fetched.values())[-2:])
     free = free_bytes(target) + sum(file.stat().st_blocks * 512 for file in old)
-    if free < needed:
-        raise ConversionError(
-            f"{target}: {size_text(needed)} are needed and {size_text(free)} are free; free some, give a folder on "
-            "another disk, or take a smaller recipe"
-        )
+    remedy = "free some, give a folder on another disk, or take a smaller recipe"
+    for folder, nbytes in source.room(list(dict.fromkeys(file.source for file in missing))).items():
+        if same_disk(folder, target):
+            needed += nbytes
+        elif nbytes > free_bytes(folder):
+            _refuse(
+                folder, nbytes, free_bytes(folder), f"free some, or set HF_HOME to a folder on another disk{STREAM}"
+            )
+        remedy += "" if target in folder.parents else STREAM
+    if needed > free:
+        _refuse(target, needed, free, remedy)
+
+
+def _refuse(folder: Path, needed: int, free: int, remedy: str) -> None:
+    raise ConversionError(f"{folder}: {size_text(needed)} are needed and {size_text(free)} are free; {remedy}")

@@ -115,6 +115,8 @@ def test_a_finished_output_is_kept_without_force(source: Path, target: Path) -> 
     before = contents(target)
     with pytest.raises(ConversionError, match="is not empty; give another folder, or add --force"):
         convert(source, target, "8bit")
+    with pytest.raises(ConversionError, match="is finished, by this very conversion; add --verify"):
+        convert(source, target)
     with pytest.raises(CheckpointError):
         convert(FIXTURES / "hub", target, "8bit", force=True)  # its rows do not divide: known before anything is lost
     assert contents(target) == before
@@ -173,6 +175,12 @@ class Remote:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.folder, name)
+
+    def changed(self, shard: str) -> int | None:
+        return None
+
+    def room(self, shards: list[str]) -> dict[Path, int]:
+        return {self.into: sum(sorted((self.folder.folder / name).stat().st_size for name in shards)[-2:])}
 
     def fetch(self, shard: str, after: str | None) -> Path:
         self.into.mkdir(exist_ok=True)
