@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif words[4:5] == ["revision"] and words[5] not in ("main", repo.sha):
             self._answer(404, {"X-Error-Code": "RevisionNotFound"})
         else:
-            siblings = [{"rfilename": p, "size": len(c)} for p, c in repo.files.items()]
+            siblings = [{"rfilename": p, "size": len(c), **_pointer(p, c)} for p, c in repo.files.items()]
             self._json({"id": name, "sha": repo.sha, "siblings": siblings})
 
     def do_POST(self) -> None:
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file not in repo.files or revision not in ("main", repo.sha):
             return self._answer(404, {"X-Error-Code": "EntryNotFound"})
         content = repo.files[file]
-        headers = {"ETag": f'"{_sha1(content)}"', "X-Repo-Commit": repo.sha}
+        headers = {"ETag": f'"{_sha256(content)}"', "X-Repo-Commit": repo.sha}
         asked = self.headers.get("Range")
         if self.command == "HEAD" or asked is None or not repo.ranges:
             return self._content(f"{name}/{file}", repo, 200, headers, content)
@@ -134,6 +134,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content[:sent])
+
+
+def _pointer(path: str, content: bytes) -> dict[str, object]:
+    """What the Hub says of a large file's content, by which its cache keeps it."""
+    lfs = {"sha256": _sha256(content), "size": len(content), "pointerSize": 130}
+    return {"lfs": lfs} if path.endswith(".safetensors") else {}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _sha1(content: bytes) -> str:

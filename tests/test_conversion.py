@@ -78,6 +78,17 @@ def test_a_converted_toy_still_knows_its_tasks(target: Path) -> None:
     assert mlx_diffusion.generate(model, tokenizer, messages, max_tokens=64) == "fig oak ant"
 
 
+def test_the_config_says_what_the_tensors_are(source: Path, target: Path) -> None:
+    file = source / "config.json"
+    raw = json.loads(file.read_text())
+    raw["text_config"]["torch_dtype"] = raw["dtype"] = "float32"
+    raw["vision_config"] = {"dtype": None}
+    file.write_text(json.dumps(raw))
+    convert(source, target, "bf16")
+    raw["text_config"]["torch_dtype"] = raw["dtype"] = "bfloat16"
+    assert json.loads((target / "config.json").read_text()) == raw
+
+
 def test_own_rules_go_before_the_recipe_s(source: Path, target: Path) -> None:
     convert(source, target, "4bit", rules=["*.self_attn.*=6,32", "*.layers.1.experts.*=bf16"])
     quantization = ModelConfig.from_dict(json.loads((target / "config.json").read_text())).quantization
@@ -218,6 +229,24 @@ def test_too_small_a_disk_is_told_at_the_start(source: Path, target: Path, monke
     monkeypatch.setattr(conversion, "open_source", Remote)
     with pytest.raises(ConversionError, match="are needed"):  # two files of the source come to it
         convert(source, target, stream=True)
+
+
+def test_the_space_for_downloads_is_counted_on_their_own_disk(
+    source: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(LocalSource, "room", lambda self, shards: {cache: 1_000_000 * len(shards)})
+    needed = sum((source / name).stat().st_size for name in convert(source, target, "bf16").files)
+    shutil.rmtree(target)
+    free = {target: needed + 2_999_999, cache: 3_000_000}
+    monkeypatch.setattr(target_folder, "free_bytes", free.get)
+    with pytest.raises(ConversionError, match=r"target: 3\.\d+ MB are needed .* with --stream"):
+        convert(source, target, "bf16")
+    monkeypatch.setattr(target_folder, "same_disk", lambda folder, other: folder == other)
+    convert(source, target, "bf16")
+    free[cache] -= 1
+    with pytest.raises(ConversionError, match=r"cache: 3\.00 MB are needed and 3\.00 MB are free; .*HF_HOME"):
+        convert(source, target, "bf16", force=True)
 
 
 def test_a_read_only_target_is_one_line(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

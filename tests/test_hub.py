@@ -53,6 +53,17 @@ def fetched_into_the_cache():
 def held(folder):
     return sorted(path.name for path in folder.rglob("*") if path.suffix in (".safetensors", ".incomplete"))
 
+def room():
+    source = open_source("toy/room")
+    shards, found = source.shards(), []
+    found += source.room(shards).items()
+    source.fetch(shards[0])
+    found += source.room(shards).items()
+    source.revision = "e" * 40  # the same files at another commit
+    found += source.room(shards).items()
+    found += open_source("toy/room", stream_into=FOLDER / "room").room(shards).items()
+    return [[str(folder), nbytes] for folder, nbytes in found]
+
 def streamed():
     folder = FOLDER / "stream"
     stale = folder / ".cache" / "huggingface" / "download" / "x.1234.incomplete"
@@ -167,7 +178,7 @@ class Desk:
 
 
 ONLINE = (
-    "facts headers long_headers fetched_into_the_cache streamed prefetched_in_vain cut lost gated no_such "
+    "facts headers long_headers fetched_into_the_cache room streamed prefetched_in_vain cut lost gated no_such "
     "no_such_revision no_ranges pickled no_config evil_index evil_name folders_are_left_alone truncated uploaded"
 ).split()
 
@@ -181,6 +192,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     repos = {
         "toy/model": replace(whole),
         "toy/cached": replace(whole, sha="c" * 40),
+        "toy/room": replace(whole),
         "toy/cut": replace(whole, cuts=1),
         "toy/lost": replace(whole, lost=frozenset(SHARDS)),
         "toy/gated": replace(whole, gated=True),
@@ -220,6 +232,16 @@ def test_the_cache_keeps_what_is_fetched(answers: dict[str, Any], desk: Desk) ->
     weights, (config,) = answers["fetched_into_the_cache"]
     assert [bytes.fromhex(text) for text in weights] == [(desk.source / name).read_bytes() for name in SHARDS]
     assert bytes.fromhex(config) == (desk.source / "config.json").read_bytes()
+
+
+def test_room_is_what_is_still_to_come(answers: dict[str, Any], desk: Desk) -> None:
+    """All that the cache lacks, at whatever commit it was fetched; the two largest files of a stream."""
+    first, *others = ((desk.source / name).stat().st_size for name in SHARDS)
+    cache = str(desk.folder / "home" / "hub")
+    two = sum(sorted((first, *others))[-2:])
+    assert answers["room"] == [
+        [cache, first + sum(others)], [cache, sum(others)], [cache, sum(others)], [str(desk.folder / "room"), two],
+    ]  # fmt: skip
 
 
 def test_a_stream_holds_two_shards_at_most(answers: dict[str, Any], desk: Desk) -> None:

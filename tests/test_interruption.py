@@ -178,7 +178,7 @@ def test_killed_again_and_again_at_random_moments(tmp_path: Path) -> None:
     assert contents(killed) == contents(calm)
 
 
-def interrupted(source: Path, target: Path, **options: Any) -> None:
+def interrupted(source: str | Path, target: Path, **options: Any) -> None:
     """Leave a conversion behind that has finished its first file."""
 
     def stop(progress: Progress) -> None:
@@ -275,11 +275,70 @@ def test_it_goes_on_at_the_commit_that_it_began_with(
     """Without --revision the Hub's main branch is meant, which may have moved on."""
     asked: list[str | None] = []
 
-    def opened(path: Path, *, revision: str | None, stream_into: Path | None) -> LocalSource:
+    def opened(repo_id: str, *, revision: str | None, stream_into: Path | None) -> LocalSource:
         asked.append(revision)
-        return LocalSource(path, label=str(path), revision=revision or "main's newest")
+        return LocalSource(source, label=repo_id, revision=revision or f"{len(asked)}. of main")
 
     monkeypatch.setattr(conversion, "open_source", opened)
+    interrupted("owner/name", target)
+    assert convert("owner/name", target).revision == "1. of main"
+    again = convert("owner/name", target, reuse=True)  # to verify it, say
+    assert again.finished_earlier and again.revision == "1. of main"
+    assert convert("owner/name", target, force=True).revision == "4. of main"
+    assert asked == [None, "1. of main", "1. of main", None]
+
+
+def test_what_is_finished_is_taken_as_it_is_when_asked_for(source: Path, target: Path) -> None:
+    """As after an interrupted --verify: the same command must not convert again, nor refuse."""
+    first = convert(source, target, reuse=True)
+    assert not first.finished_earlier
+    before = {file: file.stat().st_mtime_ns for file in target.iterdir()}
+    again = convert(source, target, reuse=True)
+    assert again.finished_earlier and again.files_from_earlier == 3
+    assert (again.total_bytes, again.parts, again.files) == (first.total_bytes, first.parts, first.files)
+    assert {file: file.stat().st_mtime_ns for file in target.iterdir()} == before
+    assert not convert(source, target, force=True, reuse=True).finished_earlier
+
+
+@pytest.mark.parametrize("change", ["recipe", "rule", "small file", "weights", "cut", "lost", "card"])
+def test_what_is_not_the_same_conversion_is_not_taken(change: str, source: Path, target: Path) -> None:
+    convert(source, target)
+    options: dict[str, Any] = {}
+    weights = "model-00002-of-00003.safetensors"
+    if change == "recipe":
+        options["recipe"] = "5bit"
+    elif change == "rule":
+        options["rules"] = ["*.self_attn.*=6"]
+    elif change == "small file":
+        edit(source / "generation_config.json", t_max=0.9)
+    elif change == "weights":
+        touch(source / weights, target / weights)
+    elif change == "cut":
+        os.truncate(target / weights, 1000)
+    elif change == "lost":
+        (target / weights).unlink()
+    else:
+        (target / "README.md").write_text("# Mine")
+    before = contents(target)
+    with pytest.raises(ConversionError, match="is not empty"):
+        convert(source, target, reuse=True, **options)
+    assert contents(target) == before
+
+
+def touch(file: Path, other: Path) -> None:
+    """Make a file newer than another."""
+    moment = other.stat().st_mtime_ns + 1_000_000
+    os.utime(file, ns=(moment, moment))
+
+
+def test_a_finished_file_whose_source_was_replaced_is_written_again(source: Path, target: Path, tmp_path: Path) -> None:
+    """A shard that was downloaded again has the same header; what was made of the old one must not stay."""
     interrupted(source, target)
-    assert convert(source, target).revision == "main's newest"
-    assert asked == [None, "main's newest"]
+    first = source / "model-00001-of-00003.safetensors"
+    with first.open("r+b") as stream:
+        stream.seek(-100, os.SEEK_END)
+        stream.write(bytes(100))
+    touch(first, target / first.name)
+    assert convert(source, target).files_from_earlier == 0
+    convert(source, tmp_path / "calm")
+    assert contents(target) == contents(tmp_path / "calm")
