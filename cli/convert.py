@@ -80,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _work(args: argparse.Namespace) -> int:
+    if args.upload_to:
+        from mlx_diffusion.convert.hub import check_upload
+
+        check_upload(args.upload_to)
     result = _convert(args)
     print(_summary(result), file=sys.stderr)
     answer = result.as_dict()

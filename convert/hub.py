@@ -13,13 +13,13 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_session, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub import HfApi, get_session, get_token, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub import errors as hub
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm  # type: ignore[attr-defined]
 
-from mlx_diffusion.checkpoint import INDEX_FILE, Checkpoint, check_plain, local_folder, weight_names
-from mlx_diffusion.errors import CheckpointError, ConversionError
+from mlx_diffusion.checkpoint import HUB_ID, INDEX_FILE, Checkpoint, check_plain, local_folder, weight_names
+from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
 from mlx_diffusion.fields import parse_json
 from mlx_diffusion.hub_errors import HTTP_ERROR, hub_errors
 from mlx_diffusion.tensors import HEADER_LIMIT, LENGTH_BYTES, Stored, parse_header
@@ -182,6 +182,14 @@ class HubSource:
         if len(content) != end - first:
             raise CheckpointError(f"{self.label}/{shard}: the server does not answer requests for a part of a file")
         return content
+
+
+def check_upload(repo_id: str) -> None:
+    """Refuse before the work what would be refused after it: a name that no repository has, nobody logged in."""
+    if not HUB_ID.fullmatch(repo_id):
+        raise OptionError(f"--upload-to {repo_id!r} is no Hub id, which reads owner/name")
+    if get_token() is None:
+        raise ConversionError(f"nobody is logged in to upload to {repo_id}; run `hf auth login` first")
 
 
 def upload(folder: Path, repo_id: str) -> str:

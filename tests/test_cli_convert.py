@@ -16,7 +16,7 @@ from mlx_diffusion.cli import progress
 from mlx_diffusion.cli.convert import progress_text
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.cli.progress import ProgressLine, duration
-from mlx_diffusion.convert import Progress, conversion, verify
+from mlx_diffusion.convert import Progress, conversion, hub, verify
 
 
 class Terminal(StringIO):
@@ -124,6 +124,37 @@ def test_what_verification_finds_decides(
     assert ("differs from its source by more than it may" in err) is not ok
     assert run(source, target, "--verify", "--force", "--json") == (0 if ok else 1)
     assert json.loads(capsys.readouterr().out)["verification"] == {"ok": ok}
+
+
+def test_interrupted_while_it_verifies_the_same_command_goes_on(
+    source: Path, target: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verify, "verify", interrupted)
+        assert run(source, target, "--verify") == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    before = contents(target)
+    assert run(source, target) == 1
+    assert "is finished, by this very conversion; add --verify" in capsys.readouterr().err
+    assert run(source, target, "--verify") == 0
+    out, err = capsys.readouterr()
+    assert "finished before" in err.splitlines()[0] and "The output is what its recipe makes" in out
+    assert contents(target) == before
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "code", "named"), [("name", 2, "reads owner/name"), ("owner/name", 1, "nobody is logged in")]
+)
+def test_an_upload_that_cannot_be_is_refused_before_the_work(
+    repo_id: str, code: int, named: str, source: Path, target: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(hub, "get_token", lambda: None)
+    assert run(source, target, "--upload-to", repo_id) == code
+    assert named in capsys.readouterr().err and not target.exists()
 
 
 def moment(done: int, rate: float) -> Progress:
