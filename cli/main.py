@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except DiffusionError as error:
-        print(f"mlx-diffusion: {error}", file=sys.stderr)
+        print(f"mlx-diffusion: {_one_line(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, OptionError) else 1
     except (MemoryError, RuntimeError) as error:
         if not _is_about_memory(error):
@@ -76,6 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone, which is its right; keep Python from flushing into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _one_line(text: str) -> str:
+    """Control characters, which names in files may have, are shown as what they are and not obeyed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _is_about_memory(error: MemoryError | RuntimeError) -> bool:

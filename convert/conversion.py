@@ -22,7 +22,7 @@ import mlx.core as mx
 
 from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED, local_folder
 from mlx_diffusion.config import ModelConfig
-from mlx_diffusion.errors import CheckpointError, ConversionError
+from mlx_diffusion.errors import ConversionError
 from mlx_diffusion.fields import parse_json
 from mlx_diffusion.tensors import Stored
 
@@ -100,7 +100,7 @@ def convert(
     """
     began = time.monotonic()
     chosen = recipe_named(recipe).with_rules(rules)
-    target = Path(target).expanduser()
+    target = Path(os.path.expanduser(target))
     command = command or _command(source, target, recipe, rules, stream, force, revision)
     with errors_of(target):
         check_apart(source, target)
@@ -136,12 +136,6 @@ def read(source: Source, recipe: Recipe) -> Job:
     config = ModelConfig.from_dict(raw, where=f"{source.label}/{CONFIG}")
     stored = source.headers()
     tensors = [entry.tensor for entry in stored]
-    if config.quantization is not None:
-        raise CheckpointError(
-            f"{source.label} is quantised already, as its config.json says; convert the original checkpoint"
-        )
-    if any(tensor.name.endswith(".experts.gate_up_proj.weight") for tensor in tensors):
-        raise CheckpointError(f"{source.label} is converted already; convert the original checkpoint")
     check_complete(tensors, config, source.label)
     made = pieces(tensors, recipe)
     return Job(source, recipe, raw, stored, made, shards.plan(stored, made))

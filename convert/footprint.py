@@ -180,18 +180,15 @@ def _read(source: Source) -> tuple[ModelConfig, list[Tensor], str]:
     where = f"{source.label}/config.json"
     raw = parse_json(source.read_small("config.json"), where)
     config = ModelConfig.from_dict(raw, where=where)
-    if config.quantization is not None:
-        raise CheckpointError(
-            f"{source.label} is quantised already, as its config.json says; give the original checkpoint"
-        )
     if isinstance(source, LocalSource) and not any(source.folder.glob("*.safetensors")):
         try:
-            return config, config_tensors(raw, config), "config.json"
+            tensors, read_from = config_tensors(raw, config), "config.json"
         except CheckpointError as error:
             raise CheckpointError(f"{where}: {error}") from None
-    tensors = [stored.tensor for stored in source.headers()]
+    else:
+        tensors, read_from = [stored.tensor for stored in source.headers()], "safetensors headers"
     check_complete(tensors, config, source.label)
-    return config, tensors, "safetensors headers"
+    return config, tensors, read_from
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -18,7 +18,15 @@ from huggingface_hub import errors as hub
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm  # type: ignore[attr-defined]
 
-from mlx_diffusion.checkpoint import HUB_ID, INDEX_FILE, Checkpoint, check_plain, local_folder, weight_names
+from mlx_diffusion.checkpoint import (
+    HUB_ID,
+    INDEX_FILE,
+    Checkpoint,
+    check_finished,
+    check_plain,
+    local_folder,
+    weight_names,
+)
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
 from mlx_diffusion.fields import parse_json
 from mlx_diffusion.hub_errors import HTTP_ERROR, hub_errors
@@ -38,6 +46,7 @@ def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_i
     if folder is not None:
         if revision is not None:
             raise CheckpointError(f"{path_or_id} is a folder and has no revision {revision!r}; leave one of both out")
+        check_finished(folder)
         return LocalSource(folder.resolve())
     repo_id = str(path_or_id)
     with hub_errors(repo_id, GO_ON, revision):

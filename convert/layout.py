@@ -105,9 +105,16 @@ def text_tensors(config: ModelConfig) -> list[Tensor]:
 
 
 def check_complete(tensors: Sequence[Tensor], config: ModelConfig, where: str) -> None:
-    """Raise CheckpointError unless these are all tensors of the text model, at its shapes, and the vision tower's."""
+    """Raise CheckpointError unless these are all tensors of the text model, at its shapes, and the vision tower's.
+
+    So it must be a checkpoint in the Hub's own format that nobody has quantised or converted.
+    """
     expected = {tensor.name: tensor.shape for tensor in text_tensors(config)}
     found = {tensor.name: tensor for tensor in tensors}
+    if config.quantization is not None:
+        raise CheckpointError(f"{where} is quantised already, as its config.json says; convert the original checkpoint")
+    if any(name.endswith(".experts.gate_up_proj.weight") for name in found):
+        raise CheckpointError(f"{where} is converted already; convert the original checkpoint")
     if any(name.endswith(".scales") for name in found):
         raise CheckpointError(f"{where} is quantised already; convert the original checkpoint, a second loss adds up")
     if len(found) < len(tensors):
@@ -115,7 +122,10 @@ def check_complete(tensors: Sequence[Tensor], config: ModelConfig, where: str) -
         raise CheckpointError(f"{where}: {name} is there twice; remove the shard that is not its own")
     unknown = [name for name in found if name not in expected and not name.startswith(VISION)]
     missing = [name for name in expected if name not in found]
-    for names, problem in ((unknown, "no part of DiffusionGemma"), (missing, "missing; download it again")):
+    for names, problem in (
+        (unknown, "no part of DiffusionGemma"),
+        (missing, "missing from its weight files; download them and their index again"),
+    ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(f"{where}: {sorted(names)[0]}{more}: {problem}")

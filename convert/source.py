@@ -5,6 +5,7 @@ Knows nothing of what is in them but the index and the safetensors headers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -65,7 +66,7 @@ class LocalSource:
 
     def __init__(self, folder: Path, label: str | None = None, revision: str | None = None) -> None:
         self.folder = folder
-        self.label = label or str(folder)
+        self.label = label or os.fsencode(folder).decode("utf-8", "backslashreplace")  # it goes into UTF-8 files
         self.revision = revision
 
     def small_files(self) -> list[str]:
@@ -75,6 +76,8 @@ class LocalSource:
     def read_small(self, name: str) -> bytes:
         try:
             return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.label} has no {name}, so it is no checkpoint of DiffusionGemma") from None
         except OSError as error:
             raise CheckpointError(f"{self.folder / name} cannot be read ({error.strerror})") from None
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED, local_folder
+from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED, check_utf8, local_folder
 from mlx_diffusion.errors import ConversionError
 
 from .card import CARD, revision_in
@@ -34,6 +34,7 @@ def check_apart(source: str | Path, target: Path) -> None:
     """Refuse an output that is a file, or within its source, or around it."""
     if target.exists() and not target.is_dir():
         raise ConversionError(f"{target} is a file; give a new folder for the output")
+    check_utf8(target)
     folder, output = local_folder(source), target.resolve()
     if folder is not None and (_within(output, folder.resolve()) or _within(folder.resolve(), output)):
         raise ConversionError(f"{target} and {source} lie within each other; give a folder apart for the output")

@@ -6,6 +6,7 @@ anything maps them. Knows nothing of parameters, modules or tokenizers.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
-        _check_finished(folder)
+        check_finished(folder)
+        check_utf8(folder)
         config_file = folder / "config.json"
         if not config_file.is_file():
             raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint; give the folder that has one")
@@ -78,7 +80,9 @@ def local_folder(path_or_id: str | Path) -> Path | None:
     """The folder that "demo" or a path means, or None for a Hub id. Raises CheckpointError for what is neither."""
     if path_or_id == DEMO:
         return DEMO_FOLDER
-    folder = Path(path_or_id).expanduser()
+    if path_or_id == "":
+        raise CheckpointError("the checkpoint's name is empty; give a folder, a Hub id or demo")
+    folder = Path(os.path.expanduser(path_or_id))
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -88,12 +92,20 @@ def local_folder(path_or_id: str | Path) -> Path | None:
     return None
 
 
-def _check_finished(folder: Path) -> None:
+def check_finished(folder: Path) -> None:
     """Refuse the output of an interrupted conversion; its record has the command that goes on with it."""
     record = folder / UNFINISHED
     if record.exists():
         command = read_json(record).get("command", "the same `mlx-diffusion convert` again")
         raise CheckpointError(f"{folder} is an unfinished conversion; to go on, run: {command}")
+
+
+def check_utf8(folder: Path) -> None:
+    """Refuse a path that MLX cannot take. Raises CheckpointError."""
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{folder}: MLX reads no path that is not UTF-8; rename the folder") from None
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

@@ -26,7 +26,7 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     """The object in a JSON file's bytes; `where` names the file in errors."""
     try:
         table = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"{where} cannot be read as JSON ({reason}); download the file again") from None
     if not isinstance(table, dict):

@@ -39,7 +39,7 @@ class QuantSpec:
             )
         elif pair != FIXED_MODES[self.mode]:
             raise CheckpointError(
-                f"quantization: {self.mode} has group_size and bits {FIXED_MODES[self.mode]}, the config says {pair}"
+                f"quantization: {self.mode} has group_size and bits {FIXED_MODES[self.mode]}, not {pair}"
             )
 
 

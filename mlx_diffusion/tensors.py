@@ -46,12 +46,16 @@ class Stored:
 
 def read_header(path: Path) -> list[Stored]:
     """The tensors of a file on disk, by offset. Raises CheckpointError for a truncated or unreadable file."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
-        if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, HEADER_LIMIT):
-            raise CheckpointError(f"{path} is truncated or no safetensors file ({size} bytes); download it again")
-        return parse_header(stream.read(length), path.name, size, where=str(path))
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, HEADER_LIMIT):
+                raise CheckpointError(f"{path} is truncated or no safetensors file ({size} bytes); download it again")
+            header = stream.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); download it again") from None
+    return parse_header(header, path.name, size, where=str(path))
 
 
 def parse_header(header: bytes, file: str, file_size: int, where: str | None = None) -> list[Stored]:
@@ -60,8 +64,10 @@ def parse_header(header: bytes, file: str, file_size: int, where: str | None = N
     start = LENGTH_BYTES + len(header)
     try:
         entries = json.loads(header)
-        stored = [_stored(name, entry, file, start) for name, entry in entries.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        stored = [_stored(name, entry, file, start, where) for name, entry in entries.items() if name != "__metadata__"]
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{where} has no readable safetensors header; download it again") from None
     stored.sort(key=lambda entry: (entry.offset, entry.tensor.nbytes))
     position = start
@@ -76,12 +82,21 @@ def parse_header(header: bytes, file: str, file_size: int, where: str | None = N
     return stored
 
 
-def _stored(name: str, entry: Any, file: str, start: int) -> Stored:
-    """One line of a header; a length that does not fit the shape is as unreadable as a missing one."""
+def _stored(name: str, entry: Any, file: str, start: int, where: str) -> Stored:
+    """One line of a header."""
     tensor = Tensor(name, entry["dtype"], tuple(entry["shape"]))
     first, last = entry["data_offsets"]
-    if last - first != tensor.nbytes or not all(isinstance(size, int) and size >= 0 for size in tensor.shape):
+    if not all(type(number) is int and number >= 0 for number in (*tensor.shape, first, last)):
         raise ValueError(name)
+    if tensor.dtype not in ITEM_BYTES:
+        raise CheckpointError(
+            f"{where}: {name} holds {tensor.dtype}, which is not read; known are {', '.join(ITEM_BYTES)}"
+        )
+    if last - first != tensor.nbytes:
+        raise CheckpointError(
+            f"{where}: {name}, {tensor.dtype} of shape {list(tensor.shape)}, must have {tensor.nbytes} bytes, its "
+            f"header gives it {last - first}; download it again"
+        )
     return Stored(tensor, file, start + first)
 
 

@@ -45,6 +45,18 @@ def test_what_looks_like_a_path_is_not_sought_on_the_hub(path: str | Path, monke
         find(path)
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="paths are UTF-8 there")
+def test_a_path_that_mlx_cannot_take_is_one_line(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="no path that is not UTF-8; rename the folder"):
+        Checkpoint.open(folder.rename(os.fsdecode(os.fsencode(folder) + b"\xff")))
+
+
+def test_what_names_nothing_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, problem in (("", "name is empty"), ("~nobody-of-that-name/x", "no such folder")):
+        with pytest.raises(CheckpointError, match=problem):
+            find(path)
+
+
 def test_a_file_is_no_folder(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="is a file; give the folder"):
         find(folder / "config.json")

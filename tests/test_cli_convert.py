@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from conftest import FIXTURES, contents
 
@@ -155,6 +156,14 @@ def test_an_upload_that_cannot_be_is_refused_before_the_work(
     monkeypatch.setattr(hub, "get_token", lambda: None)
     assert run(source, target, "--upload-to", repo_id) == code
     assert named in capsys.readouterr().err and not target.exists()
+
+
+def test_names_from_a_file_cannot_write_to_the_terminal(
+    source: Path, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mx.save_safetensors(str(source / "model-00002-of-00003.safetensors"), {"model.decoder.a\n\033[2J": mx.zeros(1)})
+    assert run(source, target) == 1
+    assert capsys.readouterr().err.endswith("model.decoder.a\\n\\x1b[2J: no part of DiffusionGemma\n")
 
 
 def moment(done: int, rate: float) -> Progress:

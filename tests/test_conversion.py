@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from conftest import FIXTURES, SMALL_FILES, contents
 
 import mlx_diffusion
-from mlx_diffusion.checkpoint import DEMO_FOLDER, Checkpoint
+from mlx_diffusion.checkpoint import DEMO_FOLDER, UNFINISHED, Checkpoint
 from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.convert import RECIPES, Progress, conversion, convert, quantise, shards
 from mlx_diffusion.convert import target as target_folder
@@ -294,3 +295,29 @@ def test_a_damaged_source_is_refused_before_anything_is_written(damage: str, sou
         convert(source, target)
     assert "\n" not in str(caught.value)
     assert not target.exists()
+
+
+def test_an_unfinished_conversion_is_no_source(source: Path, tmp_path: Path) -> None:
+    (source / UNFINISHED).write_text('{"command": "mlx-diffusion convert a b"}')
+    with pytest.raises(CheckpointError, match="unfinished conversion; to go on, run: mlx-diffusion convert a b"):
+        convert(source, tmp_path / "target")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="paths are UTF-8 there")
+def test_paths_that_are_not_utf8(source: Path, tmp_path: Path) -> None:
+    """The card is, so it names such a source by its bytes; MLX could not read such an output."""
+    odd = source.rename(os.fsdecode(os.fsencode(tmp_path) + b"/s\xff"))
+    convert(odd, tmp_path / "target")
+    assert r"/s\xff" in (tmp_path / "target" / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(CheckpointError, match="not UTF-8"):
+        convert(odd, os.fsdecode(os.fsencode(tmp_path) + b"/t\xff"))
+
+
+def test_of_another_checkpoint_that_was_replaced_nothing_is_left(source: Path, target: Path, tmp_path: Path) -> None:
+    """A tokenizer or a template of the old one would be loaded with the new weights."""
+    convert(DEMO_FOLDER, target)
+    for name in SMALL_FILES:
+        (source / name).unlink()
+    convert(source, target, force=True)
+    convert(source, tmp_path / "calm")
+    assert contents(target) == contents(tmp_path / "calm")

@@ -144,7 +144,7 @@ def test_what_is_no_source(source: Path, tmp_path: Path) -> None:
         dry_run(source)
     shutil.rmtree(source)
     source.mkdir()
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
         dry_run(source)
 
 

@@ -50,8 +50,14 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     [
         (b"not json", "no readable"),
         (b"[1]", "no readable"),
-        (header_of(a={**ENTRY, "dtype": "Q4"}), "no readable"),
-        (header_of(a={**ENTRY, "shape": [3]}), "no readable"),
+        (b"[" * 100_000, "no readable"),
+        (header_of(a={**ENTRY, "dtype": "Q4"}), "a holds Q4"),
+        (header_of(a={**ENTRY, "dtype": ["F32"]}), "no readable"),
+        (header_of(a={**ENTRY, "shape": [3]}), r"a, F32 of shape \[3\], must have 12 bytes, its header gives it 8"),
+        (header_of(a={**ENTRY, "shape": [2**40, 2**40]}), "must have"),
+        (header_of(a={**ENTRY, "shape": [2.0]}), "no readable"),
+        (header_of(a={**ENTRY, "data_offsets": [0.0, 8.0]}), "no readable"),
+        (header_of(a={**ENTRY, "data_offsets": [8, 0]}), "must have"),
         (header_of(a={**ENTRY, "shape": [-1, -2]}), "no readable"),
         (header_of(a={"dtype": "F32", "shape": [2]}), "no readable"),
         (header_of(a=ENTRY, b=ENTRY), "does not start where"),
@@ -71,6 +77,11 @@ def test_a_truncated_file_is_one_line(size: int, tmp_path: Path) -> None:
     file.write_bytes((header + bytes(8))[:size])
     with pytest.raises(CheckpointError, match=r"x\.safetensors is truncated"):
         read_header(file)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Is a directory\)"):
+        read_header(tmp_path)
 
 
 def test_the_metadata_is_no_tensor() -> None:
