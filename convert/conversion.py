@@ -115,7 +115,8 @@ def convert(
             whole = {file.name for file in job.files if shards.is_whole(file, target, opened.changed(file.source))}
             finished = not force and len(whole) == len(job.files) and is_finished(target, _rest(job))
             if not finished:
-                whole = begin(target, opened, job.files, whole, record, force)
+                rest = sum(len(content) for _, content in _rest(job))
+                whole = begin(target, opened, job.files, whole, rest, record, force)
                 _write_weights(job, target, whole, report)
                 _finish(job, target)
             elif not reuse:

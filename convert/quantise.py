@@ -67,7 +67,9 @@ def transfer(chunk: Chunk, source: int, target: int) -> None:
     bits = np.asarray(array.view(mx.uint16))
     if (bits & BF16_EXPONENT).max() == BF16_EXPONENT:
         name = chunk.stored.tensor.name
-        raise CheckpointError(f"{chunk.stored.file}: {name} holds NaN or infinity; download the file again")
+        raise CheckpointError(
+            f"{chunk.stored.file}: {name} holds NaN or infinity, or a number beyond bf16; get the file again"
+        )
     results = [array] if chunk.spec is None else quantised(array, chunk.spec)
     mx.eval(results)
     for result, offset in zip(results, chunk.targets, strict=True):

@@ -74,17 +74,17 @@ def is_finished(target: Path, rest: Iterable[tuple[str, bytes]]) -> bool:
 
 
 def begin(
-    target: Path, source: Source, files: Sequence[Shard], whole: set[str], record: Record, force: bool
+    target: Path, source: Source, files: Sequence[Shard], whole: set[str], rest: int, record: Record, force: bool
 ) -> set[str]:
     """Mark the folder as unfinished by this conversion; returns those of the `whole` weight files that may stay.
 
-    Raises ConversionError; then nothing has been lost.
+    `rest` is the size of all files but the weights. Raises ConversionError; then nothing has been lost.
     """
     earlier = earlier_record(target, force)
     difference = record.difference(earlier) if earlier is not None else None
     if earlier is not None and difference is None:
         missing = [file for file in files if file.name not in whole]
-        _check_space(missing, source, target, _matching(target, f"*{PART}"))
+        _check_space(missing, rest, source, target, _matching(target, f"*{PART}"))
         record.write(target)
         return whole
     if earlier is not None and not force:
@@ -95,7 +95,7 @@ def begin(
     if _occupied(target) and not force:
         raise ConversionError(f"{target} is not empty; give another folder, or add --force to replace the checkpoint")
     old = _matching(target, *OLD)
-    _check_space(files, source, target, old)
+    _check_space(files, rest, source, target, old)
     if old:
         # While old files are there, no record may vouch for them: one that no conversion equals marks the folder.
         replace(record, contents="to be replaced").write(target)
@@ -114,9 +114,9 @@ def _occupied(target: Path) -> bool:
     return any(not (file.name.startswith(".") or file.name == UNFINISHED + PART) for file in target.iterdir())
 
 
-def _check_space(missing: Sequence[Shard], source: Source, target: Path, old: Sequence[Path]) -> None:
+def _check_space(missing: Sequence[Shard], rest: int, source: Source, target: Path, old: Sequence[Path]) -> None:
     """Refuse what will not fit once the `old` files are gone: the output, and what is fetched, disk by disk."""
-    needed = sum(file.nbytes for file in missing)
+    needed = sum(file.nbytes for file in missing) + rest
     free = free_bytes(target) + sum(file.stat().st_blocks * 512 for file in old)
     remedy = "free some, give a folder on another disk, or take a smaller recipe"
     for folder, nbytes in source.room(list(dict.fromkeys(file.source for file in missing))).items():

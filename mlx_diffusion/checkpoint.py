@@ -84,6 +84,8 @@ def local_folder(path_or_id: str | Path) -> Path | None:
         raise CheckpointError("the checkpoint's name is empty; give a folder, a Hub id or demo")
     folder = Path(os.path.expanduser(path_or_id))
     if folder.is_dir():
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise CheckpointError(f"{path_or_id} may not be read by this user; change the folder's permissions")
         return folder
     if folder.exists():
         raise CheckpointError(f"{path_or_id} is a file; give the folder that holds config.json and the weights")

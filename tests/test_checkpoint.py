@@ -51,6 +51,12 @@ def test_a_path_that_mlx_cannot_take_is_one_line(folder: Path) -> None:
         Checkpoint.open(folder.rename(os.fsdecode(os.fsencode(folder) + b"\xff")))
 
 
+def test_a_folder_of_someone_else_s_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & (os.R_OK | os.X_OK))  # who is root may read all
+    with pytest.raises(CheckpointError, match="may not be read by this user"):
+        find(folder)
+
+
 def test_what_names_nothing_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for path, problem in (("", "name is empty"), ("~nobody-of-that-name/x", "no such folder")):
         with pytest.raises(CheckpointError, match=problem):
