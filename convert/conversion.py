@@ -210,7 +210,7 @@ def _rest(job: Job) -> Iterator[tuple[str, bytes]]:
 
 def _in_bf16(fields: dict[str, Any]) -> dict[str, Any]:
     """A config, its parts included, that says what the tensors are: nothing is kept in another floating type."""
-    changed = {name: _in_bf16(value) for name, value in fields.items() if isinstance(value, dict)}
+    changed: dict[str, Any] = {name: _in_bf16(value) for name, value in fields.items() if isinstance(value, dict)}
     changed |= {name: "bfloat16" for name in DTYPES if isinstance(fields.get(name), str)}
     return fields | changed
 

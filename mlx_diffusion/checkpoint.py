@@ -29,6 +29,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+NUMBERED = re.compile(r"(.*)-(\d{1,9})-of-(\d{1,9})\.safetensors")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 UNFINISHED = "conversion.json"  # in a folder that a conversion is still writing
 
@@ -130,6 +131,7 @@ def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, A
             raise CheckpointError(f"{where}/{INDEX_FILE} has no weight_map")
         found = sorted({str(name) for name in shards.values()})
         check_plain(found, f"{where}/{INDEX_FILE}")
+        _check_numbers(found, f"{where}/{INDEX_FILE} names")
         missing = [name for name in found if name not in names]
         if missing:
             raise CheckpointError(
@@ -143,7 +145,25 @@ def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, A
         reason = f"only {pickled[0]}, which can run code and is never read" if pickled else "so no weights"
         raise CheckpointError(f"{where} has no safetensors file, {reason}; get a checkpoint in safetensors")
     check_plain(found, where)
+    _check_numbers(found, f"{where} has")
     return found
+
+
+def _check_numbers(names: Iterable[str], who: str) -> None:
+    """Refuse weight files that count themselves and are not all there. Raises CheckpointError."""
+    sets: dict[tuple[str, str], dict[int, str]] = {}
+    for name in names:
+        match = NUMBERED.fullmatch(name)
+        if match:
+            prefix, number, count = match.groups()
+            sets.setdefault((prefix, count), {})[int(number)] = number
+    for (prefix, count), numbers in sets.items():
+        if len(numbers) < int(count):
+            first = next(number for number in range(1, int(count) + 1) if number not in numbers)
+            raise CheckpointError(
+                f"{who} {len(numbers)} weight files of {int(count)}, {prefix}-{first:0{len(count)}d}-of-{count}"
+                ".safetensors is not among them; download the checkpoint again"
+            )
 
 
 def check_plain(names: Iterable[str], where: str) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffusion import checkpoint
-from mlx_diffusion.checkpoint import DEMO_FOLDER, Checkpoint, find
+from mlx_diffusion.checkpoint import DEMO_FOLDER, INDEX_FILE, Checkpoint, find, weight_names
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.hub_errors import HTTP_ERROR
 
@@ -247,3 +247,17 @@ def test_files_that_are_no_safetensors(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"(truncated or no safetensors file|no readable safetensors header)"):
         Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_numbered_file_that_nobody_names_is_missed(index: bool, number: int) -> None:
+    """A whole vision tower may be in it, which no other check would miss."""
+    names = [f"model-{n:05d}-of-00003.safetensors" for n in (1, 2, 3)]
+    others = [name for name in names if str(number) not in name[:11]]
+    files = [*names, INDEX_FILE] if index else others
+    with pytest.raises(CheckpointError, match=rf"2 weight files of 3, {names[number - 1]} is not among them"):
+        weight_names(files, lambda: {"weight_map": dict(enumerate(others))}, "here")
+    assert weight_names([*names, INDEX_FILE], lambda: {"weight_map": dict(enumerate(names))}, "here") == names
+    counted_from_zero = [f"model-0000{n}-of-00002.safetensors" for n in (0, 1)]
+    assert weight_names(counted_from_zero, dict, "here") == counted_from_zero
