@@ -42,7 +42,7 @@ class Record:
             return None
         try:
             return cls(**json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise ConversionError(f"{file} cannot be read; add --force to start anew") from None
 
     def write(self, folder: Path) -> None:

@@ -243,9 +243,10 @@ def test_another_version_does_not_go_on(source: Path, target: Path) -> None:
         convert(source, target)
 
 
-def test_a_record_that_cannot_be_read(source: Path, target: Path) -> None:
+@pytest.mark.parametrize("record", ["{", "[]", "[" * 100_000], ids=["cut", "list", "deep"])
+def test_a_record_that_cannot_be_read(record: str, source: Path, target: Path) -> None:
     interrupted(source, target)
-    (target / UNFINISHED).write_text("{")
+    (target / UNFINISHED).write_text(record)
     with pytest.raises(ConversionError, match="cannot be read; add --force to start anew"):
         convert(source, target)
     convert(source, target, force=True)
