@@ -17,6 +17,7 @@ from .cache import PrefixCache
 from .denoise import Denoiser
 from .errors import OptionError, PromptError
 from .events import Draft, Event, Finish, FinishReason, Prefill, Segment, Stats
+from .limits import memory_limits
 from .model import DiffusionGemma
 from .noise import KeyedNoise, Noise
 from .options import GenerationConfig, GenerationOptions, Settings
@@ -71,7 +72,7 @@ def stream_generate(
         prefixes.check_room(len(encoded[0]))
     noise = noise or KeyedNoise(settings.seed, model.config.vocab_size)
     acceptance = acceptance or EntropyBound(settings.entropy_bound)
-    return _run(Denoiser(model, settings, noise, acceptance), tokenizer, encoded, prefixes)
+    return _within_limits(_run(Denoiser(model, settings, noise, acceptance), tokenizer, encoded, prefixes))
 
 
 def generate(
@@ -142,6 +143,11 @@ class _Row:
             first_text_seconds=None if self.first_text is None else self.first_text - started,
             peak_memory_bytes=mx.get_peak_memory(),
         )
+
+
+def _within_limits(events: Iterator[Event]) -> Iterator[Event]:
+    with memory_limits():
+        yield from events
 
 
 def _run(

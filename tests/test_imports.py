@@ -25,7 +25,7 @@ LAYERS = (
     ("masks",),
     ("config",),
     ("quantization",),
-    ("fields", "hub_errors", "tensors"),
+    ("fields", "hub_errors", "tensors", "limits"),
     ("errors",),
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
