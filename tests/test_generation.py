@@ -13,6 +13,7 @@ import pytest
 from conftest import FIXTURES, ReferenceRun, Tape
 from test_tokenizer import write_gemma_like
 
+from mlx_diffusion import parts
 from mlx_diffusion.errors import CheckpointError, OptionError, PromptError
 from mlx_diffusion.events import Draft, Event, Finish, Segment
 from mlx_diffusion.generation import generate, stream_generate
@@ -139,9 +140,6 @@ def test_options_by_keyword_win_over_the_config(hub: tuple[DiffusionGemma, Token
     assert tokens_of(events_of(hub, config=config, max_tokens=20))[:8] == tokens_of(by_config)
 
 
-# Where a text ends
-
-
 def test_another_rule_decides_what_a_step_keeps(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
     events = events_of(
         hub, max_tokens=CANVAS, max_denoising_steps=3, acceptance=lambda e, p: mx.zeros(e.shape, mx.bool_)
@@ -149,6 +147,23 @@ def test_another_rule_decides_what_a_step_keeps(hub: tuple[DiffusionGemma, Token
     assert [draft.accepted.any() for draft in events if isinstance(draft, Draft)] == [False] * 3
     sure = events_of(hub, max_tokens=CANVAS, max_denoising_steps=3, acceptance=Confidence(0.0))
     assert [draft.accepted.all() for draft in sure if isinstance(draft, Draft)] == [True] * 3
+
+
+def test_keys_in_many_parts_write_the_same(
+    hub: tuple[DiffusionGemma, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of a few hundred tokens, their keys gone over at once and, encoded in odd parts, 64 at a time."""
+    prompts = [np.random.default_rng(seed).integers(10, 96, 300 + seed).tolist() for seed in range(3)]
+    for prompt in (prompts[0], prompts):
+        tokens = []
+        for most, step in ((2**23, 2048), (1, 77)):
+            monkeypatch.setattr(parts, "MOST_SCORES", most)
+            events = events_of(hub, prompt, max_tokens=2 * CANVAS, max_denoising_steps=STEPS, prefill_step_size=step)
+            tokens.append([(event.row, event.tokens) for event in events if isinstance(event, Segment)])
+        assert tokens[0] == tokens[1]
+
+
+# Where a text ends
 
 
 def first_block(hub: tuple[DiffusionGemma, Tokenizer]) -> list[int]:

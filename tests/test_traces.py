@@ -68,7 +68,7 @@ def test_a_model_that_nobody_holds_is_freed(traced: Pair) -> None:
     model.compiled = True
     run((model, tokenizer), prompt_of(5), max_tokens=16, max_denoising_steps=2)
     before = mx.get_active_memory()
-    weights = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    weights = sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())
     del model
     gc.collect()
     assert mx.get_active_memory() <= before - weights
