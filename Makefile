@@ -3,6 +3,7 @@
 # make lint    ruff and mypy
 # make check   lint and test
 # make picture draw the README's picture from recorded events
+# make quality measure the bundled checkpoint and write docs/quality.* and tests/floor.json; COUNT prompts a family
 #
 # PYTHON is the interpreter that .venv is made from, 3.11 or later; by default the first one found.
 
@@ -13,7 +14,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test lint check picture clean
+COUNT ?= 100
+
+.PHONY: demo test lint check picture quality clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -36,6 +39,15 @@ check: lint test
 
 picture: $(VENV)/.installed
 	@$(BIN)/python tests/draw_picture.py docs/canvas.svg
+
+quality: $(VENV)/.tested
+	@rm -f docs/quality.json
+	@$(BIN)/mlx-diffusion eval --count $(COUNT) --sweep max_denoising_steps=1,2,4,8,16,48 --mode reference \
+	  --mode confidence:0.6 --mode confidence:0.8 --mode confidence:0.9 --output docs/quality.json
+	@$(BIN)/mlx-diffusion eval --show docs/quality.json --markdown docs/quality.md --plot docs/quality.svg >/dev/null
+	@$(BIN)/mlx-diffusion eval --count $(COUNT) --recipes 8bit,6bit,4bit,3bit,2bit,mxfp4 \
+	  --output docs/recipes.json --markdown docs/recipes.md >/dev/null
+	@$(BIN)/python tests/floor.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

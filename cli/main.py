@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from mlx_diffusion import __version__
-from mlx_diffusion.cli import convert, doctor, generate
+from mlx_diffusion.cli import convert, doctor, eval, generate
 from mlx_diffusion.cli.chat import command as chat
 from mlx_diffusion.errors import DiffusionError, OptionError
 
@@ -28,6 +28,7 @@ examples:
   mlx-diffusion generate "Sort: fig oak ant"
   mlx-diffusion generate --model mlx-community/diffusiongemma-26B-A4B-it-4bit "Why is the sky blue?"
   mlx-diffusion convert google/diffusiongemma-26B-A4B-it diffusiongemma-4bit --stream
+  mlx-diffusion eval --sweep max_denoising_steps=4,8,16 --plot steps.png
   mlx-diffusion generate --help
 """
 
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_parser(commands)
     generate.add_parser(commands)
     convert.add_parser(commands)
+    eval.add_parser(commands)
     doctor.add_parser(commands)
     return parser
 

@@ -9,7 +9,7 @@ layer: memory is bounded by one layer and both embeddings. Knows nothing of how 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -43,14 +43,17 @@ class LogitError:
 
 
 def logit_errors(
-    original: Checkpoint, converted: Checkpoint, tell: Callable[[float, str], None]
+    original: Checkpoint,
+    converted: Checkpoint,
+    tell: Callable[[float, str], None],
+    texts: Sequence[str] = PROMPTS,
 ) -> tuple[list[LogitError], list[Denoised]]:
     """The errors of each kind of canvas, of all and of each prompt, and the canvases that the converted model made.
 
-    `tell` is told the share that is done and what is at work. Raises CheckpointError.
+    `texts` are what a user says; `tell` is told the share that is done and what is at work. Raises CheckpointError.
     """
     tokenizer = load_tokenizer(original.folder)
-    prompts = [tuple(_tokens(tokenizer, text, original.config.vocab_size)) for text in PROMPTS]
+    prompts = [tuple(_tokens(tokenizer, text, original.config.vocab_size)) for text in texts]
     settings = _settings(original)
     noise = KeyedNoise(SEED, original.config.vocab_size)
     passes = settings.max_denoising_steps + 3  # all the steps of the converted, a look of it, two of the source
@@ -84,7 +87,7 @@ def logit_errors(
         compared = [_compared(original_ends, converted_ends, *pair) for pair in own]
         whole = [np.concatenate(arrays) for arrays in zip(*compared, strict=True)]
         errors.append(_logit_error(kind, None, *whole))
-        errors += [_logit_error(kind, text, *one) for text, one in zip(PROMPTS, compared, strict=True)]
+        errors += [_logit_error(kind, text, *one) for text, one in zip(texts, compared, strict=True)]
     return errors, canvases
 
 

@@ -8,7 +8,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import CheckpointError, ConversionError, DiffusionError, OptionError, PromptError
+    from .errors import CheckpointError, ConversionError, DiffusionError, EvaluationError, OptionError, PromptError
     from .events import Draft, Event, Finish, Prefill, Segment, Stats
     from .generation import generate, stream_generate
     from .loading import load
@@ -23,6 +23,7 @@ __all__ = [
     "ConversionError",
     "DiffusionError",
     "Draft",
+    "EvaluationError",
     "Event",
     "Finish",
     "GenerationConfig",
@@ -44,7 +45,7 @@ __all__ = [
 __path__ = pkgutil.extend_path(__path__, __name__)
 
 _HOMES = {
-    "errors": ("CheckpointError", "ConversionError", "DiffusionError", "OptionError", "PromptError"),
+    "errors": ("CheckpointError", "ConversionError", "DiffusionError", "EvaluationError", "OptionError", "PromptError"),
     "events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats"),
     "generation": ("generate", "stream_generate"),
     "loading": ("load",),

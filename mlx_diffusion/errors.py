@@ -23,3 +23,7 @@ class OptionError(DiffusionError, ValueError):
 
 class ConversionError(DiffusionError):
     """A conversion that cannot start, go on or be trusted: target folder, disk, interruption, verification."""
+
+
+class EvaluationError(DiffusionError):
+    """A measurement that cannot be made, gone on with or compared: a suite's file, a record, a missing plot library."""

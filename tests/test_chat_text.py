@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.text import Text
 
 from mlx_diffusion.cli.chat import archive, markup
-from mlx_diffusion.cli.chat.archive import Archive, read, state_folder, write_whole
+from mlx_diffusion.cli.chat.archive import Archive, read, write_whole
 from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
 from mlx_diffusion.cli.chat.channels import MARKERS, Channels
 from mlx_diffusion.cli.chat.conversation import FORMAT, Conversation, ConversationError, Message
+from mlx_diffusion.cli.state import state_folder
 from mlx_diffusion.options import GenerationConfig
 
 # Channels

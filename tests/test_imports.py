@@ -16,6 +16,7 @@ FOLDERS["mlx_diffusion.convert"] = ROOT / "convert"
 # A module imports only from layers further down; modules of one layer do not import each other.
 LAYERS = (
     ("cli",),
+    ("evaluation",),
     ("generation",),
     ("denoise", "loading", "prefixes"),
     ("checkpoint", "weights"),
@@ -29,10 +30,20 @@ LAYERS = (
     ("errors",),
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
-APART = {"convert", "tasks"}  # convert stands on all of it, tasks on nothing
+APART = {"convert", "tasks"}  # convert stands on all of it, tasks on nothing; evaluation alone asks for tasks
 
-# The same within convert.
+# The same within evaluation and convert.
+EVALUATION_LAYERS = (
+    ("document",),
+    ("session", "tables", "plots"),
+    ("runs", "figures"),
+    ("journal", "comparison"),
+    ("record", "plan"),
+    ("theory", "suites", "own_suite", "modes"),
+    ("worded", "item", "checkers", "statistics", "row_noise", "parallel", "files", "identity"),
+)
 CONVERT_LAYERS = (
+    ("cost",),
     ("conversion", "diagnosis", "verify"),
     ("target", "footprint"),
     ("shards", "card", "record", "hub", "tensor_errors", "logit_errors"),
@@ -41,7 +52,6 @@ CONVERT_LAYERS = (
     ("recipes", "hub_cache"),
     ("files", "progress", "words", "machine", "macs", "published", "layerwise", "format_bounds"),
 )
-CONVERT_LEVEL = {module: level for level, layer in enumerate(CONVERT_LAYERS) for module in layer}
 PUBLIC = "__init__"  # re-exports; of our own modules only the command and convert may import it
 
 
@@ -92,35 +102,56 @@ def test_imports_run_down(name: str) -> None:
             assert imported not in {"cli", "convert", "tasks"}, f"{name} imports {imported}"
         else:
             assert importer != "tasks", f"{name} imports {imported}"
+            if (importer, imported) == ("evaluation", "tasks"):
+                continue
             assert imported in LEVEL and LEVEL[imported] > LEVEL[importer], f"{name} imports {imported}"
 
 
-CONVERT = "mlx_diffusion.convert"
+LAYERED = {
+    "mlx_diffusion.convert": CONVERT_LAYERS,
+    "mlx_diffusion.evaluation": EVALUATION_LAYERS,
+}
+LEVELS = {
+    package: {module: level for level, layer in enumerate(layers) for module in layer}
+    for package, layers in LAYERED.items()
+}
 
 
-def convert_modules(names: Iterable[str]) -> list[str]:
-    """Of full names, the modules of convert by their own names; its public names count as the module at the top."""
-    inner = [name.removeprefix(CONVERT).removeprefix(".") for name in names if name.startswith(CONVERT)]
-    return [name if name in CONVERT_LEVEL else CONVERT_LAYERS[0][0] for name in inner if name != PUBLIC]
+def inner_modules(names: Iterable[str], package: str) -> list[str]:
+    """Of full names, the modules of a package by their own names; its public names count as the module at the top."""
+    inner = [name.removeprefix(package).removeprefix(".") for name in names if name.startswith(package)]
+    levels = LEVELS[package]
+    top_module = next(iter(levels))
+    return [name if name in levels else top_module for name in inner if name != PUBLIC]
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if top(name) == "convert" and not name.endswith(PUBLIC)])
-def test_imports_run_down_within_convert(name: str) -> None:
-    importer = name.removeprefix(f"{CONVERT}.")
-    for imported in convert_modules(imports(name, MODULES[name])):
-        assert CONVERT_LEVEL[imported] > CONVERT_LEVEL[importer], f"{name} imports {imported}"
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        (package, name)
+        for package in LAYERED
+        for name in MODULES
+        if name.startswith(f"{package}.") and not name.endswith(PUBLIC)
+    ],
+)
+def test_imports_run_down_within_a_package(package: str, name: str) -> None:
+    levels = LEVELS[package]
+    importer = name.removeprefix(f"{package}.")
+    for imported in inner_modules(imports(name, MODULES[name]), package):
+        assert levels[imported] > levels[importer], f"{name} imports {imported}"
 
 
 def test_the_table_names_modules_that_are_there() -> None:
-    assert set(CONVERT_LEVEL) | {PUBLIC} == {
-        name.removeprefix(f"{CONVERT}.") for name in MODULES if top(name) == "convert"
-    }
+    for package, levels in LEVELS.items():
+        there = {name.removeprefix(f"{package}.") for name in MODULES if name.startswith(f"{package}.")}
+        assert set(levels) | {PUBLIC} == there
     assert {top(name) for name in MODULES} == set(LEVEL) | APART | {PUBLIC}
 
 
 def test_third_party_imports_are_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in project["dependencies"]}
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["plot"]]
+    declared = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in requirements}
     used = {imported.split(".")[0] for name, file in MODULES.items() for imported in imports(name, file)}
     assert used - set(sys.stdlib_module_names) - {"mlx_diffusion"} <= declared
     assert declared <= used, "declared and never imported"

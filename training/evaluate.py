@@ -8,7 +8,6 @@ on the same random numbers, as the tests hold. The 95 % interval is Wilson's. Ro
 
 import argparse
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from random import Random
 import torch
 from transformers import AutoTokenizer, DiffusionGemmaForBlockDiffusion
 
+from mlx_diffusion.evaluation.statistics import wilson
 from mlx_diffusion.tasks import DEPENDENT, FAMILIES, draw
 
 from .data import Encoder
@@ -46,14 +46,6 @@ def write(
 def answer_of(text: str) -> str:
     """What follows the thought channel."""
     return text.rpartition("<channel|>")[2]
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share."""
-    z, share = 1.96, right / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return centre - half, centre + half
 
 
 def measure(

@@ -4,25 +4,13 @@ Files appear whole or not at all, readable by the user alone. Knows nothing of w
 """
 
 import os
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
 
 MOST_KEPT = 30
-
-
-def state_folder(environment: Mapping[str, str]) -> Path:
-    """Where this system keeps what programs remember."""
-    given = environment.get("XDG_STATE_HOME")
-    if given and Path(given).is_absolute():
-        return Path(given) / "mlx-diffusion"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "mlx-diffusion"
-    return Path.home() / ".local" / "state" / "mlx-diffusion"
 
 
 def write_whole(path: Path, text: str) -> None:

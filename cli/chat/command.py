@@ -151,11 +151,12 @@ def _answer_once(args: argparse.Namespace, speaker: "Speaker", conversation: "Co
 def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conversation") -> None:
     from rich.console import Console
 
-    from mlx_diffusion.cli.chat.archive import Archive, make_private, state_folder
+    from mlx_diffusion.cli.chat.archive import Archive, make_private
     from mlx_diffusion.cli.chat.commands import offer_last
     from mlx_diffusion.cli.chat.prompt import Prompt
     from mlx_diffusion.cli.chat.session import Session
     from mlx_diffusion.cli.chat.welcome import welcome
+    from mlx_diffusion.cli.state import state_folder
 
     console = Console(highlight=False)
     session = Session(

@@ -1,0 +1,15 @@
+"""Where this system keeps what programs remember. Knows nothing of what that is."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """The folder of this program; it need not be there yet."""
+    given = environment.get("XDG_STATE_HOME")
+    if given and Path(given).is_absolute():
+        return Path(given) / "mlx-diffusion"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "mlx-diffusion"
+    return Path.home() / ".local" / "state" / "mlx-diffusion"

@@ -1,0 +1,196 @@
+"""What a recipe costs in answers and in steps: the checkpoint as it is beside its conversions, on the same prompts.
+
+Conversions go into a temporary folder. Beside right answers and denoising steps stands the divergence of the logits
+from those of the source, at the first step and at converged canvases. Knows nothing of the terminal.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlx_diffusion import checkpoint
+from mlx_diffusion.checkpoint import Checkpoint
+from mlx_diffusion.errors import OptionError
+from mlx_diffusion.evaluation import figures, session
+from mlx_diffusion.evaluation.comparison import Comparison, compare
+from mlx_diffusion.evaluation.figures import Figures
+from mlx_diffusion.evaluation.plan import Plan
+from mlx_diffusion.evaluation.record import HEADER, Record
+from mlx_diffusion.evaluation.runs import Progress
+from mlx_diffusion.evaluation.tables import comparison_text, interval, per_cent, table
+
+from .conversion import convert
+from .logit_errors import CONVERGED, RANDOM, LogitError, logit_errors
+from .recipes import recipe as recipe_named
+
+SOURCE = "as it is"
+LOGIT_PROMPTS = 24  # over all families
+FORMAT = "mlx-diffusion recipes 1"
+PAGE = """\
+# What the converter's recipes cost
+
+{model}, checkpoint `{checkpoint}`, computed in float32 as it is, and as each recipe converts it: {prompts} prompts of
+{families} families, {way}, seed {seed}. Written by `mlx-diffusion eval --show {source} --markdown FILE`; do not edit.
+
+{table}
+
+*p*: McNemar's exact test of the answers and the sign test of the steps against the checkpoint as it is, on the same
+prompts. *relative*: steps to converge, of the checkpoint's own. *KL*: divergence of the logits from the checkpoint's in
+nats, mean over positions, of random canvases at the first step and of canvases that the conversion has denoised; *same
+token*: positions of the latter with the same most likely token.
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One recipe."""
+
+    recipe: str  # or SOURCE
+    weight_bytes: int
+    figures: Figures
+    first_divergence: float  # of the logits from the source's, in nats, mean over positions of random canvases
+    converged_divergence: float  # the same at canvases that the conversion has denoised
+    equal: float  # share of positions there with the same most likely token
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """The source and its recipes, and how each recipe's answers differ from the source's. `header` says of what."""
+
+    header: Mapping[str, Any]
+    costs: tuple[Cost, ...]
+    comparisons: tuple[tuple[str, Comparison], ...]  # by recipe
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            **self.header,
+            "costs": [asdict(cost) for cost in self.costs],
+            "comparisons": [{"recipe": recipe, **found.as_dict()} for recipe, found in self.comparisons],
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> CostReport:
+        """What `as_dict` gave, read from `content`."""
+        found = [Cost(**{**entry, "figures": Figures(**entry["figures"])}) for entry in content["costs"]]
+        comparisons = [(entry["recipe"], Comparison.from_dict(entry)) for entry in content["comparisons"]]
+        return cls({key: content[key] for key in HEADER}, tuple(found), tuple(comparisons))
+
+    def table(self, markdown: bool = False) -> str:
+        """One row a recipe."""
+        base = self.costs[0].figures.steps_per_canvas
+        answers = {recipe: found.differences[0] for recipe, found in self.comparisons}
+        rows = [
+            [
+                cost.recipe,
+                f"{cost.weight_bytes / 1e6:.2f}",
+                per_cent(cost.figures.accuracy),
+                interval(cost.figures.low, cost.figures.high),
+                f"{answers[cost.recipe].p:.2g}" if cost.recipe in answers else "",
+                f"{cost.figures.steps_per_canvas:.2f}",
+                f"{cost.figures.steps_per_canvas / base:.3f}",
+                f"{answers[cost.recipe].p_steps:.2g}" if cost.recipe in answers else "",
+                f"{cost.first_divergence:.5f}",
+                f"{cost.converged_divergence:.5f}",
+                f"{100 * cost.equal:.2f}",
+            ]
+            for cost in self.costs
+        ]
+        header = [
+            "recipe", "weights MB", "right %", "95 % interval", "p", "steps/canvas", "relative", "p",
+            "KL first step", "KL converged", "same token %",
+        ]  # fmt: skip
+        return table(header, rows, markdown)
+
+    def text(self) -> str:
+        """The table, and the comparison of every recipe with the source, family by family."""
+        return "\n\n".join(
+            [self.table(), *(f"{recipe}\n{comparison_text(found)}" for recipe, found in self.comparisons)]
+        )
+
+    def page(self, source: str) -> str:
+        """The table as a Markdown page, made from the file `source`."""
+        plan = self.header["plan"]
+        return PAGE.format(
+            model=self.header["model"],
+            checkpoint=self.header["checkpoint"],
+            prompts=self.costs[0].figures.prompts,
+            families=len(plan["families"]),
+            way=plan["ways"][0]["label"],
+            seed=plan["seed"],
+            source=source,
+            table=self.table(markdown=True),
+        )
+
+
+def costs(
+    source: str,
+    recipes: Sequence[str],
+    plan: Plan,
+    *,
+    workers: int | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> CostReport:
+    """Measure a checkpoint and its conversions by one plan of one way. Raises `OptionError` for unknown recipes."""
+    if not recipes:
+        raise OptionError("--recipes is empty; name some, as in 8bit,4bit,2bit")
+    for name in recipes:
+        recipe_named(name)
+    if len(plan.ways) != 1:
+        raise OptionError("recipes are compared in one way of running; leave out further modes and sweeps")
+    folder = checkpoint.find(source)
+    found: list[Cost] = []
+    comparisons = []
+
+    def measure(name: str, where: Path) -> Record:
+        def tell(progress: Progress) -> None:
+            report(f"{name}: {progress.done} of {progress.total} prompts, {progress.doing}")
+
+        return session.run(
+            where, plan, output=Path(temporary) / f"{name}.json", workers=workers, first_steps=False, report=tell
+        )
+
+    with tempfile.TemporaryDirectory() as temporary:
+        base = measure(SOURCE, folder)
+        base = replace(base, header={**base.header, "model": source})
+        found.append(Cost(SOURCE, _weights(folder), figures.of_all(base, 0), 0.0, 0.0, 1.0))
+        for name in dict.fromkeys(recipes):
+            target = Path(temporary) / name
+            convert(folder, target, name)
+            record = measure(name, target)
+            comparisons.append((name, compare(base, record)[0]))
+            first, converged = _divergences(folder, target, plan, name, report)
+            found.append(
+                Cost(
+                    name, _weights(target), figures.of_all(record, 0),
+                    first.divergence, converged.divergence, converged.equal,
+                )
+            )  # fmt: skip
+    return CostReport(base.header, tuple(found), tuple(comparisons))
+
+
+def _divergences(
+    folder: Path, target: Path, plan: Plan, name: str, report: Callable[[str], None]
+) -> tuple[LogitError, LogitError]:
+    """The logits at random and at converged canvases, over the first prompts of every family in turn."""
+    rounds = zip(*plan.items.values(), strict=False)
+    items = [item for one in rounds for item in one if len(item.messages) == 1 and not item.thinking]
+    texts = [item.messages[0]["content"] for item in items[:LOGIT_PROMPTS]]
+
+    def tell(share: float, label: str) -> None:
+        report(f"{name}: {share:4.0%}, {label}")
+
+    errors, _ = logit_errors(Checkpoint.open(folder), Checkpoint.open(target), tell, texts)
+    first, converged = (
+        next(error for error in errors if error.canvases == kind and error.prompt is None)
+        for kind in (RANDOM, CONVERGED)
+    )
+    return first, converged
+
+
+def _weights(folder: Path) -> int:
+    return sum(file.stat().st_size for file in checkpoint.weight_files(folder))

@@ -1,0 +1,112 @@
+"""Named checks of answers, for prompts of the user's own: what is right is said in JSON, and no code is run.
+
+Every checker is a plain function of the answer and of the arguments that the line of the file gives it. Knows nothing
+of files or of prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+EMPTY = ("0", ".", "_")  # an empty cell of a Sudoku's clues
+
+
+def contains(text: str, *, part: str) -> bool:
+    """The part occurs in the answer."""
+    return part in text
+
+
+def number(text: str, *, value: float, tolerance: float = 0.0) -> bool:
+    """The answer's last number is the value, or as near to it as the tolerance."""
+    found = NUMBER.findall(text)
+    return bool(found) and abs(float(found[-1].replace(",", "")) - value) <= tolerance
+
+
+def json_value(text: str, *, value: Any) -> bool:
+    """The answer is JSON and equals the value; keys may stand in any order."""
+    try:
+        return bool(json.loads(text) == value)
+    except ValueError:
+        return False
+
+
+def permutation(text: str, *, items: Sequence[str]) -> bool:
+    """The items, each once, in any order."""
+    return Counter(text.split()) == Counter(items)
+
+
+def insertion(text: str, *, items: Sequence[str], item: str) -> bool:
+    """The items in their order with the one item somewhere between them."""
+    return any(text.split() == [*items[:i], item, *items[i:]] for i in range(len(items) + 1))
+
+
+def removal(text: str, *, items: Sequence[str]) -> bool:
+    """The items in their order, one of them missing."""
+    return any(text.split() == [*items[:i], *items[i + 1 :]] for i in range(len(items)))
+
+
+def replacement(text: str, *, items: Sequence[str], item: str) -> bool:
+    """The items in their order, one of them replaced with the one item."""
+    return any(text.split() == [*items[:i], item, *items[i + 1 :]] for i in range(len(items)))
+
+
+def latin(text: str, *, items: Sequence[str]) -> bool:
+    """A square with a line a row in which each item stands once in every row and column."""
+    return _is_latin(_rows(text), items)
+
+
+def sudoku(text: str, *, clues: Sequence[str]) -> bool:
+    """A Sudoku of 4×4 or 9×9 digits that keeps the clues, one string a row, "0", "." or "_" for an empty cell."""
+    rows, given = _rows(text), [_cells(row) for row in clues]
+    size = len(given)
+    box = round(size**0.5)
+    digits = [str(n + 1) for n in range(size)]
+    if not _is_latin(rows, digits):
+        return False
+    kept = all(
+        clue in EMPTY or cell == clue
+        for row, clue_row in zip(rows, given, strict=True)
+        for cell, clue in zip(row, clue_row, strict=True)
+    )
+    boxes = (
+        {rows[r + i][c + j] for i in range(box) for j in range(box)}
+        for r in range(0, size, box)
+        for c in range(0, size, box)
+    )
+    return kept and all(len(found) == size for found in boxes)
+
+
+def _cells(line: str) -> list[str]:
+    return line.split() if " " in line.strip() else list(line.strip())
+
+
+def _rows(text: str) -> list[list[str]]:
+    return [_cells(line) for line in text.splitlines() if line.strip()]
+
+
+def _is_latin(rows: Sequence[Sequence[str]], items: Sequence[str]) -> bool:
+    wanted = sorted(items)
+    if len(rows) != len(wanted) or any(sorted(row) != wanted for row in rows):
+        return False
+    return all(sorted(column) == wanted for column in zip(*rows, strict=True))
+
+
+CHECKERS: Mapping[str, Callable[..., bool]] = MappingProxyType(
+    {
+        "contains": contains,
+        "number": number,
+        "json": json_value,
+        "permutation": permutation,
+        "insertion": insertion,
+        "removal": removal,
+        "replacement": replacement,
+        "latin": latin,
+        "sudoku": sudoku,
+    }
+)

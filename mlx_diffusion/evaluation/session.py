@@ -1,0 +1,112 @@
+"""A measurement from a checkpoint's name to its record: what is measured is settled, gone on with, kept.
+
+Knows nothing of tables, plots and the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from .. import checkpoint
+from ..errors import EvaluationError, OptionError
+from ..loading import load
+from .files import write_whole
+from .identity import fingerprint
+from .item import Item, digest
+from .journal import Journal, check_same
+from .own_suite import SUFFIX, read_suite
+from .parallel import default_workers
+from .plan import Plan
+from .record import Record
+from .runs import Engine, Progress, measure
+from .suites import families_of, items_of
+
+DEFAULT_COUNT = 200
+DEFAULT_MAX_TOKENS = 128  # the longest right answer of a bundled family, a story, has 108
+DEFAULT_BATCH_SIZE = 1  # rows that have ended ride along, and on a CPU a larger batch is no faster
+
+
+def items_from(suites: Sequence[str], count: int | None, seed: int) -> dict[str, list[Item]]:
+    """The prompts of suites, families and files by family.
+
+    `count` of each, of a file's at most; when it is None 200, or all that a family has. Raises `OptionError`.
+    """
+    files = [name for name in suites if name.endswith(SUFFIX)]
+    found: dict[str, list[Item]] = {}
+    for family in families_of(name for name in suites if name not in files):
+        found[family] = items_of(family, DEFAULT_COUNT if count is None else count, seed)
+        if count is not None and len(found[family]) < count:
+            raise OptionError(f"{family} has {len(found[family])} held-out prompts; lower --count {count}")
+    for name in files:
+        for family, items in read_suite(Path(name)).items():
+            if family in found:
+                raise OptionError(f"--suite {name}: there is a family {family!r} already; rename one of them")
+            found[family] = items[:count]
+    return found
+
+
+def run(
+    model: str | Path,
+    plan: Plan,
+    *,
+    output: Path | None = None,
+    state: Path | None = None,
+    answers: bool = False,
+    workers: int | None = None,
+    first_steps: bool = True,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Record:
+    """Measure a checkpoint by a plan, going on where the same measurement was interrupted.
+
+    The record goes into `output`; until it is whole, what is done lies beside it, or in the folder `state` where there
+    is no output. An output that holds this very measurement is read, and nothing is run. Raises `EvaluationError` if
+    it holds another.
+    """
+    folder = checkpoint.find(model)
+    header = header_of(str(model), folder, plan)
+    if output is not None and output.exists():
+        record = Record.read(output)
+        check_same(record.header, header, output)
+        return record
+    if output is not None and not output.parent.is_dir():
+        raise EvaluationError(f"{output}: its folder is not there; make it first")
+    engine = Engine(*load(folder))
+    beside = output.with_name(output.name + ".part") if output is not None else None
+    journal = Journal(beside or _place(state, header), header)
+    try:
+        record = measure(
+            engine,
+            plan,
+            header,
+            journal,
+            workers=workers or default_workers(),
+            first_steps=first_steps,
+            report=report,
+        )
+        if output is not None:
+            write_whole(output, record.to_json(answers).encode("utf-8", "surrogatepass"))
+        journal.remove()
+    finally:
+        journal.close()
+    return record
+
+
+def _place(state: Path | None, header: dict[str, Any]) -> Path:
+    folder = state or Path.cwd()
+    return folder / f"evaluation-{digest(header)}.part"
+
+
+def header_of(model: str, folder: Path, plan: Plan) -> dict[str, Any]:
+    """What is measured: the head of its record."""
+    config = checkpoint.Checkpoint.open(folder).config
+    return {
+        "model": model,
+        "checkpoint": fingerprint(folder),
+        "canvas_length": config.canvas_length,
+        "device": "cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu",
+        "plan": plan.as_dict(),
+    }

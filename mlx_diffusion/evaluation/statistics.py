@@ -1,0 +1,41 @@
+"""Intervals and exact tests for counts of right answers.
+
+Exact where counts are small, so that no normal approximation is trusted with a dozen prompts. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import NormalDist
+
+
+def wilson(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for a share, of which `right` of `count` were seen: (low, high)."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = right / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def binomial_at_most(right: int, count: int, share: float) -> float:
+    """The probability of `right` or fewer of `count` when each is right with probability `share`."""
+    return min(math.fsum(math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(right + 1)), 1.0)
+
+
+def sign_test(ups: int, downs: int) -> float:
+    """Two-sided exact p of so uneven a split of pairs that differ; of right and wrong answers, McNemar's exact test."""
+    count = ups + downs
+    tail = sum(math.comb(count, k) for k in range(min(ups, downs) + 1))
+    return min(2 * tail / 2**count, 1.0)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values adjusted by Holm, so that among all of them together one false alarm has at most the stated chance."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(p_values[name] * (len(p_values) - rank), 1.0))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}

@@ -1,0 +1,270 @@
+"""A measurement: the same however it is run, gone on with after an interrupt, counted right, compared exactly."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import FIXTURES
+
+from mlx_diffusion import generate, load
+from mlx_diffusion.errors import EvaluationError, OptionError
+from mlx_diffusion.evaluation import figures, session
+from mlx_diffusion.evaluation.comparison import compare
+from mlx_diffusion.evaluation.figures import Figures, recommended
+from mlx_diffusion.evaluation.identity import fingerprint
+from mlx_diffusion.evaluation.item import Item
+from mlx_diffusion.evaluation.modes import Mode, RandomAcceptance
+from mlx_diffusion.evaluation.plan import Plan, parse_sweep, ways
+from mlx_diffusion.evaluation.record import Cell, Outcome, Record
+from mlx_diffusion.evaluation.row_noise import RowNoise, seed_of
+from mlx_diffusion.evaluation.runs import Engine, Progress
+from mlx_diffusion.evaluation.theory import FirstStep, bounds
+from mlx_diffusion.noise import KeyedNoise
+
+HUB = FIXTURES / "hub"
+
+
+def items(family: str, count: int) -> list[Item]:
+    """Prompts for the small checkpoint, with a check that some of its answers pass."""
+    messages = [({"role": "user", "content": f"t{20 + n} t{21 + n}"},) for n in range(count)]
+    return [Item(family, message, lambda text: len(text) % 2 == 0) for message in messages]
+
+
+def plan(batch_size: int = 1, **changes: Any) -> Plan:
+    made = Plan(
+        {"one": items("one", 4), "two": items("two", 3)},
+        ways(["reference", "confidence:0.5", "random:0.5"], ["max_denoising_steps=2,4"]),
+        seed=0,
+        max_tokens=16,
+        batch_size=batch_size,
+    )
+    return replace(made, **changes)
+
+
+def kept(record: Record) -> dict[tuple[int, str], tuple[Outcome, ...]]:
+    return {key: cell.outcomes for key, cell in record.cells.items()}
+
+
+def test_a_result_depends_neither_on_workers_nor_on_an_interrupt(tmp_path: Path) -> None:
+    one = session.run(HUB, plan(), output=tmp_path / "one.json", workers=1, answers=True)
+    assert kept(Record.read(tmp_path / "one.json")) == kept(one)
+
+    output = tmp_path / "two.json"
+    seen: list[Progress] = []
+
+    def interrupt(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.run(HUB, plan(), output=output, workers=2, report=interrupt)
+    journal = tmp_path / "two.json.part"
+    assert not output.exists() and len(journal.read_text().splitlines()) == 1 + 10
+    journal.write_bytes(journal.read_bytes() + b'{"way": 1, "fam')  # the power failed in the middle of a line
+    seen.clear()
+    two = session.run(HUB, plan(), output=output, workers=2, report=seen.append, answers=True)
+    assert kept(two) == kept(one)
+    assert (seen[0].done, seen[-1].done, seen[-1].total, seen[0].earlier) == (11, 42, 42, 10)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.json", "two.json"]
+
+    seen.clear()
+    assert kept(session.run(HUB, plan(), output=output, report=seen.append)) == kept(one)
+    assert not seen, "what is measured is not measured again"
+
+
+def test_another_measurement_is_refused(tmp_path: Path) -> None:
+    small = plan(ways=ways(["reference"], ["max_denoising_steps=2"]))
+    session.run(HUB, small, output=tmp_path / "a.json")
+    with pytest.raises(EvaluationError, match="another measurement: seed differ; give another --output"):
+        session.run(HUB, replace(small, seed=1), output=tmp_path / "a.json")
+    (tmp_path / "a.json").rename(tmp_path / "b.json.part")
+    header = Record.read(tmp_path / "b.json.part").header
+    (tmp_path / "b.json.part").write_text(json.dumps(header) + "\n")
+    with pytest.raises(EvaluationError, match="another measurement: families differ"):
+        session.run(HUB, replace(small, items={"one": items("one", 5)}), output=tmp_path / "b.json")
+
+
+def test_a_journal_that_is_none_is_one_line(tmp_path: Path) -> None:
+    for content in ("something else\n", "[1]\n", "{}\n"):
+        (tmp_path / "x.json.part").write_text(content)
+        with pytest.raises(EvaluationError, match=r"x\.json\.part"):
+            session.run(HUB, plan(), output=tmp_path / "x.json")
+        assert (tmp_path / "x.json.part").read_text() == content
+
+
+def test_a_prompt_in_a_batch_meets_the_noise_that_it_meets_alone(tmp_path: Path) -> None:
+    alone = session.run(HUB, plan(ways=ways(["reference"], [])), state=tmp_path, workers=1)
+    batched = session.run(HUB, plan(3, ways=ways(["reference"], [])), state=tmp_path, workers=1)
+    assert kept(alone) == kept(batched)
+    assert not list(tmp_path.iterdir()), "without an output nothing is left behind"
+    model, tokenizer = load(HUB)
+    texts = [
+        generate(model, tokenizer, [*item.messages], max_tokens=16, seed=seed_of(0, "two", index))
+        for index, item in enumerate(items("two", 3))
+    ]
+    assert [outcome.answer for outcome in alone.cells[0, "two"].outcomes] == texts
+
+
+def test_rows_draw_what_each_would_alone() -> None:
+    together = RowNoise([5, 6], 64)
+    for row, seed in enumerate((5, 6)):
+        single = KeyedNoise(seed, 64)
+        assert (together.initial(1, (2, 8))[row] == single.initial(1, (1, 8))[0]).all()
+        assert (together.gumbel(1, 2, (2, 8, 64))[row] == single.gumbel(1, 2, (1, 8, 64))[0]).all()
+        assert (together.renoise(1, 2, (2, 8))[row] == single.renoise(1, 2, (1, 8))[0]).all()
+    seeds = {seed_of(0, family, index) for family in ("copy", "sort") for index in range(1000)}
+    assert len(seeds) == 2000
+
+
+def test_steps_and_limits_are_counted() -> None:
+    engine = Engine(*load(HUB))
+    three_steps = plan(ways=ways(["reference"], ["max_denoising_steps=3"]), max_tokens=32)
+    (found,) = engine.batch(three_steps, 0, "one", 0, Event()).outcomes
+    # 32 tokens are two canvases of 16; a random checkpoint never settles.
+    assert (found.steps, found.canvases, found.limited, found.tokens) == (6, 2, 2, 32)
+
+
+def test_figures_by_hand() -> None:
+    outcomes = [Outcome(True, 4, 1, 0, 10), Outcome(False, 12, 2, 1, 30)]
+    found = Figures.of(outcomes, 1.5, canvas_length=64)
+    assert (found.prompts, found.right, found.accuracy) == (2, 1, 0.5)
+    assert found.steps_per_canvas == pytest.approx(16 / 3)
+    assert found.positions_per_token == pytest.approx(16 * 64 / 40)
+    assert found.tokens_per_forward == pytest.approx(40 / 16)
+    assert found.limited == pytest.approx(1 / 3)
+
+
+def record(*rights: list[str], steps: int = 4, digest: str = "d") -> Record:
+    """A record of one family a word and one way a list; a word has 1 for each right answer."""
+    families = {f"f{n}": {"prompts": len(right), "digest": digest} for n, right in enumerate(rights[0])}
+    described = [{"label": f"w{way}", "mode": "reference", "options": {}} for way in range(len(rights))]
+    cells = {
+        (way, family): Cell(tuple(Outcome(mark == "1", steps + way, 1, 0, 8) for mark in right), 1.0)
+        for way, own in enumerate(rights)
+        for family, right in zip(families, own, strict=True)
+    }
+    header = {"model": "m", "checkpoint": "c", "canvas_length": 64, "device": "cpu"}
+    plan = {"ways": described, "families": families, "seed": 0, "max_tokens": 8, "batch_size": 1}
+    return Record({**header, "plan": plan}, cells)
+
+
+def test_a_comparison_by_hand() -> None:
+    a = record(["1" * 10 + "0" * 10, "11110000"])
+    b = record(["1" * 20, "11110001"], steps=9)
+    (found,) = compare(a, b)
+    every, first, second = found.differences
+    assert (first.gained, first.lost, first.accuracy) == (10, 0, (0.5, 1.0))
+    assert first.p == pytest.approx(2 * 2 / 2**10) and first.real  # twice: Holm's over two families
+    assert second.p == 1
+    assert not second.real
+    assert every.gained == 11
+    assert every.p == pytest.approx(2 / 2**11)
+    assert list(first.steps) == [4, 9]
+    assert first.real_steps
+
+
+def test_prompts_that_differ_are_not_compared() -> None:
+    with pytest.raises(EvaluationError, match="prompts of f0 differ"):
+        compare(record(["10"]), record(["10"], digest="other"))
+    with pytest.raises(EvaluationError, match="no way of running in common"):
+        two = record(["10"], ["11"])
+        other = {**two.header, "plan": {**two.header["plan"], "ways": [{"label": "x"}, {"label": "y"}]}}
+        compare(two, replace(two, header=other))
+
+
+def test_the_cheapest_way_that_can_be_vouched_for_is_recommended() -> None:
+    """w0 has the fewest positions, w2 the most."""
+    good = "1" * 500
+    assert recommended(record([good], [good], [good])) == 0
+    assert recommended(record(["0" * 50 + good[50:]], [good], [good])) == 1
+    assert recommended(record(["1" * 9 + "0"], ["1" * 9 + "0"], ["1" * 10])) == 2, "ten prompts vouch for little"
+
+
+def test_the_bound_on_one_step() -> None:
+    steps = [FirstStep(3, number < 50, False) for number in range(100)] + [FirstStep(2, True, True)]
+    two, three = bounds(steps)
+    assert (two.bound, three.bound) == pytest.approx((1 / 2, 6 / 27))
+    assert two.holds and two.chance == pytest.approx(1 / 2)
+    assert not three.holds, "half of the draws valid is more than 22 % allow"
+
+
+def test_a_first_step_is_a_draw_and_an_argmax_at_temperature_one() -> None:
+    engine = Engine(*load(HUB))
+    seen: list[str] = []
+    item = Item("shuffle", items("one", 1)[0].messages, lambda text: not seen.append(text), length=3)  # type: ignore[func-returns-value]
+    engine.first_step(item, 3, Event())
+    model, tokenizer = engine.model, engine.tokenizer
+    cache = model.make_cache([0])
+    model.encode(mx.array([item.tokens(tokenizer)], dtype=mx.int32), cache)
+    noise = KeyedNoise(3, model.config.vocab_size)
+    length = model.config.canvas_length
+    logits = model.denoise(noise.initial(0, (1, length)), None, cache)
+    draw = np.array(mx.argmax(logits + noise.gumbel(0, 0, logits.shape), axis=-1))[0].tolist()
+    argmax = np.array(mx.argmax(logits, axis=-1))[0].tolist()
+    assert seen == [engine._text(draw).strip(), engine._text(argmax).strip()]
+
+
+def test_modes() -> None:
+    assert Mode.parse("reference").acceptance([0]) is None
+    confidence = Mode.parse("confidence:0.90").acceptance([0])
+    assert confidence is not None and Mode.parse("confidence:0.90").name == "confidence:0.9"
+    chosen = confidence(mx.zeros((1, 3)), mx.array([[0.95, 0.5, 0.8]]))
+    assert chosen.tolist() == [[True, False, False]]
+    figures_of_steps = mx.random.uniform(shape=(2, 50, 2, 64), key=mx.random.key(0))
+    rule = RandomAcceptance(0.25, (1, 2))  # a pure function: a trace would keep what it drew first
+    assert (rule(*figures_of_steps[:, 0]) == rule(*figures_of_steps[:, 0])).all()
+    draws = np.stack([np.array(rule(*pair)) for pair in zip(*figures_of_steps, strict=True)])  # [steps, B, L]
+    assert draws.mean(axis=(0, 2)) == pytest.approx([0.25, 0.25], abs=0.03)
+    assert np.ptp(draws.mean(axis=0)) < 0.5 and (draws[:, 0] != draws[:, 1]).mean() == pytest.approx(0.375, abs=0.03)
+    assert RandomAcceptance(1.0, (1,))(mx.zeros((1, 3)), mx.zeros((1, 3))).all()
+    for wrong in ("fast", "confidence", "confidence:x", "confidence:2", "random:-1", "reference:1"):
+        with pytest.raises(OptionError, match="mode"):
+            Mode.parse(wrong)
+
+
+def test_sweeps() -> None:
+    assert parse_sweep("entropy_bound=0.1,0.5") == ("entropy_bound", [0.1, 0.5])
+    labels = [way.label for way in ways(["reference", "confidence:0.9"], ["max_denoising_steps=4,8", "t_max=0.9"])]
+    assert labels[0] == "reference max_denoising_steps=4 t_max=0.9" and len(labels) == 4
+    for wrong in ("steps=4", "max_denoising_steps", "max_denoising_steps=4,x", "max_denoising_steps=0", "mode=1",
+                  "max_denoising_steps=1.5"):  # fmt: skip
+        with pytest.raises(OptionError, match="--sweep"):
+            parse_sweep(wrong)
+    with pytest.raises(OptionError, match="given twice"):
+        ways(["reference"], ["t_max=0.9", "t_max=0.8"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda text: text[:50], lambda text: text.replace("evaluation 1", "evaluation 0"),
+     lambda text: text.replace('"right"', '"wrong"'), lambda text: text.replace('"family":"f1"', '"family":"f0"')],
+)  # fmt: skip
+def test_a_damaged_record_is_one_line(damage: Callable[[str], str], tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    file.write_text(damage(record(["10", "11"]).to_json(answers=False)))
+    with pytest.raises(EvaluationError, match=r"r\.json") as caught:
+        Record.read(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_retrained_weights_are_another_checkpoint(folder: Path) -> None:
+    before = fingerprint(folder)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert fingerprint(folder) != before
+
+
+def test_report_has_all_figures() -> None:
+    found = figures.report(record(["10", "11"], ["11", "11"]))
+    assert found["recommended"] == "w1" and [way["label"] for way in found["ways"]] == ["w0", "w1"]
+    assert found["ways"][1]["all"]["accuracy"] == 1 and found["ways"][0]["families"]["f0"]["right"] == 1
+    json.dumps(found)
