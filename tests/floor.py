@@ -1,0 +1,77 @@
+"""The floor under right answers: what the bundled checkpoint reached, and whether a small run falls below it.
+
+    python tests/floor.py      measures anew and writes tests/floor.json
+
+The floor of a family is the lower end of the 95 % interval of what was recorded. A run falls below it when so few right
+answers would come by chance less than once in a thousand runs: of one family, or of all together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlx_diffusion.checkpoint import DEMO_FOLDER
+from mlx_diffusion.evaluation.identity import fingerprint
+from mlx_diffusion.evaluation.plan import Plan, ways
+from mlx_diffusion.evaluation.record import Record
+from mlx_diffusion.evaluation.session import run
+from mlx_diffusion.evaluation.statistics import binomial_at_most, wilson
+from mlx_diffusion.evaluation.suites import items_of
+from mlx_diffusion.options import MODES
+
+FLOOR = Path(__file__).parent / "floor.json"
+CHECKED = {"shuffle": 32, "insert_random": 12, "replace_random": 12, "sudoku": 12, "sort": 8, "to_digits": 8}
+"""Prompts of each family that are run: most of that which a bad sampler spoils, a few with one right answer."""
+RECORDED = 60  # prompts a family
+STEPS = 8  # at most, in which a sampler that is only slower falls below, too
+MAX_TOKENS = 64
+CHANCE = 0.001
+
+
+def measure(mode: str, counts: Mapping[str, int], seed: int) -> Record:
+    """A run of the bundled checkpoint in one mode, so many prompts of each family."""
+    items = {family: items_of(family, count, seed) for family, count in counts.items()}
+    plan = Plan(items, ways([mode], [f"max_denoising_steps={STEPS}"]), seed, MAX_TOKENS, batch_size=1)
+    with tempfile.TemporaryDirectory() as folder:
+        return run("demo", plan, state=Path(folder), first_steps=False)
+
+
+def below(record: Record, recorded: dict[str, list[int]]) -> list[str]:
+    """What fell below its floor, in words; `recorded` are right answers and prompts by family."""
+    found = []
+    every_right = every_count = 0
+    expected = []
+    for family in record.families:
+        outcomes = record.cells[0, family].outcomes
+        right, count = sum(outcome.right for outcome in outcomes), len(outcomes)
+        floor = wilson(*recorded[family])[0]
+        chance = binomial_at_most(right, count, floor)
+        if chance < CHANCE:
+            found.append(f"{family}: {right} of {count} right, the floor is {floor:.0%} (chance {chance:.1g})")
+        every_right, every_count = every_right + right, every_count + count
+        expected += [floor] * count
+    # Of a sum of unlike families the binomial at their mean is the wider, so this errs on the side of silence.
+    chance = binomial_at_most(every_right, every_count, math.fsum(expected) / every_count)
+    if chance < CHANCE:
+        found.append(f"all: {every_right} of {every_count} right (chance {chance:.1g})")
+    return found
+
+
+def main() -> None:
+    modes = {}
+    for mode in MODES:
+        record = measure(mode, dict.fromkeys(CHECKED, RECORDED), seed=1)
+        modes[mode] = {
+            family: [sum(outcome.right for outcome in cell.outcomes), len(cell.outcomes)]
+            for (_, family), cell in record.cells.items()
+        }
+    content = {"checkpoint": fingerprint(DEMO_FOLDER), "modes": modes}
+    FLOOR.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

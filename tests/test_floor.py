@@ -1,0 +1,47 @@
+"""The reference still answers as well as it was recorded to, and a broken sampler does not."""
+
+import json
+from collections.abc import Sequence
+
+import floor
+import pytest
+
+from mlx_diffusion.checkpoint import DEMO_FOLDER
+from mlx_diffusion.evaluation.identity import fingerprint
+from mlx_diffusion.evaluation.record import Cell, Outcome, Record
+from mlx_diffusion.options import MODES
+
+RECORDED = json.loads(floor.FLOOR.read_text())
+
+
+def test_the_floor_is_the_bundled_checkpoint_s() -> None:
+    assert RECORDED["checkpoint"] == fingerprint(DEMO_FOLDER), "the weights changed: run python tests/floor.py"
+    assert RECORDED["modes"].keys() == set(MODES)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_mode_falls_below_its_floor(mode: str) -> None:
+    assert not floor.below(floor.measure(mode, floor.CHECKED, seed=0), RECORDED["modes"][mode])
+
+
+def found(rights: Sequence[int]) -> Record:
+    cells = {
+        (0, family): Cell(tuple(Outcome(number < right, 1, 1, 0, 1) for number in range(12)), 0.0)
+        for family, right in zip(floor.CHECKED, rights, strict=True)
+    }
+    return Record({"plan": {"families": dict.fromkeys(floor.CHECKED)}}, cells)
+
+
+def test_noise_is_no_fall_and_a_fall_is_no_noise() -> None:
+    recorded = {family: [54, 60] for family in floor.CHECKED}  # a floor of 80 %
+    assert floor.below(found([9] * 6), recorded) == []
+    (one,) = floor.below(found([4, 12, 12, 12, 12, 12]), recorded)
+    assert one.startswith("shuffle: 4 of 12")
+    (every,) = floor.below(found([7] * 6), recorded)
+    assert every.startswith("all: 42 of 72")
+
+
+def test_acceptance_by_chance_falls_below() -> None:
+    shuffles = floor.measure("random:0.5", {"shuffle": floor.CHECKED["shuffle"]}, seed=0)
+    fallen = floor.below(shuffles, RECORDED["modes"]["reference"])
+    assert fallen and fallen[0].startswith("shuffle: ")
