@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from mlx_diffusion import __version__
 from mlx_diffusion.cli import convert, doctor, eval, generate
+from mlx_diffusion.cli.bench import command as bench
 from mlx_diffusion.cli.chat import command as chat
 from mlx_diffusion.errors import DiffusionError, OptionError
 
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_parser(commands)
     convert.add_parser(commands)
     eval.add_parser(commands)
+    bench.add_parser(commands)
     doctor.add_parser(commands)
     return parser
 

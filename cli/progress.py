@@ -40,6 +40,12 @@ class ProgressLine:
         if not self.shown or time.monotonic() - self.time >= (LIVE_SECONDS if self.live else LOG_SECONDS):
             self._draw()
 
+    def announce(self, text: str) -> None:
+        """Show at once: what begins may take long."""
+        self.text = text
+        if text != self.shown:
+            self._draw()
+
     def _draw(self) -> None:
         if self.live:
             width = shutil.get_terminal_size().columns - 1

@@ -40,7 +40,14 @@ def test_the_tree_is_complete() -> None:
         listed.add(name if name == folder else folder + name)
     there = {
         f"{top}/{file.name}"
-        for top in ("cli", "cli/chat", "mlx_diffusion", "mlx_diffusion/evaluation")
+        for top in (
+            "cli",
+            "cli/bench",
+            "cli/chat",
+            "mlx_diffusion",
+            "mlx_diffusion/benchmark",
+            "mlx_diffusion/evaluation",
+        )
         for file in (ROOT / top).glob("*.py")
         if not file.name.startswith("__")
     }

@@ -1,0 +1,186 @@
+"""The command line of `mlx-diffusion bench`: what is asked for, and how the results are printed.
+
+Knows the terminal, and nothing of how anything is measured.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_diffusion.cli.arguments import REAL_MODEL, add_model, help_format
+from mlx_diffusion.cli.progress import ProgressLine
+from mlx_diffusion.convert.recipes import DEFAULT_RECIPE, RECIPES
+from mlx_diffusion.options import MODES
+
+if TYPE_CHECKING:
+    from mlx_diffusion.benchmark.results import Results
+
+PEERS = ("mlx-vlm",)
+PUBLISHED = "published"
+TABLE_WIDTH = 120  # where the output is no terminal
+
+EPILOG = f"""\
+examples:
+  mlx-diffusion bench
+  mlx-diffusion bench --model {REAL_MODEL} --prompt-tokens 100,4000 --plot bench.png
+  mlx-diffusion bench --synthetic {PUBLISHED} --recipe 4bit --layers 2 --canvas-length 32 --steps 4
+  mlx-diffusion bench --against mlx-vlm --steps 8 --output-tokens 64 --json > bench.json
+
+Prompts are random tokens, and no token ends the text. A canvas is denoised until the checkpoint's
+rule ends it, which on random prompts may be soon; --steps fixes the work instead. Times are medians
+of --repeat runs behind one that does not count, with the lowest and the highest in brackets.
+Results go to standard output, all else to standard error.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `bench` to the command's subcommands."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure speed, memory, and how near they come to the device's limits",
+        usage="mlx-diffusion bench [OPTION ...]",
+        description="Measure how fast a checkpoint runs here, in how much memory, and how near that comes to what the "
+        "device itself reaches.",
+        epilog=EPILOG,
+        formatter_class=help_format,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run, usage_error=parser.error)
+    add_model(parser)
+    parser.add_argument("--json", action="store_true", help="the results as one JSON object")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results too, into FILE.png or FILE.svg")
+
+    cases = parser.add_argument_group("what is run (every combination)")
+    cases.add_argument(
+        "--prompt-tokens", type=_sizes, default=(100, 1000), metavar="N,...", help="prompt lengths (default: 100,1000)"
+    )
+    cases.add_argument(
+        "--output-tokens", type=_sizes, default=(64, 256), metavar="N,...", help="text lengths (default: 64,256)"
+    )
+    cases.add_argument(
+        "--mode",
+        action="append",
+        choices=MODES,
+        help=f"how canvases are denoised; may be repeated (default: {MODES[0]})",
+    )
+    cases.add_argument("--steps", type=_size, metavar="N", help="take exactly N denoising steps a canvas")
+    cases.add_argument("--repeat", type=_size, default=3, metavar="N", help="how often each is run (default: 3)")
+    cases.add_argument("--no-warm-up", action="store_true", help="count the first run too, where a run takes minutes")
+    cases.add_argument("--seed", type=int, default=0, metavar="N", help="of the prompts and of the text (default: 0)")
+    cases.add_argument("--prefill-step-size", type=_size, metavar="N", help="the most prompt tokens encoded at once")
+    cases.add_argument("--canvas-length", type=_size, metavar="L", help="denoise canvases of L positions")
+    cases.add_argument(
+        "--context",
+        type=_size,
+        metavar="N",
+        help="run prompts past the model's context, up to N positions, for the time alone",
+    )
+
+    synthetic = parser.add_argument_group("a model with random weights, made in memory")
+    synthetic.add_argument(
+        "--synthetic", metavar="CONFIG",
+        help=f'a folder with a config.json, or "{PUBLISHED}" for that of the published 26B model',
+    )  # fmt: skip
+    synthetic.add_argument(
+        "--recipe", metavar="R", help=f"its formats: one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})"
+    )
+    synthetic.add_argument("--layers", type=_size, metavar="N", help="its last N layers alone")
+
+    peers = parser.add_argument_group("a peer")
+    peers.add_argument(
+        "--against", choices=PEERS, metavar="PEER",
+        help="run every case by the installed mlx-vlm in turn, and print ratios (pip install mlx-vlm)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; returns the exit code."""
+    if args.synthetic is None and (args.recipe or args.layers):
+        args.usage_error("--recipe and --layers are for a model with random weights; add --synthetic CONFIG")
+    if args.synthetic is not None and args.model != "demo":
+        args.usage_error("--model and --synthetic exclude each other; leave out one of them")
+
+    from mlx_diffusion.benchmark.plots import check_plot, plot
+    from mlx_diffusion.convert.files import write_whole
+
+    if args.plot:
+        check_plot(args.plot)
+    with ProgressLine() as line:
+        results = _measure(args, line)
+    if args.json:
+        print(json.dumps(results.as_dict(), ensure_ascii=False))
+    else:
+        _print(results)
+    if args.plot:
+        write_whole(args.plot, plot(results, args.plot.suffix))
+        print(f"mlx-diffusion: drawn into {args.plot}", file=sys.stderr)
+    return 0
+
+
+def _measure(args: argparse.Namespace, line: ProgressLine) -> "Results":
+    """Everything between the command line and what is printed."""
+    from mlx_diffusion.benchmark import results
+    from mlx_diffusion.benchmark.cost import weight_bytes
+    from mlx_diffusion.benchmark.suite import Suite
+    from mlx_diffusion.cli.bench.subjects import opened
+    from mlx_diffusion.convert.machine import this_machine
+    from mlx_diffusion.options import GenerationConfig
+
+    if args.against:
+        from mlx_diffusion.benchmark.peer import check_installed
+
+        check_installed()
+    base = GenerationConfig(seed=args.seed, max_denoising_steps=args.steps, prefill_step_size=args.prefill_step_size)
+    machine = this_machine()
+    with opened(args, machine, line) as subject:
+        model = subject.model
+        suite = Suite(model, subject.tokenizer, base, subject.peer, warm_up=not args.no_warm_up)
+        measured = suite.measure(subject.cases, args.repeat, line.announce)
+        comparisons = [] if subject.peer is None else suite.compare(subject.peer, measured, line.announce)
+        ceilings, cases = suite.hold_against_device([own for own, *_ in measured], line.show)
+        return results.Results(
+            results.Subject(
+                model=subject.name,
+                device=machine.as_dict(),
+                dtype=str(model.dtype).removeprefix("mlx.core."),
+                layers=model.config.num_hidden_layers,
+                canvas_length=model.config.canvas_length,
+                weight_bytes=weight_bytes(model),
+                load_seconds=subject.load_seconds,
+                steps=args.steps,
+                seed=args.seed,
+            ),
+            ceilings,
+            cases,
+            None if subject.peer is None else f"{args.against} {subject.peer.version}",
+            comparisons,
+        )
+
+
+def _print(results: "Results") -> None:
+    from rich.console import Console
+
+    from mlx_diffusion.benchmark.tables import tables
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else TABLE_WIDTH
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
+    for index, table in enumerate(tables(results)):
+        if index:
+            console.print()
+        console.print(table)
+
+
+def _size(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Whole numbers of at least 1, with commas between them."""
+    return tuple(_size(part) for part in text.split(","))

@@ -1,0 +1,154 @@
+"""What a benchmark runs: a checkpoint or a model with random weights, opened once it is certain that it can run.
+
+Knows the command line, and nothing of what is measured.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlx_diffusion.benchmark.cases import Case, grid
+from mlx_diffusion.benchmark.peer import Peer, load_peer
+from mlx_diffusion.checkpoint import Checkpoint, find, local_folder
+from mlx_diffusion.cli.progress import ProgressLine
+from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.convert.files import free_bytes
+from mlx_diffusion.convert.machine import Machine
+from mlx_diffusion.convert.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes
+from mlx_diffusion.convert.published import CONFIG
+from mlx_diffusion.convert.recipes import DEFAULT_RECIPE
+from mlx_diffusion.convert.recipes import recipe as recipe_named
+from mlx_diffusion.convert.room import check_room, stored_weight_bytes
+from mlx_diffusion.convert.synthetic import Plan, SyntheticTokenizer, make, plan, save
+from mlx_diffusion.convert.words import size_text
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.fields import read_json
+from mlx_diffusion.loading import load
+from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.options import MODES
+from mlx_diffusion.tokenizer import Tokenizer
+
+PUBLISHED = "published"  # stands for the published checkpoint's config.json
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is ready, how long that took, and the cases that it is to run."""
+
+    name: str
+    model: DiffusionGemma
+    tokenizer: Tokenizer
+    load_seconds: float
+    cases: Sequence[Case]
+    peer: Peer | None
+
+
+@contextmanager
+def opened(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> Iterator[Subject]:
+    """The model of the command line, and the peer's of the same weights where one is asked for.
+
+    Raises OptionError for cases that it cannot run and CheckpointError where it does not fit, before it is loaded.
+    """
+    if args.synthetic is None:
+        yield _checkpoint(args, machine, line)
+    else:
+        with tempfile.TemporaryDirectory(prefix="mlx-diffusion-bench-") as folder:
+            yield _synthetic(args, machine, Path(folder), line)
+
+
+def _checkpoint(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> Subject:
+    folder = find(args.model)
+    found = Checkpoint.open(folder)
+    config, cases = _wanted(args, found.config)
+    weights = stored_weight_bytes(found.files, _item_bytes(machine))
+    _check_room(args, cases, config, weights, machine, args.model, read_json(folder / "config.json"))
+
+    line.announce(f"loading {args.model}")
+    started = time.perf_counter()
+    model, tokenizer = load(folder)
+    seconds = time.perf_counter() - started
+    model.config = config
+    return Subject(args.model, model, tokenizer, seconds, cases, _peer(args, folder, model, line))
+
+
+def _synthetic(args: argparse.Namespace, machine: Machine, folder: Path, line: ProgressLine) -> Subject:
+    """Made in memory; written into `folder` for the peer alone."""
+    planned, name = _planned(args)
+    config, cases = _wanted(args, planned.config)
+    weights = weight_bytes(planned.pieces, _item_bytes(machine))
+    _check_room(args, cases, config, weights, machine, name, planned.raw)
+    if args.against and free_bytes(folder) < weights:
+        raise CheckpointError(
+            f"{args.against} would read the random weights, {size_text(weights)}, from {folder.parent}, which has "
+            f"{size_text(free_bytes(folder))} free; set TMPDIR to a folder with more, or leave out --against"
+        )
+
+    started = time.perf_counter()
+    model = make(
+        planned, args.seed, lambda done, total: line.show(f"random weights: {size_text(done)} of {size_text(total)}")
+    )
+    seconds = time.perf_counter() - started
+    model.config = config
+    if args.against:
+        line.announce("writing the random weights for the peer")
+        save(planned, model, folder)
+    return Subject(name, model, SyntheticTokenizer(), seconds, cases, _peer(args, folder, model, line))
+
+
+def _planned(args: argparse.Namespace) -> tuple[Plan, str]:
+    """What the model with random weights is to be, and what it is called."""
+    raw: Mapping[str, Any] = CONFIG
+    if args.synthetic != PUBLISHED:
+        folder = local_folder(args.synthetic)
+        if folder is None:
+            raise CheckpointError(
+                f'--synthetic {args.synthetic}: no such folder; give one with a config.json, or "{PUBLISHED}"'
+            )
+        raw = read_json(folder / "config.json")
+    recipe = recipe_named(args.recipe or DEFAULT_RECIPE)
+    layers = f", {args.layers} layers" if args.layers else ""
+    return plan(
+        raw, recipe, args.layers, args.canvas_length
+    ), f"{args.synthetic} ({recipe.name}{layers}, random weights)"
+
+
+def _peer(args: argparse.Namespace, folder: Path, model: DiffusionGemma, line: ProgressLine) -> Peer | None:
+    if not args.against:
+        return None
+    line.announce(f"loading {args.against}")
+    return load_peer(folder, model.config, model.dtype)
+
+
+def _wanted(args: argparse.Namespace, config: ModelConfig) -> tuple[ModelConfig, list[Case]]:
+    """The configuration with the canvas and the context that are wanted, and the cases."""
+    changed = replace(
+        config,
+        canvas_length=args.canvas_length or config.canvas_length,
+        max_position_embeddings=args.context or config.max_position_embeddings,
+    )
+    modes = tuple(dict.fromkeys(args.mode or MODES[:1]))
+    return changed, grid(args.prompt_tokens, args.output_tokens, modes, changed)
+
+
+def _item_bytes(machine: Machine) -> int:
+    return GPU_ITEM if machine.device == "gpu" else CPU_ITEM
+
+
+def _check_room(
+    args: argparse.Namespace, cases: Sequence[Case], config: ModelConfig, weights: int, machine: Machine, name: str,
+    raw: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Whether the longest case fits; with a peer, the weights are there twice."""
+    longest = max(case.prompt_tokens + case.output_tokens for case in cases) + config.canvas_length
+    memory = Memory(config, weights * (2 if args.against else 1), _item_bytes(machine))
+    if args.prefill_step_size:
+        memory = memory.in_steps_of(args.prefill_step_size)
+    warning = check_room(memory, longest, machine, name, raw)
+    if warning:
+        print(f"mlx-diffusion: {warning}", file=sys.stderr)

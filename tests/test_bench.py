@@ -1,0 +1,187 @@
+"""`mlx-diffusion bench`: the command from end to end on tiny models, and what a wrong call is told."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+from conftest import FIXTURES, config_dict, write_checkpoint
+
+from mlx_diffusion.benchmark import ceilings, peer, plots
+from mlx_diffusion.cli.bench import subjects
+from mlx_diffusion.cli.main import main
+from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.convert import room
+from mlx_diffusion.convert.machine import Machine, this_machine
+from mlx_diffusion.convert.memory import CPU_ITEM, Memory
+from mlx_diffusion.errors import CheckpointError
+
+HUB = str(FIXTURES / "hub")
+QUICK = ["--prompt-tokens", "9", "--output-tokens", "16", "--steps", "2", "--repeat", "1"]
+RAW = config_dict(hidden_size=128, intermediate_size=128, moe_intermediate_size=128)
+
+
+@pytest.fixture(autouse=True)
+def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LEAST_SECONDS", 0.0), ("MOST_SECONDS", 1e-4), ("COPY_BYTES", 1 << 20)):
+        monkeypatch.setattr(ceilings, name, value)
+
+
+def run(*argv: str) -> int:
+    """The exit code, whichever way the command ends."""
+    try:
+        return main(["bench", *argv])
+    except SystemExit as exit:
+        assert isinstance(exit.code, int)
+        return exit.code
+
+
+def config_folder(folder: Path) -> Path:
+    (folder / "config.json").write_text(json.dumps(RAW))
+    return folder
+
+
+def test_json_is_one_object_and_the_plot_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "bench.svg"
+    assert run("--model", HUB, *QUICK, "--prompt-tokens", "9,20", "--json", "--plot", str(picture)) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert out.count("\n") == 1
+    assert [(case["prompt_tokens"], case["output_tokens"]) for case in report["cases"]] == [(9, 16), (20, 16)]
+    assert all(case["reach"]["share_of_ceiling"] > 0 for case in report["cases"])
+    assert report["steps"] == 2 and report["device"]["packages"]["mlx"]
+    assert picture.read_text().startswith("<?xml") and str(picture) in err
+    assert [file.name for file in tmp_path.iterdir()] == ["bench.svg"]
+
+
+def test_what_may_take_long_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--synthetic", str(config_folder(tmp_path)), "--canvas-length", "4", "--layers", "1", *QUICK) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "reference" in line] == [
+        "9 + 16 tokens, reference: warm-up",
+        "9 + 16 tokens, reference: run 1 of 1",
+    ]
+    assert lines[0].startswith("random weights: ") and "measuring the device" in lines[-1]
+
+
+def test_a_synthetic_model_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(config_folder(tmp_path))
+    argv = ["--synthetic", folder, "--recipe", "mxfp4", "--layers", "2", "--canvas-length", "4", *QUICK]
+    assert run(*argv) == 0
+    out = capsys.readouterr().out
+    assert f"{folder} (mxfp4, 2 layers, random weights): 2 layers, canvas 4" in out
+    assert "tokens/s" in out and "of ceiling" in out and "soft embedding" in out
+
+
+def test_a_context_can_be_gone_past_for_the_time_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    long = ["--model", HUB, *QUICK, "--prompt-tokens", "4096"]
+    assert run(*long) == 2
+    assert "--context 4112" in capsys.readouterr().err
+    assert run(*long, "--context", "4112", "--prefill-step-size", "1024", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cases"][0]["prompt_tokens"] == 4096
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "named"),
+    [
+        (["--mode", "fast"], 2, "reference"),
+        (["--prompt-tokens", "100,0"], 2, "'0' is no whole number of 1 or more"),
+        (["--output-tokens", "many"], 2, "'many'"),
+        (["--repeat", "0"], 2, "--repeat"),
+        (["--layers", "2"], 2, "add --synthetic"),
+        (["--synthetic", "published", "--model", HUB], 2, "leave out one"),
+        (["--synthetic", "published", "--recipe", "5bits"], 2, "did you mean '5bit'"),
+        (["--synthetic", "no/such-folder"], 1, "no such folder"),
+        (["--model", "./no/such/folder"], 1, "no/such/folder"),
+        (["--plot", "bench.pdf"], 2, ".png or .svg"),
+        (["--plot", "no/such/folder/bench.svg"], 2, "make it first"),
+        (["--against", "other"], 2, "mlx-vlm"),
+    ],
+)
+def test_a_wrong_call_is_told_so(argv: list[str], code: int, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*argv) == code
+    out, err = capsys.readouterr()
+    assert named in err and "Traceback" not in err and out == ""
+
+
+def test_without_the_peer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(peer, "version", missing)
+    assert run("--against", "mlx-vlm") == 2
+    err = capsys.readouterr().err
+    assert "pip install mlx-vlm" in err and err.count("\n") == 1
+
+
+def test_without_room_on_disk_for_the_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peer, "check_installed", lambda: None)
+    monkeypatch.setattr(subjects, "free_bytes", lambda folder: 1000)
+    assert run("--synthetic", str(config_folder(tmp_path)), *QUICK, "--against", "mlx-vlm") == 1
+    assert "set TMPDIR" in capsys.readouterr().err
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run("--plot", "bench.png") == 2
+    err = capsys.readouterr().err
+    assert "mlx-diffusion[plot]" in err and err.count("\n") == 1
+    assert importlib.reload(plots), "and the module itself does not need it"
+
+
+def machine(memory: int, device: str = "cpu") -> Machine:
+    return replace(this_machine(), memory_bytes=memory, device=device, gpu_bytes=memory * 3 // 4)
+
+
+def test_what_does_not_fit_is_told_with_numbers_and_the_recipe_that_would() -> None:
+    memory = Memory(ModelConfig.from_dict(RAW), 10_000_000, CPU_ITEM)
+    needed = memory.total_bytes(100)
+    assert room.check_room(memory, 100, machine(2 * needed), "it", RAW) is None
+    slow = room.check_room(memory, 100, machine(needed + 1), "it", RAW)
+    assert slow is not None and "may have to swap; the recipe 4bit would fit" in slow and "weights 10.00 MB" in slow
+    with pytest.raises(CheckpointError, match=r"it needs .* with 100 tokens .*this machine has .*the recipe 4bit"):
+        room.check_room(memory, 100, machine(needed - 1), "it", RAW)
+    with pytest.raises(CheckpointError, match="this machine has"):
+        room.check_room(memory, 100, machine(needed + 1, "gpu"), "it", RAW)
+    with pytest.raises(CheckpointError, match="no recipe fits"):
+        room.check_room(memory, 100, machine(1000), "it", RAW)
+
+
+def test_the_published_model_is_too_large_for_a_small_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlx_diffusion.convert.machine.this_machine", lambda: machine(8 << 30))
+    assert run("--synthetic", "published", "--recipe", "4bit") == 1
+    err = capsys.readouterr().err
+    assert "GB for it" in err and "weights 19.8" in err and err.count("\n") == 1
+
+
+def test_weights_are_counted_from_the_headers(tmp_path: Path) -> None:
+    import mlx.core as mx
+
+    tensors = {
+        "model.decoder.norm.weight": mx.ones((8,), dtype=mx.bfloat16),
+        "model.decoder.x.weight": mx.zeros((3,), dtype=mx.uint32),
+        "model.encoder.vision_tower.y": mx.ones((9,)),
+    }
+    folder = write_checkpoint(tmp_path, {}, tensors)
+    assert room.stored_weight_bytes([folder / "model.safetensors"], CPU_ITEM) == 8 * 4 + 3 * 4
+
+
+def test_the_peer_runs_in_turn_where_it_is_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mlx_vlm")
+    folder = str(config_folder(tmp_path))
+    argv = ["--synthetic", folder, "--canvas-length", "8", *QUICK, "--against", "mlx-vlm", "--json"]
+    assert run(*argv) == 0
+    report = json.loads(capsys.readouterr().out)
+    (against,) = report["against"]
+    assert report["peer"].startswith("mlx-vlm ")
+    assert against["ours"]["steps"] == against["theirs"]["steps"] == {"median": 4, "low": 4, "high": 4}
+    assert against["theirs"]["primitives"] > 100 and against["ratios"]["step_seconds"]["median"] > 0
