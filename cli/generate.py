@@ -65,11 +65,12 @@ def run(args: argparse.Namespace) -> int:
 
     config = build_config(args)
 
-    from mlx_diffusion import load, stream_generate
+    from mlx_diffusion import stream_generate
+    from mlx_diffusion.cli.opening import open_model
 
     if args.model == "demo":
         print(TOY_NOTICE, end="", file=sys.stderr, flush=True)
-    model, tokenizer = load(args.model)
+    model, tokenizer = open_model(args.model)
     if not (args.raw or tokenizer.has_chat_template):
         args.usage_error(f"{args.model} has no chat template; add --raw to use the prompt as it is")
     turns = [{"role": "system", "content": args.system}] if args.system is not None else []

@@ -16,8 +16,9 @@ from conftest import FIXTURES
 from huggingface_hub import HfApi
 
 import mlx_diffusion
+from mlx_diffusion.cli import room
 from mlx_diffusion.cli.arguments import REAL_MODEL
-from mlx_diffusion.cli.chat import room, speaker
+from mlx_diffusion.cli.chat import speaker
 from mlx_diffusion.cli.chat.speaker import load_speaker
 from mlx_diffusion.cli.chat.welcome import TRY, welcome
 from mlx_diffusion.cli.main import main
@@ -187,20 +188,17 @@ def test_the_toy_answers_what_the_welcome_says_it_does() -> None:
         assert mlx_diffusion.generate(*toy, [{"role": "user", "content": prompt}]) == answer
 
 
-def test_too_little_memory_is_said_before(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_little_memory_is_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine("chip", 24 << 30, 19_100_000_000, "gpu", 8, "macOS", "3.12", {}, None)
     monkeypatch.setattr(room, "this_machine", lambda: machine)
     monkeypatch.setattr(room, "weight_bytes", lambda model: 28_000_000_000)
     warning = room.warning("owner/name")
     assert warning is not None and "28.00 GB" in warning and "19.10 GB" in warning and "--recipe 4bit" in warning
-    assert run(*QUICK, "-m", "t20") == 0
-    assert capsys.readouterr().err.count("28.00 GB") == 1
     monkeypatch.setattr(room, "weight_bytes", lambda model: None)
     assert room.warning("owner/name") is None
 
 
 def test_sizes_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert room.weight_bytes(HUB) == (FIXTURES / "hub" / "model.safetensors").stat().st_size
     files = [SimpleNamespace(rfilename="a.safetensors", size=7), SimpleNamespace(rfilename="config.json", size=9)]
 
     def model_info(self: Any, model: str, **options: Any) -> Any:

@@ -91,15 +91,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, config: GenerationConfig, message: str | None) -> int:
-    from mlx_diffusion.cli.chat import room
     from mlx_diffusion.cli.chat.conversation import Conversation
     from mlx_diffusion.cli.chat.speaker import load_speaker
 
     if message is not None and args.model == "demo":
         print(TOY_NOTICE, end="", file=sys.stderr, flush=True)
-    warning = room.warning(args.model) if args.model != "demo" else None
-    if warning is not None:
-        print(f"mlx-diffusion: {warning}", file=sys.stderr, flush=True)
     speaker = load_speaker(args.model)
     if not speaker.has_chat_template:
         args.usage_error(f"{args.model} has no chat template, so one cannot chat with it; use `mlx-diffusion generate`")

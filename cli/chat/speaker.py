@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlx_diffusion.cli.opening import open_model
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.events import Event
 from mlx_diffusion.generation import stream_generate
-from mlx_diffusion.loading import load
 from mlx_diffusion.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.prefixes import PrefixStore
@@ -96,4 +96,4 @@ class Checkpoint:
 
 def load_speaker(name: str) -> Checkpoint:
     """Load "demo", a folder or a Hub id. Raises CheckpointError."""
-    return Checkpoint(name, *load(name))
+    return Checkpoint(name, *open_model(name))

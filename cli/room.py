@@ -1,9 +1,7 @@
-"""Whether a model's weights will find room in this machine's memory, before they are downloaded or loaded.
+"""Whether a model's weights will find room in this machine's memory, before they are downloaded.
 
 The sizes of their files are all that it looks at. What cannot be found out is no reason to warn.
 """
-
-from pathlib import Path
 
 from huggingface_hub import HfApi
 
@@ -34,10 +32,7 @@ def warning(model: str) -> str | None:
 
 
 def weight_bytes(model: str) -> int | None:
-    """The size of a model's weight files, in a folder or on the Hub."""
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    """The size of a model's weight files on the Hub."""
     try:
         with hub_errors(model):
             files = HfApi().model_info(model, files_metadata=True, timeout=10).siblings or []
