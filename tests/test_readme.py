@@ -10,6 +10,7 @@ from mlx_diffusion.cli.main import build_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LISTED = ("cli", "cli/bench", "cli/chat", "mlx_diffusion", "mlx_diffusion/benchmark", "mlx_diffusion/evaluation")
 
 
 def test_the_python_examples_run(tmp_path: Path) -> None:
