@@ -24,7 +24,7 @@ from mlx_diffusion.masks import encoder_masks
 from mlx_diffusion.model import DiffusionGemma, Layer
 from mlx_diffusion.noise import Noise
 from mlx_diffusion.options import Settings
-from mlx_diffusion.parts import widest
+from mlx_diffusion.parts import PROMPT_SCORES, widest
 from mlx_diffusion.sampler import EntropyBound
 
 
@@ -80,7 +80,9 @@ def hidden_states(
         prefixes = {}
         for prompt, x in prompts.items():
             cache = PrefixCache(replace(config, layer_types=(layer_type,)), [0])
-            seen = encoder_masks(range(len(prompt)), 0, window, None, widest(len(prompt) * config.num_attention_heads))
+            seen = encoder_masks(
+                range(len(prompt)), 0, window, None, widest(len(prompt) * config.num_attention_heads, PROMPT_SCORES)
+            )
             prompts[prompt] = layer.encode(x, seen, None, 0, cache.layers[0])
             cache.advance(len(prompt))
             prefixes[prompt] = cache.prefix()

@@ -14,7 +14,7 @@ from mlx_diffusion.cache import PrefixCache
 from mlx_diffusion.config import FULL, ModelConfig
 from mlx_diffusion.noise import COLUMNS
 from mlx_diffusion.options import DEFAULTS
-from mlx_diffusion.parts import widest
+from mlx_diffusion.parts import CANVAS_SCORES, PROMPT_SCORES, widest
 from mlx_diffusion.tensors import ITEM_BYTES
 
 from .layout import VISION, Piece
@@ -53,8 +53,9 @@ class Memory:
         canvas = self.config.canvas_length
         vocabulary = self.config.vocab_size
         logits = CHUNKS_OF_LOGITS * COLUMNS if vocabulary > COLUMNS else LOGITS * vocabulary
-        denoising = self._pass_bytes(canvas, context, SCORES_IN_TWO * FLOAT32)
-        encoding = self._pass_bytes(min(self.prefill_step_size, context), context, SCORES * self.item_bytes)
+        denoising = self._pass_bytes(canvas, context, CANVAS_SCORES, SCORES_IN_TWO * FLOAT32)
+        part = min(self.prefill_step_size, context)
+        encoding = self._pass_bytes(part, context, PROMPT_SCORES, SCORES * self.item_bytes)
         return max(round(logits * canvas * FLOAT32), denoising, encoding)
 
     def total_bytes(self, context: int) -> int:
@@ -75,12 +76,12 @@ class Memory:
                 last = middle
         return fits
 
-    def _pass_bytes(self, queries: int, keys: int, score_bytes: float) -> int:
+    def _pass_bytes(self, queries: int, keys: int, most_scores: int, score_bytes: float) -> int:
         """The larger of one layer's attention and experts, for that many positions at once."""
         config = self.config
         _, head_dim = config.head_shape(FULL)
         rows = config.num_attention_heads * queries
-        width = widest(max(rows, 1))
+        width = widest(max(rows, 1), most_scores)
         scores = PARTS_OF_SCORES * FLOAT32 * width if keys > width else score_bytes * keys
         attention = rows * (scores / self.item_bytes + HEADS * head_dim) + HIDDENS * queries * config.hidden_size
         experts = (

@@ -15,7 +15,7 @@ from .cache import KeysValues, LayerCache
 from .config import SLIDING, LayerType, ModelConfig
 from .layers import RotaryEmbedding, rms_norm
 from .masks import KeysSeen
-from .parts import Part, attend, cut, widest
+from .parts import CANVAS_SCORES, Part, attend, cut, widest
 
 
 class Attention(nn.Module):
@@ -65,7 +65,7 @@ class Attention(nn.Module):
         if prefix:
             assert seen is not None
             cached_keys, cached_values = prefix
-            cuts = cut(seen.shape[-1], widest(queries.size // self._head_dim))
+            cuts = cut(seen.shape[-1], widest(queries.size // self._head_dim, CANVAS_SCORES))
             parts = [*(Part(cached_keys[:, :, own], cached_values[:, :, own], seen[..., own]) for own in cuts), *parts]
         return self._joined(attend(queries, parts))
 

@@ -48,11 +48,11 @@ def survey(
     assert running is not None
     log_total = mx.log(running.total)
     return Survey(
-        running.argmax,
-        running.sample,
-        mx.exp(running.sampled - running.best - log_total),
-        log_total - running.moment / running.total,
-        (running.soft / running.total[..., None]).astype(hidden.dtype),
+        running.argmax.squeeze(-1),
+        running.sample.squeeze(-1),
+        mx.exp(running.sampled - running.best - log_total).squeeze(-1),
+        (log_total - running.moment / running.total).squeeze(-1),
+        (running.soft / running.total).astype(hidden.dtype),
     )
 
 
@@ -118,7 +118,7 @@ class Rows(NamedTuple):
 
 
 class _Running(NamedTuple):
-    """The figures of the columns so far, sums relative to the largest logit: all float32 [B, L] but for `soft`."""
+    """The figures of the columns so far, sums relative to the largest logit: all float32 [B, L, 1] but for `soft`."""
 
     best: mx.array
     argmax: mx.array  # int32
@@ -132,19 +132,18 @@ class _Running(NamedTuple):
     @classmethod
     def of_chunk(cls, logits: mx.array, gumbel: mx.array, first: int, rows: Rows, dtype: mx.Dtype) -> _Running:
         noisy = logits + gumbel
-        sample = mx.argmax(noisy, axis=-1, keepdims=True)
-        sampled = mx.take_along_axis(logits, sample, axis=-1).squeeze(-1)
-        best = logits.max(axis=-1)
-        centred = logits - best[..., None]
+        argmax, sample = (mx.argmax(scores, axis=-1, keepdims=True) for scores in (logits, noisy))
+        best = mx.take_along_axis(logits, argmax, axis=-1)
+        centred = logits - best
         weights = mx.exp(centred)
         return cls(
             best,
-            mx.argmax(logits, axis=-1).astype(mx.int32) + first,
-            noisy.max(axis=-1),
-            sample.squeeze(-1).astype(mx.int32) + first,
-            sampled,
-            weights.sum(axis=-1),
-            (weights * centred).sum(axis=-1),
+            argmax.astype(mx.int32) + first,
+            mx.take_along_axis(noisy, sample, axis=-1),
+            sample.astype(mx.int32) + first,
+            mx.take_along_axis(logits, sample, axis=-1),
+            weights.sum(axis=-1, keepdims=True),
+            (weights * centred).sum(axis=-1, keepdims=True),
             rows.mix(weights.astype(dtype)).astype(mx.float32),
         )
 
@@ -164,4 +163,4 @@ class _Running(NamedTuple):
     def _relative_to(self, best: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         shift = self.best - best
         scale = mx.exp(shift)
-        return scale * self.total, scale * (self.moment + shift * self.total), scale[..., None] * self.soft
+        return scale * self.total, scale * (self.moment + shift * self.total), scale * self.soft

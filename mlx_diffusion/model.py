@@ -19,7 +19,7 @@ from .config import SLIDING, LayerType, ModelConfig
 from .head import Rows, Survey, softcapped, survey
 from .layers import MLP, Experts, Router, SelfConditioning
 from .masks import KeysSeen, encoder_masks, real_positions
-from .parts import widest
+from .parts import PROMPT_SCORES, widest
 
 
 class Layer(nn.Module):
@@ -98,7 +98,7 @@ class DiffusionGemma(nn.Module):
         `cache.arrays()`, and what only the hidden states need is never computed.
         """
         start, end = cache.offset, cache.offset + tokens.shape[1]
-        width = widest(tokens.size * self.config.num_attention_heads)
+        width = widest(tokens.size * self.config.num_attention_heads, PROMPT_SCORES)
         seen = {}
         for layer_type in set(self.config.layer_types):
             window = self._window(layer_type)

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 INITIAL, GUMBEL, RENOISE = range(3)
-COLUMNS = 16_384  # of the vocabulary, drawn at once: 17 MB of float32 for a canvas of 256
+COLUMNS = 65_536  # of the vocabulary, drawn at once: 67 MB of float32 for a canvas of 256
 
 
 class Noise(Protocol):

@@ -15,8 +15,8 @@ import numpy as np
 
 from .masks import Mask
 
-MOST_SCORES = 2**23  # of one part: 34 MB in float32
-LEAST_WIDTH = 64
+CANVAS_SCORES, PROMPT_SCORES = 2**23, 2**21  # of one part, 34 and 8 MB in float32: prompts have no step to slow down
+LEAST_WIDTH = 256
 UNSEEN = float(np.finfo(np.float32).min)  # a score; where a part holds nothing to be seen, -inf would give NaN
 
 
@@ -28,9 +28,9 @@ class Part(NamedTuple):
     mask: Mask = None
 
 
-def widest(rows: int) -> int:
-    """How many keys a part should have at most, for so many rows of queries: B * H * L."""
-    return max(LEAST_WIDTH, MOST_SCORES // rows)
+def widest(rows: int, scores: int) -> int:
+    """How many keys a part should have at most, for so many rows of queries (B * H * L) and scores."""
+    return max(LEAST_WIDTH, scores // rows)
 
 
 def cut(count: int, width: int) -> list[slice]:

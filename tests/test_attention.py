@@ -80,7 +80,7 @@ def test_both_passes(layer_type: Any, width: int, monkeypatch: pytest.MonkeyPatc
     expected = twin(attention, layer_type, x[:prefix], encoder_sees)
     assert np.abs(np.asarray(encoded)[0] - expected).max() < 1e-5
 
-    monkeypatch.setattr(attention_module, "widest", lambda rows: width)
+    monkeypatch.setattr(attention_module, "widest", lambda rows, scores: width)
     behind = cache.prefix()
     canvas = mx.array(x[None, prefix:])
     denoised = attention.denoise(canvas, behind.layers[0], behind.seen[layer_type], behind.position)

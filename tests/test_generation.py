@@ -13,7 +13,8 @@ import pytest
 from conftest import FIXTURES, ReferenceRun, Tape
 from test_tokenizer import write_gemma_like
 
-from mlx_diffusion import parts
+from mlx_diffusion import attention
+from mlx_diffusion import model as model_module
 from mlx_diffusion.errors import CheckpointError, OptionError, PromptError
 from mlx_diffusion.events import Draft, Event, Finish, Segment
 from mlx_diffusion.generation import generate, stream_generate
@@ -156,8 +157,10 @@ def test_keys_in_many_parts_write_the_same(
     prompts = [np.random.default_rng(seed).integers(10, 96, 300 + seed).tolist() for seed in range(3)]
     for prompt in (prompts[0], prompts):
         tokens = []
-        for most, step in ((2**23, 2048), (1, 77)):
-            monkeypatch.setattr(parts, "MOST_SCORES", most)
+        for narrow, step in ((False, 2048), (True, 77)):
+            if narrow:
+                monkeypatch.setattr(attention, "widest", lambda rows, scores: 64)
+                monkeypatch.setattr(model_module, "widest", lambda rows, scores: 64)
             events = events_of(hub, prompt, max_tokens=2 * CANVAS, max_denoising_steps=STEPS, prefill_step_size=step)
             tokens.append([(event.row, event.tokens) for event in events if isinstance(event, Segment)])
         assert tokens[0] == tokens[1]
