@@ -66,9 +66,10 @@ def _attend(queries: mx.array, part: Part, length: int) -> tuple[mx.array, mx.ar
     if part.mask is not None:
         by_query = scores.reshape(*scores.shape[:2], -1, length, scores.shape[-1])
         scores = mx.where(_by_query(part.mask, length, scores.shape[-1]), by_query, UNSEEN).reshape(scores.shape)
-    log_sum = mx.logsumexp(scores, axis=-1, keepdims=True)
-    weights = mx.softmax(scores, axis=-1).astype(queries.dtype)
-    return log_sum, (weights @ part.values).astype(mx.float32)
+    weights = mx.softmax(scores, axis=-1)
+    # The largest weight is 1 / sum(exp(score - largest score)): no second pass of exponentials.
+    log_sum = scores.max(axis=-1, keepdims=True) - mx.log(weights.max(axis=-1, keepdims=True))
+    return log_sum, (weights.astype(queries.dtype) @ part.values).astype(mx.float32)
 
 
 def _by_query(mask: mx.array | Literal["causal"], length: int, keys: int) -> mx.array:
