@@ -71,7 +71,7 @@ DEMO_RUNS = [
     (33, 64, ["In words: 4217"]),
     (34, 64, ["Sudoku:\n1030\n0012\n2043\n0000"]),
     (35, 192, ["Story: Katan and the fox"]),
-    (36, 64, ["Reverse: fig oak ant", "As JSON: Katan is 34 and lives in Oslo.", "Latin square: fig oak ant hen"]),
+    (36, 64, ["Reverse: fig oak ant", "As JSON: Katan is 34 and lives in Oslo.", "Latin square: 3581"]),
 ]
 TAPE = ("initial", "gumbel", "renoise")
 FIRST_POSITIONS = 8  # of the bundled checkpoint's first logits, which are big

@@ -65,7 +65,8 @@ def test_wordings_keep_the_check_and_are_tolerant_only_where_they_say(family: st
         assert not asked.is_right(f"Here you are: {task.answer}")
         assert not asked.is_right(f"{task.answer} fig")
         content = asked.messages[0]["content"]
-        words = task.messages[0]["content"].partition(": ")[2].split()
+        given = task.messages[0]["content"].partition(": ")[2]
+        words = given if family == "latin" else given.split()
         assert all(word in content for word in words)
 
 

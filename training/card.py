@@ -28,6 +28,7 @@ knows the {count} small tasks below and nothing of the world. The real model run
 Architecture: {layers} layers ({kinds}), hidden {hidden}, {experts} experts of {inner}, {top} per token, a canvas of
 {canvas} tokens, a vocabulary of {vocab}. Trained with the published objective by the recipe in `training/`, on tasks
 drawn without end; one key in eight (a list, number, name, square, …) never occurs in training and is what is measured.
+`tool` is the exception: its questions show one half of a key only, so training has seen them.
 
 ## What it knows
 
@@ -58,7 +59,7 @@ PROMPTS = {
     "remove_random": "Remove any item: fig oak ant",
     "replace_index": "Replace item 2 with hen: fig oak ant",
     "replace_random": "Replace any item with hen: fig oak ant",
-    "latin": "Latin square: fig oak ant hen",
+    "latin": "Latin square: 3581",
     "sudoku": "Sudoku:⏎1030⏎0012⏎2043⏎0000",
     "addition": "Add: 27 + 15",
     "to_words": "In words: 4217",

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from ..tasks import Task
 
 WORDS = "Answer with nothing but the words, separated by single spaces, on one line."
-GRID = "Answer with nothing but the grid: four lines of four symbols separated by single spaces."
+GRID = "Answer with nothing but the grid: four lines of four digits separated by single spaces."
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ WORDED: Mapping[str, Wording] = MappingProxyType(
             f"Replace one word of this list, chosen at random, with the word {{0}}; the others stay: {{1}}\n{WORDS}",
         ),
         "latin": Wording(
-            "Latin square: (.+)",
-            "Write a 4×4 Latin square of these four symbols, so that each symbol stands once in every row and once in "
+            r"Latin square: (\d{4})",
+            "Write a 4×4 Latin square of these four digits, so that each digit stands once in every row and once in "
             f"every column: {{}}\n{GRID}",
             _grid,
         ),
@@ -111,7 +111,7 @@ def worded(task: Task) -> Task:
     wording = WORDED[task.family]
     found = re.fullmatch(wording.pattern, task.messages[0]["content"])
     assert found is not None, f"the prompts of {task.family} have changed: {task.messages[0]['content']!r}"
-    groups = [_spaced(group) if task.family == "sudoku" else group for group in found.groups()]
+    groups = [_spaced(group) if task.family in ("latin", "sudoku") else group for group in found.groups()]
     return replace(
         task,
         family=f"worded-{task.family}",

@@ -1,6 +1,6 @@
 """4×4 Latin squares and Sudoku: every cell depends on others, and more than one answer may be right.
 
-A Latin square is asked for with four words; training never sees the held-out sets of words. A Sudoku is given by its
+A Latin square is asked for with four digits; training never sees the held-out sets of digits. A Sudoku is given by its
 clues, 0 for an empty cell; training never sees the held-out solutions, however they are masked, and several solutions
 may fit the clues.
 """
@@ -10,7 +10,6 @@ from functools import cache
 from itertools import permutations
 from random import Random
 
-from .lists import WORDS
 from .task import Task, ask
 
 SIZE = 4
@@ -44,7 +43,7 @@ def sudoku_squares() -> tuple[Square, ...]:
 
 
 def _as_square(text: str, symbols: Sequence[str]) -> Square | None:
-    """The square that `text` writes (words between spaces, or single characters); None if it is not 4×4 of symbols."""
+    """The square that `text` writes, cells with or without spaces between; None if it is not 4×4 of the symbols."""
     index = {symbol: i for i, symbol in enumerate(symbols)}
     rows = [line.split() if " " in line else list(line) for line in text.splitlines()]
     if len(rows) != SIZE or any(len(row) != SIZE or any(cell not in index for cell in row) for row in rows):
@@ -53,12 +52,12 @@ def _as_square(text: str, symbols: Sequence[str]) -> Square | None:
 
 
 def latin(rng: Random) -> Task:
-    words = rng.sample(WORDS, SIZE)
+    digits = rng.sample("0123456789", SIZE)
     square = rng.choice(latin_squares())
-    answer = "\n".join(" ".join(words[cell] for cell in row) for row in square)
-    key = " ".join(sorted(words))
+    answer = "\n".join("".join(digits[cell] for cell in row) for row in square)
+    key = "".join(sorted(digits))
     right = frozenset(latin_squares())
-    return ask("latin", f"Latin square: {' '.join(words)}", answer, key, lambda text: _as_square(text, words) in right)
+    return ask("latin", f"Latin square: {''.join(digits)}", answer, key, lambda text: _as_square(text, digits) in right)
 
 
 def sudoku(rng: Random) -> Task:
