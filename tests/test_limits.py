@@ -1,5 +1,7 @@
 """Limits are set once, for all runs together, and put back after the last, whichever that is."""
 
+from collections.abc import Iterator
+
 import mlx.core as mx
 import pytest
 from conftest import FIXTURES
@@ -8,6 +10,15 @@ from mlx_diffusion import limits
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.limits import CACHE_BYTES, memory_limits
 from mlx_diffusion.loading import load
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Other tests may have left a run open."""
+    monkeypatch.setattr(limits, "_running", 0)
+    before = mx.set_cache_limit(123_456_789)
+    yield
+    mx.set_cache_limit(before)
 
 
 def cache_limit() -> int:

@@ -8,7 +8,8 @@ from conftest import FIXTURES, ReferenceRun, model_of
 from mlx_diffusion.cache import PrefixCache
 from mlx_diffusion.model import DiffusionGemma
 
-ENCODER_BOUND, LOGITS_BOUND = 1e-5, 2e-4
+# The bundled checkpoint's outputs reach 12, where float32 alone is far off: MLX 1.1e-5 from float64, PyTorch 0.7e-5.
+ENCODER_BOUND, OF_THE_LARGEST, LOGITS_BOUND = 1e-5, 2e-6, 2e-4
 
 
 def encode_prompt(run: ReferenceRun, model: DiffusionGemma) -> tuple[np.ndarray, PrefixCache]:
@@ -19,7 +20,8 @@ def encode_prompt(run: ReferenceRun, model: DiffusionGemma) -> tuple[np.ndarray,
 
 def test_encoder_is_transformers(reference_run: ReferenceRun, reference_model: DiffusionGemma) -> None:
     hidden, cache = encode_prompt(reference_run, reference_model)
-    assert np.abs(hidden - reference_run.encoder_last_hidden).max() < ENCODER_BOUND  # pads included
+    expected = reference_run.encoder_last_hidden  # pads included
+    assert np.abs(hidden - expected).max() < max(ENCODER_BOUND, OF_THE_LARGEST * np.abs(expected).max())
     assert cache.offset == reference_run.prompt_ids.shape[1]
 
 
