@@ -29,7 +29,9 @@ class Screen:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.server = ["tmux", "-S", str(folder / "tmux"), "-f", os.devnull]
+        settings = folder / "tmux.conf"
+        settings.write_text("set -g exit-empty off\n")  # or a server whose session was killed leaves while one starts
+        self.server = ["tmux", "-S", str(folder / "tmux"), "-f", str(settings)]
 
     def tmux(self, *arguments: str) -> str:
         return subprocess.run([*self.server, *arguments], capture_output=True, text=True, check=True).stdout
