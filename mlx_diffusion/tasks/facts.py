@@ -137,7 +137,7 @@ def tool(rng: Random) -> Task:
         family="tool",
         messages=({"role": "user", "content": question},),
         answer=call,
-        key=f"{who} {city}",
+        key=value,
         check=lambda text: text == call,
         tools=(declaration,),
     )
