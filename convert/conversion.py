@@ -22,6 +22,7 @@ import mlx.core as mx
 
 from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED, local_folder
 from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.device import on_cpu
 from mlx_diffusion.errors import ConversionError
 from mlx_diffusion.fields import parse_json
 from mlx_diffusion.tensors import Stored
@@ -192,8 +193,7 @@ def _write_weights(job: Job, target: Path, whole: set[str], report: Callable[[Pr
 
 def _threads() -> int:
     """On the CPU MLX works on one core a thread; a GPU is kept busy by one."""
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    return min(CPU_THREADS, os.cpu_count() or 1) if on_cpu else 1
+    return min(CPU_THREADS, os.cpu_count() or 1) if on_cpu() else 1
 
 
 def _rest(job: Job) -> Iterator[tuple[str, bytes]]:

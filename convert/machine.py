@@ -19,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_diffusion import __version__
+from mlx_diffusion.device import on_cpu
 
 PACKAGES = ("mlx", "mlx-lm", "transformers", "huggingface_hub", "numpy")
 
@@ -50,7 +51,7 @@ class Machine:
 
 def this_machine(folder: Path | None = None) -> Machine:
     """This machine; the disk is that of `folder`, by default the current one."""
-    on_gpu = mx.default_device() != mx.Device(mx.cpu)
+    on_gpu = not on_cpu()
     facts = _device_facts()
     return Machine(
         chip=_chip(),

@@ -19,12 +19,12 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.device import activation_dtype
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.quantization import QuantSpec
 from mlx_diffusion.tokenizer import Tokenizer
-from mlx_diffusion.weights import activation_dtype
 
 from .layout import DECODER, Piece, pieces, quantization_table, text_tensors
 from .recipes import Recipe

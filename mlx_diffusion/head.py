@@ -8,6 +8,7 @@ width exists. `survey_logits` is the slow twin. Knows nothing of layers, steps o
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -37,35 +38,24 @@ def survey(
     as in an argmax over all. Lazy, in one graph: each chunk waits for the one before, so that MLX holds few at a time.
     """
     shape = (*hidden.shape[:2], table.weight.shape[0])
-    running: _Running | None = None
-    for first in range(0, shape[-1], COLUMNS):
-        if running is not None:
-            hidden, gumbel = mx.depends([hidden, gumbel], list(running))
-        rows = Rows.of(table, first, min(first + COLUMNS, shape[-1]))
+    chunks: list[_Chunk] = []
+    for first, rows in zip(range(0, shape[-1], COLUMNS), Rows.of(table).split(COLUMNS), strict=True):
+        if chunks:
+            hidden, gumbel = mx.depends([hidden, gumbel], list(chunks[-1]))
         logits = softcapped(rows.project(hidden), softcap) / temperature
-        chunk = _Running.of_chunk(logits, gumbel_columns(gumbel, first, shape), first, rows, hidden.dtype)
-        running = chunk if running is None else running.merge(chunk)
-    assert running is not None
-    log_total = mx.log(running.total)
-    return Survey(
-        running.argmax.squeeze(-1),
-        running.sample.squeeze(-1),
-        mx.exp(running.sampled - running.best - log_total).squeeze(-1),
-        (log_total - running.moment / running.total).squeeze(-1),
-        (running.soft / running.total).astype(hidden.dtype),
-    )
+        chunks.append(_Chunk.of(logits, gumbel_columns(gumbel, first, shape), first, rows, hidden.dtype))
+    return _joined(chunks, hidden.dtype)
 
 
 def survey_logits(logits: mx.array, table: nn.Embedding, gumbel: mx.array) -> Survey:
     """The same from processed logits and Gumbel noise that are there as a whole, both float32 [B, L, V]."""
-    rows = Rows.of(table, 0, table.weight.shape[0])
     sample = sampler.sample(logits, gumbel)
     return Survey(
         mx.argmax(logits, axis=-1).astype(mx.int32),
         sample,
         sampler.probability(logits, sample),
         sampler.entropy(logits),
-        rows.mix(mx.softmax(logits, axis=-1)),
+        Rows.of(table).mix(mx.softmax(logits, axis=-1)),
     )
 
 
@@ -83,17 +73,24 @@ class Rows(NamedTuple):
     format: QuantSpec | None
 
     @classmethod
-    def of(cls, table: nn.Embedding, first: int, end: int) -> Rows:
-        rows = slice(first, end)
+    def of(cls, table: nn.Embedding) -> Rows:
+        """All of them."""
         if not isinstance(table, nn.QuantizedEmbedding):
-            return cls(table.weight[rows], None, None, None)
-        biases = table.get("biases")
-        return cls(
-            table.weight[rows],
-            table.scales[rows],
-            None if biases is None else biases[rows],
-            QuantSpec(table.group_size, table.bits, table.mode),
+            return cls(table.weight, None, None, None)
+        spec = QuantSpec(table.group_size, table.bits, table.mode)
+        return cls(table.weight, table.scales, table.get("biases"), spec)
+
+    def split(self, size: int) -> list[Rows]:
+        """The same in runs of `size` rows, the last one shorter; nothing is copied."""
+        count = self.weight.shape[0]
+        if count <= size:
+            return [self]
+        cuts = list(range(size, count, size))
+        weights = mx.split(self.weight, cuts)
+        scales, biases = (
+            [None] * len(weights) if array is None else mx.split(array, cuts) for array in (self.scales, self.biases)
         )
+        return [Rows(*parts, self.format) for parts in zip(weights, scales, biases, strict=True)]
 
     def project(self, hidden: mx.array) -> mx.array:
         """hidden [..., D] -> [..., rows]."""
@@ -117,8 +114,8 @@ class Rows(NamedTuple):
         )
 
 
-class _Running(NamedTuple):
-    """The figures of the columns so far, sums relative to the largest logit: all float32 [B, L, 1] but for `soft`."""
+class _Chunk(NamedTuple):
+    """What some columns of the logits say, sums relative to their largest: all float32 [B, L, 1] but for `soft`."""
 
     best: mx.array
     argmax: mx.array  # int32
@@ -130,12 +127,11 @@ class _Running(NamedTuple):
     soft: mx.array  # float32 [B, L, D], sum of exp(x - best) * embedding
 
     @classmethod
-    def of_chunk(cls, logits: mx.array, gumbel: mx.array, first: int, rows: Rows, dtype: mx.Dtype) -> _Running:
+    def of(cls, logits: mx.array, gumbel: mx.array, first: int, rows: Rows, dtype: mx.Dtype) -> _Chunk:
         noisy = logits + gumbel
         argmax, sample = (mx.argmax(scores, axis=-1, keepdims=True) for scores in (logits, noisy))
         best = mx.take_along_axis(logits, argmax, axis=-1)
-        centred = logits - best
-        weights = mx.exp(centred)
+        weights = mx.exp(logits - best)
         return cls(
             best,
             argmax.astype(mx.int32) + first,
@@ -143,24 +139,29 @@ class _Running(NamedTuple):
             sample.astype(mx.int32) + first,
             mx.take_along_axis(logits, sample, axis=-1),
             weights.sum(axis=-1, keepdims=True),
-            (weights * centred).sum(axis=-1, keepdims=True),
+            (weights * (logits - best)).sum(axis=-1, keepdims=True),  # subtracted anew: no array of it has to be kept
             rows.mix(weights.astype(dtype)).astype(mx.float32),
         )
 
-    def merge(self, after: _Running) -> _Running:
-        best = mx.maximum(self.best, after.best)
-        noisier = after.noisiest > self.noisiest
-        earlier, later = self._relative_to(best), after._relative_to(best)
-        return _Running(
-            best,
-            mx.where(after.best > self.best, after.argmax, self.argmax),
-            mx.maximum(self.noisiest, after.noisiest),
-            mx.where(noisier, after.sample, self.sample),
-            mx.where(noisier, after.sampled, self.sampled),
-            *(left + right for left, right in zip(earlier, later, strict=True)),
-        )
 
-    def _relative_to(self, best: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        shift = self.best - best
-        scale = mx.exp(shift)
-        return scale * self.total, scale * (self.moment + shift * self.total), scale * self.soft
+def _joined(chunks: list[_Chunk], dtype: mx.Dtype) -> Survey:
+    """What all columns say: the winner of the winners, and sums relative to the largest logit of all."""
+    *columns, softs = zip(*chunks, strict=True)
+    best, argmax, noisiest, sample, sampled, total, moment = (
+        mx.concatenate(list(column), axis=-1) for column in columns
+    )
+    likeliest, chosen = (mx.argmax(scores, axis=-1, keepdims=True) for scores in (best, noisiest))
+    highest = mx.take_along_axis(best, likeliest, axis=-1)
+    shift = best - highest  # [B, L, chunks]
+    scale = mx.exp(shift)
+    totals = (scale * total).sum(axis=-1, keepdims=True)
+    moments = (scale * (moment + shift * total)).sum(axis=-1, keepdims=True)
+    soft = reduce(mx.add, map(mx.multiply, mx.split(scale, len(chunks), axis=-1), softs))
+    log_total = mx.log(totals)
+    return Survey(
+        mx.take_along_axis(argmax, likeliest, axis=-1).squeeze(-1),
+        mx.take_along_axis(sample, chosen, axis=-1).squeeze(-1),
+        mx.exp(mx.take_along_axis(sampled, chosen, axis=-1) - highest - log_total).squeeze(-1),
+        (log_total - moments / totals).squeeze(-1),
+        (soft / totals).astype(dtype),
+    )

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from .attention import Attention
 from .cache import KeysValues, LayerCache, Prefix, PrefixCache
 from .config import SLIDING, LayerType, ModelConfig
+from .device import on_cpu
 from .head import Rows, Survey, softcapped, survey
 from .layers import MLP, Experts, Router, SelfConditioning
 from .masks import KeysSeen, encoder_masks, real_positions
@@ -79,7 +80,7 @@ class DiffusionGemma(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.self_conditioning = SelfConditioning(config)
         # On a CPU every fused kernel is a run of the machine's C++ compiler, 40 s in all before the first step.
-        self.compiled = mx.default_device() == mx.Device(mx.gpu)
+        self.compiled = not on_cpu()
         self._traced = mx.compile(self._surveyed)
 
     @property
@@ -166,7 +167,7 @@ class DiffusionGemma(nn.Module):
         return x
 
     def _table(self) -> Rows:
-        return Rows.of(self.embed_tokens, 0, self.config.vocab_size)
+        return Rows.of(self.embed_tokens)
 
     def embed(self, tokens: mx.array) -> mx.array:
         """Token ids to what goes into the first layer."""

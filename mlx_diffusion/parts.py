@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from .device import transposed
 from .masks import Mask
 
 CANVAS_SCORES, PROMPT_SCORES = 2**23, 2**21  # of one part, 34 and 8 MB in float32: prompts have no step to slow down
@@ -62,7 +63,7 @@ def attend(queries: mx.array, parts: Iterable[Part]) -> mx.array:
 
 def _attend(queries: mx.array, part: Part, length: int) -> tuple[mx.array, mx.array]:
     """One part alone: log-sum-exp of the scores [B, K, H / K * L, 1], and what is attended, [B, K, H / K * L, S]."""
-    scores = (queries @ part.keys.swapaxes(-1, -2)).astype(mx.float32)
+    scores = (queries @ transposed(part.keys)).astype(mx.float32)
     if part.mask is not None:
         by_query = scores.reshape(*scores.shape[:2], -1, length, scores.shape[-1])
         scores = mx.where(_by_query(part.mask, length, scores.shape[-1]), by_query, UNSEEN).reshape(scores.shape)

@@ -16,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from .device import activation_dtype, transposed
 from .errors import CheckpointError
 from .quantization import Quantization, QuantSpec
 
@@ -32,13 +33,9 @@ RENAMES = (
     (r"model\.decoder\.layers\.(\d+)\.experts\.(?:gate|up)_proj\.(\w+)", r"layers.\1.experts.gate_up_proj.\2"),
     (r"model\.decoder\.(.+)", r"\1"),
 )
+EMBEDDINGS = "embed_tokens.weight"  # rows of it are looked up
 HALF = re.compile(r"(.+\.experts\.)(gate|up)(_proj\.\w+)")
 OTHER_HALF = {"gate": "up", "up": "gate"}
-
-
-def activation_dtype() -> mx.Dtype:
-    """float32 on the CPU, whose bf16 kernels accumulate in bf16; bfloat16 on the GPU."""
-    return mx.float32 if mx.default_device() == mx.Device(mx.cpu) else mx.bfloat16
 
 
 def parameter_path(name: str) -> str | None:
@@ -75,6 +72,8 @@ def fill(model: nn.Module, tensors: dict[str, mx.array], quantization: Quantizat
                 raise CheckpointError(
                     f"{where}: {' and '.join(names)} holds NaN or infinity; download or convert the checkpoint again"
                 )
+            if array.ndim > 1 and path != EMBEDDINGS:
+                array = transposed(array).swapaxes(-1, -2)
         mx.eval(array)
         model.update(tree_unflatten([(path, array)]))
     mx.clear_cache()

@@ -28,7 +28,7 @@ def table_of(vocab_size: int, spec: tuple[int, int, str] | None, scale: float = 
 
 def both(table: nn.Embedding, hidden: mx.array, gumbel: mx.array) -> tuple[Survey, Survey]:
     """The survey in chunks, and the slow twin's."""
-    logits = softcapped(Rows.of(table, 0, gumbel.shape[-1]).project(hidden), SOFTCAP) / TEMPERATURE
+    logits = softcapped(Rows.of(table).project(hidden), SOFTCAP) / TEMPERATURE
     return survey(hidden, table, SOFTCAP, TEMPERATURE, gumbel), survey_logits(logits, table, gumbel)
 
 

@@ -26,7 +26,7 @@ LAYERS = (
     ("masks",),
     ("config",),
     ("quantization",),
-    ("fields", "hub_errors", "tensors", "limits"),
+    ("fields", "hub_errors", "tensors", "limits", "device"),
     ("errors",),
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}

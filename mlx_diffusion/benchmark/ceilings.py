@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_diffusion.benchmark.cost import Cost, Product
+from mlx_diffusion.device import transposed
 from mlx_diffusion.quantization import QuantSpec
 
 REPEATS = 5
@@ -148,10 +149,12 @@ class _Matrix:
         self.weight = _random(stored, dtype, 2)
         self.scales: mx.array | None = None
         self.biases: mx.array | None = None  # of affine formats
-        if spec is not None:
+        if spec is None:
+            self.weight = transposed(self.weight).swapaxes(-1, -2)  # as `weights.fill` lays them out
+        else:
             packed = mx.quantize(self.weight, group_size=spec.group_size, bits=spec.bits, mode=spec.mode)
             self.weight, self.scales, self.biases = packed if len(packed) == 3 else (*packed, None)
-            mx.eval(self.weight, self.scales, self.biases)
+        mx.eval(self.weight, self.scales, self.biases)
 
     def times(self, x: mx.array, transposed: bool) -> mx.array:
         if self.spec is None or self.scales is None:

@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from mlx_diffusion import device
 from mlx_diffusion.benchmark.cases import Case, random_prompt
 from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.generation import stream_generate
@@ -85,7 +86,7 @@ def own_step(model: DiffusionGemma, tokenizer: Tokenizer, case: Case, base: Gene
 
         compiled, model.compiled = model.compiled, True
         try:
-            with patch.object(mx, "eval", counting):
+            with patch.object(mx, "eval", counting), patch.object(device, "on_cpu", lambda: False):
                 for _ in stream_generate(model, tokenizer, prompt, config=case.wishes(base), noise=noise):
                     pass
         except _Enough as enough:

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import mlx.core as mx
 
+from ..device import on_cpu
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -23,7 +25,7 @@ class Stopped(Exception):
 
 def default_workers() -> int:
     """One worker a core on a CPU; one alone for a GPU, which a single thread keeps busy."""
-    if mx.default_device() != mx.Device(mx.cpu):
+    if not on_cpu():
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return cores or 1

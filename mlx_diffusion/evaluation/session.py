@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from .. import checkpoint
+from ..device import on_cpu
 from ..errors import EvaluationError, OptionError
 from ..loading import load
 from .files import write_whole
@@ -107,6 +106,6 @@ def header_of(model: str, folder: Path, plan: Plan) -> dict[str, Any]:
         "model": model,
         "checkpoint": fingerprint(folder),
         "canvas_length": config.canvas_length,
-        "device": "cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu",
+        "device": "cpu" if on_cpu() else "gpu",
         "plan": plan.as_dict(),
     }
