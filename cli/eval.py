@@ -31,8 +31,9 @@ examples:
   mlx-diffusion eval --recipes 8bit,4bit,2bit --count 50
 
 suites:
-  lists, squares (the default: the task set of ParallelBench), numbers, records, code, stories, thinking; all of them;
-  worded-lists, worded-squares, worded-numbers: the same in words, for checkpoints that did not train on the tasks;
+  lists, squares (the default: the task set of ParallelBench), numbers, records, code, stories, thinking, tools;
+  all of these; worded-lists, worded-squares, worded-numbers: the same in words, for checkpoints that did not train
+  on the tasks;
   any single family (shuffle, worded-sort, ...); FILE.jsonl: lines of {"prompt": ..., "answer": ...}, where "regex" or
   "checker" (contains, number, json, permutation, insertion, removal, replacement, latin, sudoku) may stand for "answer"
 

@@ -28,7 +28,7 @@ knows the {count} small tasks below and nothing of the world. The real model run
 Architecture: {layers} layers ({kinds}), hidden {hidden}, {experts} experts of {inner}, {top} per token, a canvas of
 {canvas} tokens, a vocabulary of {vocab}. Trained with the published objective by the recipe in `training/`, on tasks
 drawn without end; one key in eight (a list, number, name, square, …) never occurs in training and is what is measured.
-`tool` is the exception: its questions show one half of a key only, so training has seen them.
+`tool` is the exception: an earlier part of the training split its questions otherwise and has seen them all.
 
 ## What it knows
 

