@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from mlx_diffusion.cache import PrefixCache
 from mlx_diffusion.config import FULL, ModelConfig
-from mlx_diffusion.noise import COLUMNS
+from mlx_diffusion.noise import columns
 from mlx_diffusion.options import DEFAULTS
 from mlx_diffusion.parts import CANVAS_SCORES, PROMPT_SCORES, widest
 from mlx_diffusion.tensors import ITEM_BYTES
@@ -23,7 +23,7 @@ GPU_ITEM, CPU_ITEM = 2, 4  # bytes of an activation: bf16 on a GPU, float32 on a
 FLOAT32 = 4
 
 # How many arrays of a kind are alive at the worst moment.
-LOGITS, CHUNKS_OF_LOGITS = 5.1, 11  # float32 [L, V] of a small vocabulary, [L, COLUMNS] of one that comes in chunks
+LOGITS = 10.2  # float32 [L, columns(V)]: of a chunk of the vocabulary, and of the next ones that MLX has begun
 SCORES = 1.1  # [H, queries, keys] of one layer, its mask included
 SCORES_IN_TWO, PARTS_OF_SCORES = 5, 16  # the same in float32, of prefix and canvas; of keys that come in parts
 HEADS = 12  # [queries, H, S]: queries in all their forms, and what was attended
@@ -51,12 +51,11 @@ class Memory:
     def step_bytes(self, context: int) -> int:
         """The arrays beside them, at the worst moment of encoding a prompt or of denoising a canvas behind it."""
         canvas = self.config.canvas_length
-        vocabulary = self.config.vocab_size
-        logits = CHUNKS_OF_LOGITS * COLUMNS if vocabulary > COLUMNS else LOGITS * vocabulary
         denoising = self._pass_bytes(canvas, context, CANVAS_SCORES, SCORES_IN_TWO * FLOAT32)
         part = min(self.prefill_step_size, context)
         encoding = self._pass_bytes(part, context, PROMPT_SCORES, SCORES * self.item_bytes)
-        return max(round(logits * canvas * FLOAT32), denoising, encoding)
+        logits = LOGITS * columns(self.config.vocab_size) * FLOAT32
+        return max(round(logits * canvas), denoising, encoding)
 
     def total_bytes(self, context: int) -> int:
         return self.weight_bytes + self.cache_bytes(context) + self.step_bytes(context)

@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import sampler
-from .noise import COLUMNS, gumbel_columns
+from .noise import columns, gumbel_columns
 from .quantization import QuantSpec
 
 
@@ -39,7 +39,8 @@ def survey(
     """
     shape = (*hidden.shape[:2], table.weight.shape[0])
     chunks: list[_Chunk] = []
-    for first, rows in zip(range(0, shape[-1], COLUMNS), Rows.of(table).split(COLUMNS), strict=True):
+    width = columns(shape[-1])
+    for first, rows in zip(range(0, shape[-1], width), Rows.of(table).split(width), strict=True):
         if chunks:
             hidden, gumbel = mx.depends([hidden, gumbel], list(chunks[-1]))
         logits = softcapped(rows.project(hidden), softcap) / temperature

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 INITIAL, GUMBEL, RENOISE = range(3)
-COLUMNS = 65_536  # of the vocabulary, drawn at once: 67 MB of float32 for a canvas of 256
+PARTS = 4  # that the vocabulary is drawn in: at the real size 67 MB of float32 each, for a canvas of 256
 
 
 class Noise(Protocol):
@@ -44,8 +44,8 @@ class KeyedNoise:
         return self._tokens(self._key(INITIAL, block, 0), shape)
 
     def gumbel(self, block: int, step: int, shape: tuple[int, ...]) -> mx.array:
-        key = self.gumbel_key(block, step)
-        return mx.concatenate([gumbel_columns(key, first, shape) for first in range(0, shape[-1], COLUMNS)], axis=-1)
+        key, firsts = self.gumbel_key(block, step), range(0, shape[-1], columns(shape[-1]))
+        return mx.concatenate([gumbel_columns(key, first, shape) for first in firsts], axis=-1)
 
     def gumbel_key(self, block: int, step: int) -> mx.array:
         """The key, uint32 [2], that the step's Gumbel noise is drawn with."""
@@ -63,16 +63,22 @@ class KeyedNoise:
         return mx.random.key(int(mixed[0]))
 
 
+def columns(vocab_size: int) -> int:
+    """How many columns of logits or noise are made at once, the last time perhaps fewer."""
+    return -(-vocab_size // PARTS)
+
+
 def gumbel_source(noise: Noise, block: int, step: int, shape: tuple[int, ...]) -> mx.array:
     """What `gumbel_columns` makes a step's noise of: a key, uint32 [2], or the noise itself, float32 [B, L, V]."""
     return noise.gumbel_key(block, step) if isinstance(noise, KeyedNoise) else noise.gumbel(block, step, shape)
 
 
 def gumbel_columns(source: mx.array, first: int, shape: tuple[int, ...]) -> mx.array:
-    """The columns first … first + COLUMNS - 1 of Gumbel noise of shape [B, L, V]; `first` is a multiple of COLUMNS."""
-    count = min(COLUMNS, shape[-1] - first)
+    """The `columns(V)` columns from `first`, a multiple of their number, of Gumbel noise of shape [B, L, V]."""
+    most = columns(shape[-1])
+    count = min(most, shape[-1] - first)
     if source.dtype != mx.uint32:
         return source[..., first : first + count]
-    key = source + mx.array([0, first // COLUMNS], dtype=mx.uint32)
+    key = source + mx.array([0, first // most], dtype=mx.uint32)
     row = mx.random.gumbel((1, *shape[1:-1], count), dtype=mx.float32, key=key)
     return mx.broadcast_to(row, (*shape[:-1], count))

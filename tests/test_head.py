@@ -17,7 +17,7 @@ FORMATS = [None, (64, 8, "affine"), (32, 3, "affine"), (32, 4, "mxfp4"), (16, 4,
 
 def cut_at(columns: int, patch: pytest.MonkeyPatch) -> None:
     for module in (head, noise):
-        patch.setattr(module, "COLUMNS", columns)
+        patch.setattr(module, "columns", lambda vocab_size: columns)
 
 
 def table_of(vocab_size: int, spec: tuple[int, int, str] | None, scale: float = 1.0) -> nn.Embedding:
