@@ -16,7 +16,6 @@ from mlx_diffusion.evaluation.suites import SUITES, all_families, families_of, i
 from mlx_diffusion.evaluation.worded import WORDED, worded
 from mlx_diffusion.tasks import FAMILIES, draw
 
-
 FEW = {"tool": 38}  # of its questions most are in the training split
 
 
