@@ -7,7 +7,7 @@ a step is made, only that all of it is evaluated at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from io import StringIO
 from typing import Any
@@ -22,12 +22,11 @@ from mlx_diffusion.benchmark.cases import Case, random_prompt
 from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.model import DiffusionGemma
-from mlx_diffusion.noise import KeyedNoise
+from mlx_diffusion.noise import KeyedNoise, columns
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import Tokenizer
 
 NODE = '[label ="'
-WIDE = 4096  # entries; of a step's arrays as wide as this nearly all are logits, or a chunk of them
 VIEWS = ("Broadcast", "ExpandDims", "Squeeze", "Reshape", "Transpose", "StopGradient", "Unflatten", "Flatten")
 
 MOST_PROMPT = 128  # tokens; longer ones change little of what is counted, and encoding them takes long
@@ -41,8 +40,8 @@ class Counted:
     """What one denoising step evaluates."""
 
     primitives: int  # after compilation: kernels that are started, or arrays that are looked at anew
-    vocabulary_bytes: int | None  # moved in arrays as wide as the vocabulary, were nothing compiled
-    chunk_bytes: int | None  # the same, and in arrays as wide as a chunk of it
+    vocabulary_bytes: int | None  # moved in arrays of the vocabulary's width, were nothing compiled
+    chunk_bytes: int | None  # the same, and in arrays as wide as the chunks that it is cut into
 
     def as_dict(self) -> dict[str, int | None]:
         return asdict(self)
@@ -59,7 +58,9 @@ def counted(step: Step, config: ModelConfig, case: Case) -> Counted:
     scores = case.prompt_tokens + length  # as wide as attention's, which are not meant
 
     def moved(arrays: list[mx.array]) -> np.ndarray:
-        return np.array([wide_bytes(arrays, length, width, scores) for width in (vocab, min(WIDE, vocab))])
+        return np.array(
+            [wide_bytes(arrays, length, widths - {scores}) for widths in ({vocab}, {vocab, columns(vocab)})]
+        )
 
     (run,) = step(lambda arrays: np.array([primitives(arrays)])).tolist()
     moved_bytes = uncompiled(lambda: step(moved))
@@ -126,8 +127,8 @@ def primitives(arrays: list[mx.array]) -> int:
     return text.getvalue().count(NODE)
 
 
-def wide_bytes(arrays: list[mx.array], rows: int, least_width: int, except_width: int) -> int:
-    """Bytes that evaluating these arrays reads and writes in arrays of `rows` rows, at least so wide.
+def wide_bytes(arrays: list[mx.array], rows: int, widths: Collection[int]) -> int:
+    """Bytes that evaluating these arrays reads and writes in arrays of `rows` rows and one of these widths.
 
     Views, which move nothing, are left out. Raises ValueError for primitives that MLX cannot export: all compiled ones.
     """
@@ -137,7 +138,7 @@ def wide_bytes(arrays: list[mx.array], rows: int, least_width: int, except_width
         nonlocal total
         if entry["type"] == "primitive" and entry["name"] not in VIEWS:
             for _, shape, dtype in (*entry["inputs"], *entry["outputs"]):
-                if len(shape) > 1 and shape[-2] == rows and shape[-1] >= least_width and shape[-1] != except_width:
+                if len(shape) > 1 and shape[-2] == rows and shape[-1] in widths:
                     total += math.prod(shape) * dtype.size
 
     mx.export_function(look, lambda: arrays)
