@@ -17,7 +17,7 @@ from mlx_diffusion.denoise import Denoiser, StepRecord
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.head import Survey, survey_logits
 from mlx_diffusion.model import DiffusionGemma
-from mlx_diffusion.noise import KeyedNoise, gumbel_columns
+from mlx_diffusion.noise import KeyedNoise, columns, gumbel_columns
 from mlx_diffusion.options import DEFAULTS, Settings
 from mlx_diffusion.sampler import EntropyBound
 
@@ -44,7 +44,8 @@ class Scripted:
         self.canvases.append(np.array(canvas))
         self.softs.append(np.array(soft))
         logits = mx.array(self.logits[len(self.canvases) - 1])
-        return survey_logits(logits / temperature, IDENTITY, gumbel_columns(gumbel, 0, logits.shape))
+        parts = [gumbel_columns(gumbel, first, logits.shape) for first in range(0, VOCAB, columns(VOCAB))]
+        return survey_logits(logits / temperature, IDENTITY, mx.concatenate(parts, axis=-1))
 
 
 def denoiser(model: Scripted, settings: Settings) -> Denoiser:
