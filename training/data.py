@@ -13,14 +13,14 @@ from transformers import PreTrainedTokenizerFast
 from mlx_diffusion.tasks import FAMILIES, Task, draw
 
 WEIGHTS = {
-    "latin": 40.0,
-    "insert_random": 16.0,
-    "story": 16.0,
-    "replace_random": 8.0,
-    "to_digits": 8.0,
-    "addition": 7.0,
-    "think": 7.0,
-    "sudoku": 5.0,
+    "insert_random": 14.0,
+    "replace_random": 14.0,
+    "addition": 14.0,
+    "think": 14.0,
+    "latin": 12.0,
+    "story": 10.0,
+    "to_digits": 6.0,
+    "sudoku": 4.0,
     "to_json": 2.0,
     "sort": 2.0,
     "shuffle": 2.0,
