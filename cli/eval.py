@@ -82,7 +82,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
     how = parser.add_argument_group("how it runs")
     how.add_argument("--batch-size", type=int, metavar="N", help="prompts in a batch (default: 1)")
-    how.add_argument("--workers", type=int, metavar="N", help="batches at once (default: one a core, 1 on a GPU)")
+    how.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes, each with weights of its own (default: one a core, 1 on a GPU)",
+    )
 
     results = parser.add_argument_group("results")
     results.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep every prompt's outcome as JSON")

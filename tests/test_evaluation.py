@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +15,7 @@ from mlx_diffusion import generate, load
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.evaluation import figures, session
 from mlx_diffusion.evaluation.comparison import compare
+from mlx_diffusion.evaluation.engine import Engine
 from mlx_diffusion.evaluation.figures import Figures, recommended
 from mlx_diffusion.evaluation.identity import fingerprint
 from mlx_diffusion.evaluation.item import Item
@@ -23,7 +23,7 @@ from mlx_diffusion.evaluation.modes import Mode, RandomAcceptance
 from mlx_diffusion.evaluation.plan import Plan, parse_sweep, ways
 from mlx_diffusion.evaluation.record import Cell, Outcome, Record
 from mlx_diffusion.evaluation.row_noise import RowNoise, seed_of
-from mlx_diffusion.evaluation.runs import Engine, Progress
+from mlx_diffusion.evaluation.runs import Progress, run_batch
 from mlx_diffusion.evaluation.theory import FirstStep, bounds
 from mlx_diffusion.noise import KeyedNoise
 
@@ -124,9 +124,9 @@ def test_rows_draw_what_each_would_alone() -> None:
 
 
 def test_steps_and_limits_are_counted() -> None:
-    engine = Engine(*load(HUB))
+    engine = Engine.of(HUB)
     three_steps = plan(ways=ways(["reference"], ["max_denoising_steps=3"]), max_tokens=32)
-    (found,) = engine.batch(three_steps, 0, "one", 0, Event()).outcomes
+    (found,) = run_batch(engine, engine.tokenizer, three_steps, 0, "one", 0).outcomes
     # 32 tokens are two canvases of 16; a random checkpoint never settles.
     assert (found.steps, found.canvases, found.limited, found.tokens) == (6, 2, 2, 32)
 
@@ -196,19 +196,17 @@ def test_the_bound_on_one_step() -> None:
 
 
 def test_a_first_step_is_a_draw_and_an_argmax_at_temperature_one() -> None:
-    engine = Engine(*load(HUB))
-    seen: list[str] = []
-    item = Item("shuffle", items("one", 1)[0].messages, lambda text: not seen.append(text), length=3)  # type: ignore[func-returns-value]
-    engine.first_step(item, 3, Event())
-    model, tokenizer = engine.model, engine.tokenizer
+    engine = Engine.of(HUB)
+    model = engine.model
+    prompt = items("one", 1)[0].tokens(engine.tokenizer)
     cache = model.make_cache([0])
-    model.encode(mx.array([item.tokens(tokenizer)], dtype=mx.int32), cache)
+    model.encode(mx.array([prompt], dtype=mx.int32), cache)
     noise = KeyedNoise(3, model.config.vocab_size)
     length = model.config.canvas_length
     logits = model.denoise(noise.initial(0, (1, length)), None, cache)
     draw = np.array(mx.argmax(logits + noise.gumbel(0, 0, logits.shape), axis=-1))[0].tolist()
     argmax = np.array(mx.argmax(logits, axis=-1))[0].tolist()
-    assert seen == [engine._text(draw).strip(), engine._text(argmax).strip()]
+    assert engine.first_step(prompt, 3) == (engine._text(draw), engine._text(argmax))
 
 
 def test_modes() -> None:

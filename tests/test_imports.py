@@ -37,10 +37,10 @@ EVALUATION_LAYERS = (
     ("document",),
     ("session", "tables", "plots"),
     ("runs", "figures"),
-    ("journal", "comparison"),
-    ("record", "plan"),
+    ("journal", "comparison", "workers"),
+    ("record", "plan", "engine"),
     ("theory", "suites", "own_suite", "modes"),
-    ("worded", "item", "checkers", "statistics", "row_noise", "parallel", "files", "identity"),
+    ("worded", "item", "checkers", "statistics", "row_noise", "files", "identity"),
 )
 CONVERT_LAYERS = (
     ("cost",),

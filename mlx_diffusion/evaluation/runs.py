@@ -1,30 +1,26 @@
-"""Prompts through the engine: a plan to a record, batch by batch.
+"""Prompts through engines: a plan to a record, batch by batch.
 
-Batches run side by side on a CPU, and what is finished is in the journal, so that an interrupt costs a batch at most.
-Results do not depend on how many run at once, nor on when they were interrupted. Knows nothing of tables and terminals.
+Batches run side by side, and what is finished is in the journal, so that an interrupt costs a batch at most. Results
+do not depend on how many run at once, nor on when they were interrupted. Knows nothing of tables and terminals.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from threading import Event as Flag
+from typing import Any
 
-from ..events import Draft, Finish, Segment
-from ..generation import stream_generate
-from ..model import DiffusionGemma
-from ..stopping import through_stop
-from ..tokenizer import TextStream, Tokenizer
+from ..tokenizer import Tokenizer
+from .engine import Request
 from .item import Item
 from .journal import Batch, Journal
-from .modes import RandomAcceptance
-from .parallel import Stopped, spread
 from .plan import Plan
 from .record import Cell, Outcome, Record
-from .row_noise import noise_of, seed_of
+from .row_noise import seed_of
 from .theory import FirstStep
+from .workers import Answerer, spread
 
 
 @dataclass(frozen=True)
@@ -45,119 +41,92 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A loaded checkpoint that answers prompts."""
+class Pending:
+    """What of a plan a journal does not hold yet."""
 
-    model: DiffusionGemma
-    tokenizer: Tokenizer
+    batches: list[tuple[int, str, int]]  # as `Plan.batches` gives them
+    first_steps: list[int]  # of the shuffles, by index
 
-    def batch(self, plan: Plan, way: int, family: str, start: int, stop: Flag) -> Batch:
-        """Run the prompts of one batch. Raises `Stopped` once `stop` is set, within a denoising step."""
-        began = time.perf_counter()
-        items = plan.items[family][start : start + plan.batch_size]
-        seeds = [seed_of(plan.seed, family, start + row) for row in range(len(items))]
-        config = plan.ways[way].config(plan.max_tokens)
-        limit = self.model.generation_defaults.resolve(config).max_denoising_steps
-        texts = [""] * len(items)
-        steps: list[Counter[int]] = [Counter() for _ in items]  # by canvas
-        tokens = [0] * len(items)
-        for event in stream_generate(
-            self.model,
-            self.tokenizer,
-            [item.tokens(self.tokenizer) for item in items],
-            config=config,
-            noise=noise_of(seeds, self.model.config.vocab_size),
-            acceptance=plan.ways[way].mode.acceptance(seeds),
-        ):
-            if stop.is_set():
-                raise Stopped
-            texts[event.row] += event.text
-            if isinstance(event, Draft):
-                steps[event.row][event.block] += 1
-            elif isinstance(event, Finish):
-                tokens[event.row] = event.stats.generated_tokens
-        outcomes = tuple(
-            Outcome(
-                right=item.is_right(text),
-                steps=taken.total(),
-                canvases=len(taken),
-                limited=sum(count == limit for count in taken.values()),
-                tokens=written,
-                answer=text,
-            )
-            for item, text, taken, written in zip(items, texts, steps, tokens, strict=True)
+    @classmethod
+    def of(cls, plan: Plan, journal: Journal, first_steps: bool) -> Pending:
+        present = {(batch.way, batch.family, batch.start) for batch in journal.batches}
+        shuffles = range(len(plan.items.get("shuffle", ()))) if first_steps else ()
+        return cls(
+            [key for key in plan.batches() if key not in present],
+            [index for index in shuffles if index not in journal.first_steps],
         )
-        return Batch(way, family, start, time.perf_counter() - began, outcomes)
 
-    def first_step(self, item: Item, seed: int, stop: Flag) -> FirstStep:
-        """What one step at temperature 1 makes of a shuffle: an independent draw a position, and the argmax.
-
-        The draw is what the second step is given when all of it is kept.
-        """
-        if stop.is_set():
-            raise Stopped
-        drafts = []
-        for event in stream_generate(
-            self.model,
-            self.tokenizer,
-            [item.tokens(self.tokenizer)],
-            max_denoising_steps=2,
-            max_tokens=self.model.config.canvas_length,
-            t_min=0.0,
-            t_max=1.0,  # the first step's
-            stability_threshold=1,  # never met by the first step
-            noise=noise_of([seed], self.model.config.vocab_size),
-            acceptance=RandomAcceptance(1.0, (seed,)),
-        ):
-            if isinstance(event, Draft):
-                drafts.append(event)
-            if isinstance(event, Segment):
-                break
-        first, second = drafts
-        assert item.length is not None
-        draw, argmax = (item.is_right(self._text(tokens)) for tokens in (second.canvas.tolist(), first.argmax.tolist()))
-        return FirstStep(item.length, draw, argmax)
-
-    def _text(self, canvas: Sequence[int]) -> str:
-        """The text of a canvas up to its stop token."""
-        stops = self.model.generation_defaults.resolve().eos_token_id
-        tokens, _ = through_stop(canvas, stops)
-        return TextStream(self.tokenizer, {self.model.config.pad_token_id, *stops}).push(tokens, last=True)
+    def __len__(self) -> int:
+        """How many jobs that are."""
+        return len(self.batches) + len(self.first_steps)
 
 
 def measure(
-    engine: Engine,
+    engines: Sequence[Answerer],
+    tokenizer: Tokenizer,
     plan: Plan,
-    header: dict[str, object],
+    pending: Pending,
     journal: Journal,
-    *,
-    workers: int,
-    first_steps: bool = True,
     report: Callable[[Progress], None] = lambda progress: None,
-) -> Record:
-    """Run what of the plan the journal does not hold yet, and give the whole record.
-
-    With `first_steps`, shuffles are looked at after a single step, too: see `theory`.
-    """
+) -> None:
+    """Run what is pending of the plan, into the journal."""
     meter = _Meter(plan, journal, report)
-    present = {(batch.way, batch.family, batch.start) for batch in journal.batches}
-    pending = [key for key in plan.batches() if key not in present]
-    for batch in spread(lambda key, stop: engine.batch(plan, *key, stop), pending, workers):
-        journal.add(batch)
-        meter.advance(batch.outcomes, f"{plan.ways[batch.way].label}, {batch.family}")
 
-    shuffles = [(index, item) for index, item in enumerate(plan.items.get("shuffle", ()) if first_steps else ())]
-    missing = [(index, item) for index, item in shuffles if index not in journal.first_steps]
+    def batch(engine: Answerer, key: tuple[int, str, int]) -> Batch:
+        return run_batch(engine, tokenizer, plan, *key)
 
-    def look(job: tuple[int, Item], stop: Flag) -> tuple[int, FirstStep]:
-        index, item = job
-        return index, engine.first_step(item, seed_of(plan.seed, "shuffle", index), stop)
+    with closing(spread(batch, pending.batches, engines)) as batches:
+        for done in batches:
+            journal.add(done)
+            meter.advance(done.outcomes, f"{plan.ways[done.way].label}, {done.family}")
 
-    for index, step in spread(look, missing, workers):
-        journal.add_first_step(index, step)
-        meter.tell(f"one step of shuffle, {len(journal.first_steps)} of {len(shuffles)}")
+    def look(engine: Answerer, index: int) -> tuple[int, FirstStep]:
+        return index, run_first_step(
+            engine, tokenizer, plan.items["shuffle"][index], seed_of(plan.seed, "shuffle", index)
+        )
 
-    steps = tuple(journal.first_steps[index] for index, _ in shuffles)
+    with closing(spread(look, pending.first_steps, engines)) as steps:
+        for index, step in steps:
+            journal.add_first_step(index, step)
+            meter.tell(f"one step of shuffle, {len(journal.first_steps)} of {len(plan.items['shuffle'])}")
+
+
+def run_batch(engine: Answerer, tokenizer: Tokenizer, plan: Plan, way: int, family: str, start: int) -> Batch:
+    """Have the prompts of one batch answered, and check the answers."""
+    began = time.perf_counter()
+    items = plan.items[family][start : start + plan.batch_size]
+    request = Request(
+        prompts=[item.tokens(tokenizer) for item in items],
+        seeds=[seed_of(plan.seed, family, start + row) for row in range(len(items))],
+        mode=plan.ways[way].mode.name,
+        options=dict(plan.ways[way].options),
+        max_tokens=plan.max_tokens,
+    )
+    answers = engine.answer(request)
+    outcomes = tuple(
+        Outcome(
+            right=item.is_right(answer.text),
+            steps=answer.steps,
+            canvases=answer.canvases,
+            limited=answer.limited,
+            tokens=answer.tokens,
+            answer=answer.text,
+        )
+        for item, answer in zip(items, answers, strict=True)
+    )
+    return Batch(way, family, start, time.perf_counter() - began, outcomes)
+
+
+def run_first_step(engine: Answerer, tokenizer: Tokenizer, shuffle: Item, seed: int) -> FirstStep:
+    """What a single step makes of a shuffle."""
+    assert shuffle.length is not None
+    draw, argmax = map(shuffle.is_right, engine.first_step(shuffle.tokens(tokenizer), seed))
+    return FirstStep(shuffle.length, draw, argmax)
+
+
+def record_of(plan: Plan, header: Mapping[str, Any], journal: Journal) -> Record:
+    """The whole record, once nothing is pending."""
+    steps = tuple(step for _, step in sorted(journal.first_steps.items()))
     return Record(header, _cells(plan, journal.batches), steps)
 
 

@@ -12,17 +12,17 @@ from typing import Any
 from .. import checkpoint
 from ..device import on_cpu
 from ..errors import EvaluationError, OptionError
-from ..loading import load
+from ..tokenizer import load_tokenizer
 from .files import write_whole
 from .identity import fingerprint
 from .item import Item, digest
 from .journal import Journal, check_same
 from .own_suite import SUFFIX, read_suite
-from .parallel import default_workers
 from .plan import Plan
 from .record import Record
-from .runs import Engine, Progress, measure
+from .runs import Pending, Progress, measure, record_of
 from .suites import families_of, items_of
+from .workers import default_workers, engines_of
 
 DEFAULT_COUNT = 200
 DEFAULT_MAX_TOKENS = 128  # the longest right answer of a bundled family, a story, has 108
@@ -74,19 +74,15 @@ def run(
         return record
     if output is not None and not output.parent.is_dir():
         raise EvaluationError(f"{output}: its folder is not there; make it first")
-    engine = Engine(*load(folder))
+    tokenizer = load_tokenizer(folder)
     beside = output.with_name(output.name + ".part") if output is not None else None
     journal = Journal(beside or _place(state, header), header)
     try:
-        record = measure(
-            engine,
-            plan,
-            header,
-            journal,
-            workers=workers or default_workers(),
-            first_steps=first_steps,
-            report=report,
-        )
+        pending = Pending.of(plan, journal, first_steps)
+        if len(pending):
+            with engines_of(folder, min(workers or default_workers(folder), len(pending))) as engines:
+                measure(engines, tokenizer, plan, pending, journal, report)
+        record = record_of(plan, header, journal)
         if output is not None:
             write_whole(output, record.to_json(answers).encode("utf-8", "surrogatepass"))
         journal.remove()
