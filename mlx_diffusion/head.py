@@ -8,6 +8,7 @@ width exists. `survey_logits` is the slow twin. Knows nothing of layers, steps o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from typing import NamedTuple
 
@@ -15,8 +16,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import sampler
+from .device import over_cores
 from .noise import columns, gumbel_columns
 from .quantization import QuantSpec
+
+After = Callable[
+    [list[mx.array], list[mx.array]], list[mx.array]
+]  # (arrays, earlier ones) -> the arrays, to come after
 
 
 class Survey(NamedTuple):
@@ -30,19 +36,25 @@ class Survey(NamedTuple):
 
 
 def survey(
-    hidden: mx.array, table: nn.Embedding, softcap: float, temperature: float | mx.array, gumbel: mx.array
+    hidden: mx.array,
+    table: nn.Embedding,
+    softcap: float,
+    temperature: float | mx.array,
+    gumbel: mx.array,
+    after: After = mx.depends,
 ) -> Survey:
     """The survey of logits = softcap(hidden @ tableᵀ) / temperature; hidden [B, L, D] comes from the final norm.
 
     The sample is argmax(logits + noise), the noise made of `gumbel` (see `gumbel_source`). Ties go to the first token,
-    as in an argmax over all. Lazy, in one graph: each chunk waits for the one before, so that MLX holds few at a time.
+    as in an argmax over all. Each chunk waits for the one before, so that MLX holds few at a time: lazily, in one
+    graph, where `after` is `mx.depends`.
     """
     shape = (*hidden.shape[:2], table.weight.shape[0])
     chunks: list[_Chunk] = []
     width = columns(shape[-1])
     for first, rows in zip(range(0, shape[-1], width), Rows.of(table).split(width), strict=True):
         if chunks:
-            hidden, gumbel = mx.depends([hidden, gumbel], list(chunks[-1]))
+            hidden, gumbel = after([hidden, gumbel], list(chunks[-1]))
         logits = softcapped(rows.project(hidden), softcap) / temperature
         chunks.append(_Chunk.of(logits, gumbel_columns(gumbel, first, shape), first, rows, hidden.dtype))
     return _joined(chunks, hidden.dtype)
@@ -95,6 +107,14 @@ class Rows(NamedTuple):
 
     def project(self, hidden: mx.array) -> mx.array:
         """hidden [..., D] -> [..., rows]."""
+        arrays = [array for array in self[:3] if array is not None]
+        work = hidden.size * self.weight.shape[0]
+        return over_cores(lambda *own: self._part(*own)._project(hidden), work, *arrays, axis=-1)
+
+    def _part(self, weight: mx.array, scales: mx.array | None = None, biases: mx.array | None = None) -> Rows:
+        return Rows(weight, scales, biases, self.format)
+
+    def _project(self, hidden: mx.array) -> mx.array:
         return hidden @ self.weight.T if self.format is None else self._times(hidden, self.format, transpose=True)
 
     def mix(self, weights: mx.array) -> mx.array:

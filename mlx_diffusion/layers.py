@@ -11,6 +11,7 @@ import numpy as np
 from mlx_lm.models.switch_layers import SwitchLinear
 
 from .config import LayerType, ModelConfig
+from .device import over_cores
 
 
 def rms_norm(x: mx.array, eps: float) -> mx.array:
@@ -96,10 +97,16 @@ class Experts(nn.Module):
         order = mx.argsort(experts.flatten())  # [T * A]
         chosen = experts.flatten()[order]
         tokens = mx.expand_dims(x[order // top_k], -2)  # [T * A, 1, D]
-        gate, up = mx.split(self.gate_up_proj(tokens, chosen, sorted_indices=True), 2, axis=-1)
-        y = self.down_proj(geglu(gate, up), chosen, sorted_indices=True)  # [T * A, 1, D]
+        gate, up = mx.split(_chosen(self.gate_up_proj, tokens, chosen), 2, axis=-1)
+        y = _chosen(self.down_proj, geglu(gate, up), chosen)  # [T * A, 1, D]
         y = y.squeeze(-2)[mx.argsort(order)].reshape(*experts.shape, -1)  # [T, A, D]
         return (y * weights[..., None]).sum(axis=-2)
+
+
+def _chosen(matrices: SwitchLinear, x: mx.array, chosen: mx.array) -> mx.array:
+    """Rows x [N, 1, D] by the matrices that are chosen for them, int [N], in ascending order."""
+    work = x.size * matrices.output_dims
+    return over_cores(lambda rows, own: matrices(rows, own, sorted_indices=True), work, x, chosen)
 
 
 class SelfConditioning(nn.Module):

@@ -16,7 +16,7 @@ import mlx.nn as nn
 from .attention import Attention
 from .cache import KeysValues, LayerCache, Prefix, PrefixCache
 from .config import SLIDING, LayerType, ModelConfig
-from .device import on_cpu
+from .device import evaluated_after, on_cpu
 from .head import Rows, Survey, softcapped, survey
 from .layers import MLP, Experts, Router, SelfConditioning
 from .masks import KeysSeen, encoder_masks, real_positions
@@ -150,7 +150,8 @@ class DiffusionGemma(nn.Module):
 
     def survey_hidden(self, x: mx.array, temperature: float | mx.array, gumbel: mx.array) -> Survey:
         """`survey` of what comes out of the last layer, [B, L, D]."""
-        said = survey(self.norm(x), self.embed_tokens, self.config.final_logit_softcapping, temperature, gumbel)
+        after = mx.depends if self.compiled else evaluated_after
+        said = survey(self.norm(x), self.embed_tokens, self.config.final_logit_softcapping, temperature, gumbel, after)
         return said._replace(soft=said.soft * self.config.hidden_size**0.5)
 
     def _surveyed(

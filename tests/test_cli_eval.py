@@ -149,7 +149,7 @@ def test_what_recipes_cost(
 def test_an_interrupt_ends_it_within_a_step_and_the_same_command_goes_on(tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     journal = tmp_path / "r.json.part"
-    command = [sys.executable, "-m", "mlx_diffusion.cli", "eval", "--suite", "copy", "--count", "8", "--workers", "2"]
+    command = [sys.executable, "-m", "mlx_diffusion.cli", "eval", "--suite", "copy", "--count", "24", "--workers", "2"]
     command += ["-o", str(output)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
@@ -158,6 +158,6 @@ def test_an_interrupt_ends_it_within_a_step_and_the_same_command_goes_on(tmp_pat
     _, err = process.communicate()
     assert process.returncode == 130 and "the same command goes on" in err, err
     done = journal.read_bytes().count(b"\n") - 1
-    assert 1 <= done < 8 and not output.exists()
+    assert 1 <= done < 24 and not output.exists()
     assert run(*command[4:]) == 0
-    assert len(Record.read(output).cells[0, "copy"].outcomes) == 8 and not journal.exists()
+    assert len(Record.read(output).cells[0, "copy"].outcomes) == 24 and not journal.exists()

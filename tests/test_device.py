@@ -1,4 +1,6 @@
-"""How matrices lie in memory is a matter of speed alone."""
+"""How matrices lie in memory, and how many cores multiply them, is a matter of speed alone."""
+
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -6,6 +8,8 @@ import pytest
 from conftest import FIXTURES
 
 from mlx_diffusion import device
+from mlx_diffusion.checkpoint import DEMO_FOLDER
+from mlx_diffusion.convert import convert
 from mlx_diffusion.loading import load
 
 
@@ -32,3 +36,34 @@ def test_a_transposed_matrix_on_either_device(shape: tuple[int, ...], monkeypatc
     for on_cpu in (True, False):
         monkeypatch.setattr(device, "on_cpu", lambda on_cpu=on_cpu: on_cpu)
         assert mx.array_equal(device.transposed(matrix), matrix.swapaxes(-1, -2))
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "4bit", "mxfp4"])
+def test_all_cores_compute_what_one_does(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(DEMO_FOLDER, tmp_path / "converted", recipe)
+
+    def step() -> list[np.ndarray]:
+        model, _ = load(tmp_path / "converted")
+        cache = model.make_cache([0])
+        model.encode(mx.arange(20, 31)[None], cache)
+        gumbel = mx.zeros((1, 7, model.config.vocab_size))
+        canvas = mx.arange(40, 47)[None]
+        said = model.survey(canvas, model.no_signal(canvas.shape), cache.prefix(), mx.array(0.5), gumbel)
+        return [np.array(array) for array in (*cache.arrays(), *said)]
+
+    alone = step()
+    streams = set()
+    new_stream = mx.stream
+
+    def counted(stream: mx.ThreadLocalStream) -> mx.StreamContext:
+        streams.add(id(stream))
+        return new_stream(stream)
+
+    monkeypatch.setattr(device, "LEAST_WORK", 1)
+    monkeypatch.setattr(device, "cores", lambda: 3)
+    monkeypatch.setattr(mx, "stream", counted)
+    device._streams.cache_clear()
+    for ours, plain in zip(step(), alone, strict=True):
+        assert np.array_equal(ours, plain)
+    device._streams.cache_clear()
+    assert len(streams) == 3

@@ -14,7 +14,8 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_diffusion.benchmark.cost import Cost, Product
-from mlx_diffusion.device import transposed
+from mlx_diffusion.device import over_cores, transposed
+from mlx_diffusion.head import Rows
 from mlx_diffusion.quantization import QuantSpec
 
 REPEATS = 5
@@ -157,14 +158,13 @@ class _Matrix:
         mx.eval(self.weight, self.scales, self.biases)
 
     def times(self, x: mx.array, transposed: bool) -> mx.array:
-        if self.spec is None or self.scales is None:
-            return x @ (self.weight.T if transposed else self.weight)
-        return mx.quantized_matmul(
-            x, self.weight, self.scales, self.biases, transpose=transposed,
-            group_size=self.spec.group_size, bits=self.spec.bits, mode=self.spec.mode,
-        )  # fmt: skip
+        rows = Rows(self.weight, self.scales, self.biases, self.spec)
+        return rows.project(x) if transposed else rows.mix(x)
 
     def times_chosen(self, x: mx.array, chosen: mx.array) -> mx.array:
+        return over_cores(self._times_chosen, x.size * self.weight.shape[1], x, chosen)
+
+    def _times_chosen(self, x: mx.array, chosen: mx.array) -> mx.array:
         if self.spec is None or self.scales is None:
             return mx.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=chosen, sorted_indices=True)
         return mx.gather_qmm(

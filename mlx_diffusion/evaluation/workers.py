@@ -25,7 +25,7 @@ import mlx.core as mx
 
 from .. import errors
 from ..checkpoint import weight_files
-from ..device import on_cpu
+from ..device import cores, on_cpu
 from ..errors import DiffusionError, EvaluationError
 from .engine import Answer, Engine, Request
 
@@ -45,10 +45,9 @@ def default_workers(folder: Path) -> int:
     """One a core on a CPU, where memory holds the weights of all twice; one alone on a GPU, which it keeps busy."""
     if not on_cpu():
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     weights = sum(file.stat().st_size for file in weight_files(folder))
-    return max(1, min(cores, memory // (2 * weights)))
+    return max(1, min(cores(), memory // (2 * weights)))
 
 
 @contextmanager
