@@ -40,19 +40,19 @@ def cores() -> int:
 def over_cores(product: Callable[..., mx.array], work: int, *arrays: mx.array, axis: int = 0) -> mx.array:
     """product(*arrays), to the same bits; where it has `work` multiplications enough, on all cores of a CPU.
 
-    On a CPU, MLX runs what is in one stream on one core. Here each core has a stream, and gets a part of the arrays'
-    first axis; `axis` is the result's that belongs to it.
+    On a CPU, MLX runs what is in one stream on one core. Here each core has a stream, and gets a part of the arrays
+    along an axis that is the result's, too.
     """
-    rows = arrays[0].shape[0]
+    rows = arrays[0].shape[axis]
     count = min(cores(), rows)
     if not on_cpu() or work < LEAST_WORK or count == 1:
         return product(*arrays)
     cuts = [rows * part // count for part in range(1, count)]
     results = []
-    for stream, *parts in zip(_streams()[:count], *(mx.split(array, cuts) for array in arrays), strict=True):
+    for stream, *parts in zip(_streams()[:count], *(mx.split(array, cuts, axis) for array in arrays), strict=True):
         with mx.stream(stream):
             results.append(product(*parts))
-    return mx.concatenate(results, axis=axis)
+    return mx.concatenate(results, axis)
 
 
 @cache

@@ -107,18 +107,22 @@ class Rows(NamedTuple):
 
     def project(self, hidden: mx.array) -> mx.array:
         """hidden [..., D] -> [..., rows]."""
-        arrays = [array for array in self[:3] if array is not None]
-        work = hidden.size * self.weight.shape[0]
-        return over_cores(lambda *own: self._part(*own)._project(hidden), work, *arrays, axis=-1)
+        return over_cores(self._project, hidden.size * self.weight.shape[0], hidden, axis=-2)
 
-    def _part(self, weight: mx.array, scales: mx.array | None = None, biases: mx.array | None = None) -> Rows:
-        return Rows(weight, scales, biases, self.format)
+    def mix(self, weights: mx.array) -> mx.array:
+        """weights [..., rows] -> [..., D]."""
+        return over_cores(self._mix, weights.size * self._width(), weights, axis=-2)
+
+    def _width(self) -> int:
+        """The D of an embedding."""
+        if self.format is None or self.scales is None:
+            return self.weight.shape[-1]
+        return self.scales.shape[-1] * self.format.group_size
 
     def _project(self, hidden: mx.array) -> mx.array:
         return hidden @ self.weight.T if self.format is None else self._times(hidden, self.format, transpose=True)
 
-    def mix(self, weights: mx.array) -> mx.array:
-        """weights [..., rows] -> [..., D]."""
+    def _mix(self, weights: mx.array) -> mx.array:
         return weights @ self.weight if self.format is None else self._times(weights, self.format, transpose=False)
 
     def _times(self, x: mx.array, spec: QuantSpec, transpose: bool) -> mx.array:

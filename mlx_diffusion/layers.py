@@ -95,18 +95,15 @@ class Experts(nn.Module):
         """x [T, D], experts and weights [T, A] -> [T, D]. Tokens are sorted by expert, so each matrix is read once."""
         top_k = experts.shape[-1]
         order = mx.argsort(experts.flatten())  # [T * A]
-        chosen = experts.flatten()[order]
-        tokens = mx.expand_dims(x[order // top_k], -2)  # [T * A, 1, D]
-        gate, up = mx.split(_chosen(self.gate_up_proj, tokens, chosen), 2, axis=-1)
-        y = _chosen(self.down_proj, geglu(gate, up), chosen)  # [T * A, 1, D]
+        work = 3 * order.size * x.shape[-1] * self.down_proj.input_dims
+        y = over_cores(self._feed_forward, work, mx.expand_dims(x[order // top_k], -2), experts.flatten()[order])
         y = y.squeeze(-2)[mx.argsort(order)].reshape(*experts.shape, -1)  # [T, A, D]
         return (y * weights[..., None]).sum(axis=-2)
 
-
-def _chosen(matrices: SwitchLinear, x: mx.array, chosen: mx.array) -> mx.array:
-    """Rows x [N, 1, D] by the matrices that are chosen for them, int [N], in ascending order."""
-    work = x.size * matrices.output_dims
-    return over_cores(lambda rows, own: matrices(rows, own, sorted_indices=True), work, x, chosen)
+    def _feed_forward(self, rows: mx.array, chosen: mx.array) -> mx.array:
+        """rows [N, 1, D] by the experts that are chosen for them, int [N], in ascending order -> [N, 1, D]."""
+        gate, up = mx.split(self.gate_up_proj(rows, chosen, sorted_indices=True), 2, axis=-1)
+        return self.down_proj(geglu(gate, up), chosen, sorted_indices=True)
 
 
 class SelfConditioning(nn.Module):
