@@ -10,14 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..events import Draft, Finish, Segment
+import mlx.core as mx
+import numpy as np
+
+from ..events import Draft, Finish
 from ..generation import stream_generate
 from ..loading import load
 from ..model import DiffusionGemma
+from ..noise import gumbel_source
 from ..options import GenerationConfig
 from ..stopping import through_stop
 from ..tokenizer import TextStream, Tokenizer
-from .modes import Mode, RandomAcceptance
+from .modes import Mode
 from .row_noise import noise_of
 
 
@@ -82,29 +86,20 @@ class Engine:
         ]
 
     def first_step(self, prompt: Sequence[int], seed: int) -> tuple[str, str]:
-        """What one step at temperature 1 writes: an independent draw a position, and the argmax.
-
-        The draw is what the second step is given when all of it is kept.
-        """
-        drafts = []
-        for event in stream_generate(
-            self.model,
-            self.tokenizer,
-            [list(prompt)],
-            max_denoising_steps=2,
-            max_tokens=self.model.config.canvas_length,
-            t_min=0.0,
-            t_max=1.0,  # the first step's
-            stability_threshold=1,  # never met by the first step
-            noise=noise_of([seed], self.model.config.vocab_size),
-            acceptance=RandomAcceptance(1.0, (seed,)),
-        ):
-            if isinstance(event, Draft):
-                drafts.append(event)
-            if isinstance(event, Segment):
-                break
-        first, second = drafts
-        return self._text(second.canvas.tolist()), self._text(first.argmax.tolist())
+        """What one step at temperature 1 writes: an independent draw a position, and the argmax."""
+        config, shape = self.model.config, (1, self.model.config.canvas_length)
+        cache = self.model.make_cache([0])
+        self.model.encode(mx.array([list(prompt)], dtype=mx.int32), cache)
+        noise = noise_of([seed], config.vocab_size)
+        said = self.model.survey(
+            noise.initial(0, shape),
+            self.model.no_signal(shape),
+            cache.prefix(),
+            mx.array(1.0),
+            gumbel_source(noise, 0, 0, (*shape, config.vocab_size)),
+        )
+        draw, argmax = (np.array(tokens)[0].tolist() for tokens in (said.sample, said.argmax))
+        return self._text(draw), self._text(argmax)
 
     def _text(self, canvas: Sequence[int]) -> str:
         """The text of a canvas up to its stop token."""
