@@ -10,6 +10,7 @@ from functools import cache
 import mlx.core as mx
 
 LEAST_WORK = 2**24  # multiplications of a product, some milliseconds: handing over less to another core does not pay
+LEAST_BYTES = 2**18  # of an array: to wait until smaller ones are gone costs time and does not lower the peak
 
 
 def on_cpu() -> bool:

@@ -2,7 +2,7 @@
 
 `encode` runs a prompt or a finished canvas causally into the prefix cache; `denoise` runs a canvas, bidirectionally,
 behind that prefix and gives logits. Source: Transformers' DiffusionGemmaForBlockDiffusion. Knows nothing of sampling,
-blocks, tokens as text, or where weights come from; it never evaluates an array.
+blocks, tokens as text, or where weights come from. On a GPU it never evaluates an array.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import mlx.nn as nn
 from .attention import Attention
 from .cache import KeysValues, LayerCache, Prefix, PrefixCache
 from .config import SLIDING, LayerType, ModelConfig
-from .device import evaluated_after, on_cpu
+from .device import LEAST_BYTES, evaluated_after, on_cpu
 from .head import Rows, Survey, softcapped, survey
 from .layers import MLP, Experts, Router, SelfConditioning
 from .masks import KeysSeen, encoder_masks, real_positions
+from .noise import columns
 from .parts import PROMPT_SCORES, widest
 
 
@@ -150,7 +151,8 @@ class DiffusionGemma(nn.Module):
 
     def survey_hidden(self, x: mx.array, temperature: float | mx.array, gumbel: mx.array) -> Survey:
         """`survey` of what comes out of the last layer, [B, L, D]."""
-        after = mx.depends if self.compiled else evaluated_after
+        chunk_bytes = 4 * x.shape[0] * x.shape[1] * columns(self.config.vocab_size)
+        after = mx.depends if self.compiled or chunk_bytes < LEAST_BYTES else evaluated_after
         said = survey(self.norm(x), self.embed_tokens, self.config.final_logit_softcapping, temperature, gumbel, after)
         return said._replace(soft=said.soft * self.config.hidden_size**0.5)
 
