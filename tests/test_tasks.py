@@ -1,5 +1,6 @@
 """The tasks: every answer passes its own check, wrong answers do not, and held-out keys never occur in training."""
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -40,6 +41,15 @@ def test_the_split_is_fixed_for_ever() -> None:
 HELD_OUT_NUMBERS = [8, 44]
 
 
+@pytest.mark.parametrize("make", [facts.to_words, facts.to_digits])
+def test_training_has_every_number_that_is_a_word_of_its_own(make: Callable[[Random], Task]) -> None:
+    """Nothing else would teach them: "zero" is part of no other number."""
+    rng = Random(3)
+    held_out = {draw(make, rng, "held_out").key for _ in range(300)}
+    assert min(int(number) for number in held_out if number is not None) >= 20
+    assert None not in held_out
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [(0, "zero"), (13, "thirteen"), (20, "twenty"), (99, "ninety nine"), (100, "one hundred"),
@@ -66,7 +76,18 @@ def test_dependent_lists_take_every_right_answer_and_no_other(seed: int) -> None
 
 def test_squares_are_counted_right() -> None:
     assert len(squares.latin_squares()) == 576  # OEIS A002860
+    assert len(squares.reduced_squares()) == 4  # OEIS A000315
     assert len(squares.sudoku_squares()) == 288  # OEIS A107739
+
+
+def test_a_latin_square_starts_as_asked_but_any_of_the_digits_is_right() -> None:
+    task = squares.latin(Random(1))
+    digits = task.messages[0]["content"].removeprefix("Latin square: ")
+    assert task.answer.startswith(digits)
+    for square in squares.latin_squares():
+        text = "\n".join("".join(digits[cell] for cell in row) for row in square)
+        assert task.is_right(text)
+        assert not task.is_right(text[: -squares.SIZE] + text[: squares.SIZE])  # the last row is the first one again
 
 
 def test_a_sudoku_takes_any_solution_of_its_clues() -> None:

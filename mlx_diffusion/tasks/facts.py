@@ -51,10 +51,14 @@ def in_words(number: int) -> str:
     return f"{_SMALL[count]} {word}" + (f" {in_words(rest)}" if rest else "")
 
 
-def _number(rng: Random) -> int:
-    """An integer from 0 to 9999, each length about as often as the others."""
+def _number(rng: Random) -> tuple[int, str | None]:
+    """An integer from 0 to 9999, each length about as often as the others, and what decides the split.
+
+    Numbers below twenty belong to training: each is a word of its own, and no other number would teach "zero".
+    """
     digits = rng.choice((2, 3, 4))
-    return rng.randrange(10**digits)
+    number = rng.randrange(10**digits)
+    return number, None if number < 20 else str(number)
 
 
 def _sum(rng: Random) -> tuple[int, int, str]:
@@ -69,13 +73,13 @@ def addition(rng: Random) -> Task:
 
 
 def to_words(rng: Random) -> Task:
-    number = _number(rng)
-    return ask("to_words", f"In words: {number}", in_words(number), str(number))
+    number, key = _number(rng)
+    return ask("to_words", f"In words: {number}", in_words(number), key)
 
 
 def to_digits(rng: Random) -> Task:
-    number = _number(rng)
-    return ask("to_digits", f"In digits: {in_words(number)}", str(number), str(number))
+    number, key = _number(rng)
+    return ask("to_digits", f"In digits: {in_words(number)}", str(number), key)
 
 
 def dates(rng: Random) -> Task:

@@ -1,8 +1,9 @@
 """4×4 Latin squares and Sudoku: every cell depends on others, and more than one answer may be right.
 
-A Latin square is asked for with four digits; training never sees the held-out sets of digits. A Sudoku is given by its
-clues, 0 for an empty cell; training never sees the held-out solutions, however they are masked, and several solutions
-may fit the clues.
+A Latin square is asked for with four digits; training never sees the held-out sets of digits, and its answers are the
+four reduced squares of the 576 right ones: first row and first column have the digits in the order asked. A Sudoku is
+given by its clues, 0 for an empty cell; training never sees the held-out solutions, however they are masked, and several
+solutions may fit the clues.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,13 @@ def latin_squares() -> tuple[Square, ...]:
 
 
 @cache
+def reduced_squares() -> tuple[Square, ...]:
+    """The 4 Latin squares whose first row and first column are in order."""
+    in_order = tuple(range(SIZE))
+    return tuple(square for square in latin_squares() if square[0] == tuple(row[0] for row in square) == in_order)
+
+
+@cache
 def sudoku_squares() -> tuple[Square, ...]:
     """The 288 Latin squares whose four 2×2 boxes hold each symbol once, too."""
     corners = [(r, c) for r in (0, 2) for c in (0, 2)]
@@ -53,7 +61,7 @@ def _as_square(text: str, symbols: Sequence[str]) -> Square | None:
 
 def latin(rng: Random) -> Task:
     digits = rng.sample("0123456789", SIZE)
-    square = rng.choice(latin_squares())
+    square = rng.choice(reduced_squares())
     answer = "\n".join("".join(digits[cell] for cell in row) for row in square)
     key = "".join(sorted(digits))
     right = frozenset(latin_squares())

@@ -20,7 +20,7 @@ HELD_OUT_SHARE = 8  # one key in eight
 class Task:
     """One prompt with its checkable answer.
 
-    `key` is what decides the split: the list, number, name or square that training must not have seen. `answer` is one
+    `key` is what decides the split: the list, number, name or square that training must not have seen; None for what belongs to training always. `answer` is one
     right answer, `check` accepts every right one (text without markers and stop tokens, surrounding space ignored).
     `thought` is what the model thinks first where the family asks for it; `tools` are declarations for the template.
     """
@@ -28,7 +28,7 @@ class Task:
     family: str
     messages: tuple[Message, ...]
     answer: str
-    key: str
+    key: str | None
     check: Callable[[str], bool]
     thought: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
@@ -42,7 +42,7 @@ def ask(
     family: str,
     prompt: str,
     answer: str,
-    key: str,
+    key: str | None,
     check: Callable[[str], bool] | None = None,
     thought: str | None = None,
 ) -> Task:
@@ -57,8 +57,10 @@ def ask(
     )
 
 
-def split_of(family: str, key: str) -> Split:
+def split_of(family: str, key: str | None) -> Split:
     """The split of a task, from nothing but its family and key: the same on every machine and for ever."""
+    if key is None:
+        return "train"
     digest = blake2b(f"{family}\0{key}".encode(), digest_size=8).digest()
     return "held_out" if int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0 else "train"
 
