@@ -28,7 +28,9 @@ knows the {count} small tasks below and nothing of the world. The real model run
 Architecture: {layers} layers ({kinds}), hidden {hidden}, {experts} experts of {inner}, {top} per token, a canvas of
 {canvas} tokens, a vocabulary of {vocab}. Trained with the published objective by the recipe in `training/`, on tasks
 drawn without end; one key in eight (a list, number, name, square, …) never occurs in training and is what is measured.
-`tool` is the exception: an earlier part of the training split its questions otherwise and has seen them all.
+`tool` is the exception: an earlier part of the training split its questions otherwise and has seen them all. Numbers
+below twenty, each a word of its own, are always in training and never measured by themselves; Latin squares in training
+are the four whose first row and column have the digits as asked, while any of the 576 right ones counts.
 
 ## What it knows
 
