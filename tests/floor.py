@@ -27,7 +27,7 @@ FLOOR = Path(__file__).parent / "floor.json"
 CHECKED = {"shuffle": 32, "insert_random": 12, "replace_random": 12, "sudoku": 12, "sort": 8, "to_digits": 8}
 """Prompts of each family that are run: most of that which a bad sampler spoils, a few with one right answer."""
 RECORDED = 60  # prompts a family
-STEPS = 8  # at most, in which a sampler that is only slower falls below, too
+STEPS = 16  # at most, in which a sampler that is only slower falls below, too
 MAX_TOKENS = 64
 CHANCE = 0.001
 

@@ -2,8 +2,8 @@
 
 A Latin square is asked for with four digits; training never sees the held-out sets of digits, and its answers are the
 four reduced squares of the 576 right ones: first row and first column have the digits in the order asked. A Sudoku is
-given by its clues, 0 for an empty cell; training never sees the held-out solutions, however they are masked, and several
-solutions may fit the clues.
+given by its clues, 0 for an empty cell; training never sees the held-out solutions, however they are masked, and
+several solutions may fit the clues.
 """
 
 from collections.abc import Sequence

@@ -20,9 +20,10 @@ HELD_OUT_SHARE = 8  # one key in eight
 class Task:
     """One prompt with its checkable answer.
 
-    `key` is what decides the split: the list, number, name or square that training must not have seen; None for what belongs to training always. `answer` is one
-    right answer, `check` accepts every right one (text without markers and stop tokens, surrounding space ignored).
-    `thought` is what the model thinks first where the family asks for it; `tools` are declarations for the template.
+    `key` is what decides the split: the list, number, name or square that training must not have seen; None for what
+    belongs to training always. `answer` is one right answer, `check` accepts every right one (text without markers and
+    stop tokens, surrounding space ignored). `thought` is what the model thinks first where the family asks for it;
+    `tools` are declarations for the template.
     """
 
     family: str
