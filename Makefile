@@ -30,9 +30,6 @@ test: $(VENV)/.tested
 lint: $(VENV)/.tested
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@# mypy wants the package as it imports: with cli/ and convert/ inside.
-	@rm -rf build/types && mkdir -p build/types/mlx_diffusion
-	@ln -s $(CURDIR)/mlx_diffusion/* $(CURDIR)/cli $(CURDIR)/convert build/types/mlx_diffusion/
 	@$(BIN)/mypy
 
 check: lint test

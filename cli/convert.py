@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.cli.progress import ProgressLine, duration
-from mlx_diffusion.convert.recipes import DEFAULT_RECIPE, RECIPES
-from mlx_diffusion.convert.words import size_text
+from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _summary(result: "Result") -> str:
 
 
 def _dry_run(args: argparse.Namespace) -> int:
-    from mlx_diffusion.convert.footprint import dry_run
+    from mlx_diffusion.convert.dry_run import dry_run
 
     report = dry_run(args.source, args.set, recipe=args.recipe, revision=args.revision)
     print(json.dumps(report.as_dict()) if args.json else report.table())

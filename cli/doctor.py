@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlx_diffusion.convert.diagnosis import Diagnosis
+    from mlx_diffusion.fit.diagnosis import Diagnosis
 
 EPILOG = """\
 Put its output into a bug report. Exit code: 0.
@@ -32,7 +32,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Look and print; returns the exit code."""
-    from mlx_diffusion.convert.diagnosis import diagnose
+    from mlx_diffusion.fit.diagnosis import diagnose
 
     diagnosis = diagnose()
     print(json.dumps(diagnosis.as_dict(), ensure_ascii=False) if args.json else report(diagnosis))
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
 def report(diagnosis: "Diagnosis") -> str:
     """The diagnosis as text."""
-    from mlx_diffusion.convert.footprint import SHORT_STEP, context_text, grid
-    from mlx_diffusion.convert.words import size_text
+    from mlx_diffusion.display import grid, size_text
+    from mlx_diffusion.fit.footprint import SHORT_STEP, context_text
 
     def size(nbytes: int | None) -> str:
         return "unknown" if nbytes is None else size_text(nbytes)

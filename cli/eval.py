@@ -16,9 +16,9 @@ from mlx_diffusion.cli.state import state_folder
 from mlx_diffusion.errors import OptionError
 
 if TYPE_CHECKING:
-    from mlx_diffusion.evaluation.plan import Plan
-    from mlx_diffusion.evaluation.record import Record
-    from mlx_diffusion.evaluation.runs import Progress
+    from mlx_diffusion.measure.answers.plan import Plan
+    from mlx_diffusion.measure.answers.record import Record
+    from mlx_diffusion.measure.answers.runs import Progress
 
 EPILOG = """\
 examples:
@@ -110,18 +110,18 @@ def run(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(args)
 
-    from mlx_diffusion.evaluation import plots
+    from mlx_diffusion.measure.answers import plots
 
     for file in args.plot:
         plots.check(file)
     if args.recipes is not None or (args.show and _is_of_recipes(args.show)):
         return _recipes(args)
 
-    from mlx_diffusion.evaluation import tables
-    from mlx_diffusion.evaluation.document import page
-    from mlx_diffusion.evaluation.figures import report
-    from mlx_diffusion.evaluation.files import write_whole
-    from mlx_diffusion.evaluation.record import Record
+    from mlx_diffusion.measure.answers import tables
+    from mlx_diffusion.measure.answers.document import page
+    from mlx_diffusion.measure.answers.figures import report
+    from mlx_diffusion.measure.answers.files import write_whole
+    from mlx_diffusion.measure.answers.record import Record
 
     record = Record.read(args.show) if args.show else _measure(args)
     print(json.dumps(report(record), ensure_ascii=False) if args.json else tables.text(record))
@@ -157,9 +157,9 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 def _plan(args: argparse.Namespace) -> "Plan":
     """What the command line asks for. Raises OptionError."""
-    from mlx_diffusion.evaluation.plan import Plan, ways
-    from mlx_diffusion.evaluation.session import DEFAULT_BATCH_SIZE, DEFAULT_MAX_TOKENS, items_from
-    from mlx_diffusion.evaluation.suites import DEFAULT_SUITES
+    from mlx_diffusion.measure.answers.plan import Plan, ways
+    from mlx_diffusion.measure.answers.session import DEFAULT_BATCH_SIZE, DEFAULT_MAX_TOKENS, items_from
+    from mlx_diffusion.measure.answers.suites import DEFAULT_SUITES
 
     names = DEFAULT_SUITES if args.suite is None else [name.strip() for name in args.suite.split(",") if name.strip()]
     if not names:
@@ -175,7 +175,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
 
 
 def _measure(args: argparse.Namespace) -> "Record":
-    from mlx_diffusion.evaluation import session
+    from mlx_diffusion.measure.answers import session
 
     plan = _plan(args)
     try:
@@ -205,9 +205,9 @@ def progress_text(progress: "Progress") -> str:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from mlx_diffusion.evaluation import tables
-    from mlx_diffusion.evaluation.comparison import compare
-    from mlx_diffusion.evaluation.record import Record
+    from mlx_diffusion.measure.answers import tables
+    from mlx_diffusion.measure.answers.comparison import compare
+    from mlx_diffusion.measure.answers.record import Record
 
     found = compare(*map(Record.read, args.compare))
     if args.json:
@@ -231,7 +231,7 @@ def _is_of_recipes(file: Path) -> bool:
 def _recipes(args: argparse.Namespace) -> int:
     """What recipes cost, measured or shown."""
     from mlx_diffusion.convert.cost import CostReport, costs
-    from mlx_diffusion.evaluation.files import write_whole
+    from mlx_diffusion.measure.answers.files import write_whole
 
     if args.show:
         report = CostReport.from_dict(json.loads(args.show.read_bytes()))

@@ -6,14 +6,14 @@ Knows nothing of what is run with it.
 import sys
 from pathlib import Path
 
-from mlx_diffusion import checkpoint
+from mlx_diffusion.checkpoint import folder as checkpoint
 from mlx_diffusion.cli import room
-from mlx_diffusion.convert.machine import this_machine
-from mlx_diffusion.convert.memory import CPU_ITEM, GPU_ITEM, Memory
-from mlx_diffusion.convert.room import check_room, stored_weight_bytes
-from mlx_diffusion.fields import read_json
+from mlx_diffusion.fit.machine import this_machine
+from mlx_diffusion.fit.memory import CPU_ITEM, GPU_ITEM, Memory
+from mlx_diffusion.fit.room import check_room, stored_weight_bytes
+from mlx_diffusion.json_fields import read_json
 from mlx_diffusion.loading import load
-from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.tokenizer import Tokenizer
 
 

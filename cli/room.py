@@ -5,12 +5,12 @@ The sizes of their files are all that it looks at. What cannot be found out is n
 
 from huggingface_hub import HfApi
 
-from mlx_diffusion.convert.diagnosis import recommended, runnable, sizes_on
-from mlx_diffusion.convert.machine import this_machine
-from mlx_diffusion.convert.published import CONFIG, REPO_ID
-from mlx_diffusion.convert.words import size_text
+from mlx_diffusion.checkpoint.hub_errors import hub_errors
+from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
+from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.hub_errors import hub_errors
+from mlx_diffusion.fit.diagnosis import recommended, runnable, sizes_on
+from mlx_diffusion.fit.machine import this_machine
 
 
 def warning(model: str) -> str | None:

@@ -15,11 +15,11 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from mlx_diffusion import __version__
-from mlx_diffusion.checkpoint import HUB_ID
-
-from .layout import PARTS, Piece, part_of, sizes
-from .recipes import Recipe, Rule
-from .words import size_text, spec_text
+from mlx_diffusion.checkpoint.folder import HUB_ID
+from mlx_diffusion.checkpoint.formats import spec_text
+from mlx_diffusion.checkpoint.layout import PARTS, Piece, part_of, sizes
+from mlx_diffusion.checkpoint.recipes import Recipe, Rule
+from mlx_diffusion.display import size_text
 
 CARD = "README.md"
 CARRIED = ("license", "license_name", "license_link", "pipeline_tag")

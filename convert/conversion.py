@@ -20,25 +20,24 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED, local_folder
-from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.folder import INDEX_FILE, UNFINISHED, local_folder
+from mlx_diffusion.checkpoint.headers import Stored
+from mlx_diffusion.checkpoint.layout import Piece, check_complete, pieces, quantization_table, sizes
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, Recipe
+from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.convert import shards
+from mlx_diffusion.convert.card import CARD, card
+from mlx_diffusion.convert.files import errors_of, flush_folder, locked, write_whole
+from mlx_diffusion.convert.hub import open_source
+from mlx_diffusion.convert.progress import Meter, Progress
+from mlx_diffusion.convert.record import Record, record_of
+from mlx_diffusion.convert.shards import Shard
+from mlx_diffusion.convert.source import Source
+from mlx_diffusion.convert.target import CONFIG, begin, check_apart, earlier_revision, is_finished
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.errors import ConversionError
-from mlx_diffusion.fields import parse_json
-from mlx_diffusion.tensors import Stored
-
-from . import shards
-from .card import CARD, card
-from .files import errors_of, flush_folder, locked, write_whole
-from .hub import open_source
-from .layout import Piece, check_complete, pieces, quantization_table, sizes
-from .progress import Meter, Progress
-from .recipes import DEFAULT_RECIPE, Recipe
-from .recipes import recipe as recipe_named
-from .record import Record, record_of
-from .shards import Shard
-from .source import Source
-from .target import CONFIG, begin, check_apart, earlier_revision, is_finished
+from mlx_diffusion.json_fields import parse_json
 
 OURS = (CONFIG, INDEX_FILE, CARD, UNFINISHED)  # what a conversion writes itself instead of copying it
 DOWNLOADS = ".downloads"  # in the target, for shards that are streamed

@@ -12,20 +12,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_diffusion import checkpoint
-from mlx_diffusion.checkpoint import Checkpoint
+from mlx_diffusion.checkpoint import folder as checkpoint
+from mlx_diffusion.checkpoint.folder import Checkpoint
+from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.convert.conversion import convert
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.evaluation import figures, session
-from mlx_diffusion.evaluation.comparison import Comparison, compare
-from mlx_diffusion.evaluation.figures import Figures
-from mlx_diffusion.evaluation.plan import Plan
-from mlx_diffusion.evaluation.record import HEADER, Record
-from mlx_diffusion.evaluation.runs import Progress
-from mlx_diffusion.evaluation.tables import comparison_text, interval, per_cent, table
-
-from .conversion import convert
-from .logit_errors import CONVERGED, RANDOM, LogitError, logit_errors
-from .recipes import recipe as recipe_named
+from mlx_diffusion.measure.answers import figures, session
+from mlx_diffusion.measure.answers.comparison import Comparison, compare
+from mlx_diffusion.measure.answers.figures import Figures
+from mlx_diffusion.measure.answers.plan import Plan
+from mlx_diffusion.measure.answers.record import HEADER, Record
+from mlx_diffusion.measure.answers.runs import Progress
+from mlx_diffusion.measure.answers.tables import comparison_text, interval, per_cent, table
+from mlx_diffusion.measure.logit_errors import CONVERGED, RANDOM, LogitError, logit_errors
 
 SOURCE = "as it is"
 LOGIT_PROMPTS = 24  # over all families

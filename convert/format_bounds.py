@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_diffusion.quantization import QuantSpec
+from mlx_diffusion.checkpoint.formats import QuantSpec
 
 BF16 = 2.0**-8  # the most that rounding to bf16 changes a number, relative to it
 FLOAT32 = 2.0**-22  # the same of a few float32 operations

@@ -18,7 +18,7 @@ from huggingface_hub import errors as hub
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm  # type: ignore[attr-defined]
 
-from mlx_diffusion.checkpoint import (
+from mlx_diffusion.checkpoint.folder import (
     HUB_ID,
     INDEX_FILE,
     Checkpoint,
@@ -27,13 +27,12 @@ from mlx_diffusion.checkpoint import (
     local_folder,
     weight_names,
 )
+from mlx_diffusion.checkpoint.headers import HEADER_LIMIT, LENGTH_BYTES, Stored, parse_header
+from mlx_diffusion.checkpoint.hub_cache import cache_folder, cached_snapshots, is_cached, is_whole
+from mlx_diffusion.checkpoint.hub_errors import HTTP_ERROR, hub_errors
+from mlx_diffusion.convert.source import SMALL, LocalSource, Source
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
-from mlx_diffusion.fields import parse_json
-from mlx_diffusion.hub_errors import HTTP_ERROR, hub_errors
-from mlx_diffusion.tensors import HEADER_LIMIT, LENGTH_BYTES, Stored, parse_header
-
-from .hub_cache import cache_folder, cached_snapshots, is_cached, is_whole
-from .source import SMALL, LocalSource, Source
+from mlx_diffusion.json_fields import parse_json
 
 HEADER_GUESS = 1 << 18  # most headers are shorter and come with one request
 TIMEOUT = 30.0  # seconds without an answer

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Stored
+from mlx_diffusion.checkpoint.layout import Piece
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.quantization import QuantSpec
-from mlx_diffusion.tensors import ITEM_BYTES, Stored
-
-from .layout import Piece
 
 # Read at once. Larger chunks are no faster, and MLX's mx and nv kernels for the CPU slow down with them.
 CHUNK_BYTES = 1 << 20

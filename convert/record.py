@@ -13,12 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mlx_diffusion import __version__
-from mlx_diffusion.checkpoint import UNFINISHED
+from mlx_diffusion.checkpoint.folder import UNFINISHED
+from mlx_diffusion.checkpoint.headers import Stored
+from mlx_diffusion.checkpoint.layout import Piece
+from mlx_diffusion.convert.files import write_whole
 from mlx_diffusion.errors import ConversionError
-from mlx_diffusion.tensors import Stored
-
-from .files import write_whole
-from .layout import Piece
 
 
 @dataclass(frozen=True)

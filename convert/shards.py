@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from mlx_diffusion.checkpoint import SINGLE_FILE
+from mlx_diffusion.checkpoint.folder import SINGLE_FILE
+from mlx_diffusion.checkpoint.headers import Stored, Tensor, write_header
+from mlx_diffusion.checkpoint.layout import Piece
+from mlx_diffusion.convert.files import PART, flush, flush_folder, forget, uncached
+from mlx_diffusion.convert.quantise import chunks, transfer
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.tensors import Stored, Tensor, write_header
-
-from .files import PART, flush, flush_folder, forget, uncached
-from .layout import Piece
-from .quantise import chunks, transfer
 
 SHARD_BYTES = 4_000_000_000  # a further tensor does not go into a file of this size; one alone may be larger
 FLUSH_BYTES = 32_000_000  # of the source

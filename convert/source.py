@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from mlx_diffusion.checkpoint import weight_files
+from mlx_diffusion.checkpoint.folder import weight_files
+from mlx_diffusion.checkpoint.headers import Stored, read_header
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.tensors import Stored, read_header
 
 SMALL = (".json", ".jinja", ".model", ".txt", ".md")  # all else that may stand beside the weights is left behind
 

@@ -9,15 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_diffusion.checkpoint import INDEX_FILE, UNFINISHED, check_utf8, local_folder
+from mlx_diffusion.checkpoint.folder import INDEX_FILE, UNFINISHED, check_utf8, local_folder
+from mlx_diffusion.convert.card import CARD, revision_in
+from mlx_diffusion.convert.files import PART, flush_folder, free_bytes, same_disk
+from mlx_diffusion.convert.record import Record
+from mlx_diffusion.convert.shards import Shard
+from mlx_diffusion.convert.source import Source
+from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import ConversionError
-
-from .card import CARD, revision_in
-from .files import PART, flush_folder, free_bytes, same_disk
-from .record import Record
-from .shards import Shard
-from .source import Source
-from .words import size_text
 
 CONFIG = "config.json"
 STREAM = "; with --stream the source needs no more than two of its files at once"

@@ -16,13 +16,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Stored, Tensor
+from mlx_diffusion.checkpoint.layout import Piece
+from mlx_diffusion.convert.format_bounds import allowed
+from mlx_diffusion.convert.quantise import Chunk, chunks, read_rows
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.quantization import QuantSpec
-from mlx_diffusion.tensors import ITEM_BYTES, Stored, Tensor
-
-from .format_bounds import allowed
-from .layout import Piece
-from .quantise import Chunk, chunks, read_rows
 
 LEAST = 2.0**-126  # smallest normal float32, for dividing by a bound of 0
 

@@ -12,17 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_diffusion.checkpoint import Checkpoint
+from mlx_diffusion.checkpoint.folder import Checkpoint
+from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec, spec_text
+from mlx_diffusion.checkpoint.headers import Stored, read_header
+from mlx_diffusion.checkpoint.layout import PARTS, module_of, part_of, pieces
+from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.convert.tensor_errors import TensorError, tensor_errors
+from mlx_diffusion.display import grid
 from mlx_diffusion.errors import ConversionError
-from mlx_diffusion.quantization import Quantization, QuantSpec
-from mlx_diffusion.tensors import Stored, read_header
-
-from .footprint import grid
-from .layout import PARTS, module_of, part_of, pieces
-from .logit_errors import LogitError, logit_errors
-from .recipes import Recipe
-from .tensor_errors import TensorError, tensor_errors
-from .words import spec_text
+from mlx_diffusion.measure.logit_errors import LogitError, logit_errors
 
 
 @dataclass(frozen=True)

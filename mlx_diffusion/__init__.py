@@ -4,17 +4,23 @@ The names below are imported on first use, so that `import mlx_diffusion`, and w
 """
 
 import importlib
-import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import CheckpointError, ConversionError, DiffusionError, EvaluationError, OptionError, PromptError
-    from .events import Draft, Event, Finish, Prefill, Segment, Stats
-    from .generation import generate, stream_generate
-    from .loading import load
-    from .noise import KeyedNoise, Noise
-    from .options import GenerationConfig
-    from .prefixes import PrefixStore
+    from mlx_diffusion.engine.noise import KeyedNoise, Noise
+    from mlx_diffusion.engine.prefix_store import PrefixStore
+    from mlx_diffusion.errors import (
+        CheckpointError,
+        ConversionError,
+        DiffusionError,
+        EvaluationError,
+        OptionError,
+        PromptError,
+    )
+    from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment, Stats
+    from mlx_diffusion.generation import generate, stream_generate
+    from mlx_diffusion.loading import load
+    from mlx_diffusion.options import GenerationConfig
 
 __version__ = "0.1.0"
 
@@ -40,18 +46,14 @@ __all__ = [
     "stream_generate",
 ]
 
-# convert/ and cli/ lie beside this folder in the repository: where Python finds this folder first (started in the
-# repository's root) and the package is installed too, the installed one supplies them.
-__path__ = pkgutil.extend_path(__path__, __name__)
-
 _HOMES = {
     "errors": ("CheckpointError", "ConversionError", "DiffusionError", "EvaluationError", "OptionError", "PromptError"),
     "events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats"),
     "generation": ("generate", "stream_generate"),
     "loading": ("load",),
-    "noise": ("KeyedNoise", "Noise"),
+    "engine.noise": ("KeyedNoise", "Noise"),
     "options": ("GenerationConfig",),
-    "prefixes": ("PrefixStore",),
+    "engine.prefix_store": ("PrefixStore",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

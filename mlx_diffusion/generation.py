@@ -13,18 +13,18 @@ from typing import Unpack
 import mlx.core as mx
 import numpy as np
 
-from .cache import PrefixCache
-from .denoise import Denoiser
-from .errors import OptionError, PromptError
-from .events import Draft, Event, Finish, FinishReason, Prefill, Segment, Stats
-from .limits import memory_limits
-from .model import DiffusionGemma
-from .noise import KeyedNoise, Noise
-from .options import GenerationConfig, GenerationOptions, Settings
-from .prefixes import PrefixStore
-from .sampler import Acceptance, EntropyBound
-from .stopping import through_stop
-from .tokenizer import Prompt, TextStream, Tokenizer, split_batch
+from mlx_diffusion.engine.denoise import Denoiser
+from mlx_diffusion.engine.memory_limits import memory_limits
+from mlx_diffusion.engine.noise import KeyedNoise, Noise
+from mlx_diffusion.engine.prefix_store import PrefixStore
+from mlx_diffusion.engine.sampler import Acceptance, EntropyBound
+from mlx_diffusion.engine.stopping import through_stop
+from mlx_diffusion.errors import OptionError, PromptError
+from mlx_diffusion.events import Draft, Event, Finish, FinishReason, Prefill, Segment, Stats
+from mlx_diffusion.network.cache import PrefixCache
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.options import GenerationConfig, GenerationOptions, Settings
+from mlx_diffusion.tokenizer import Prompt, TextStream, Tokenizer, split_batch
 
 
 def stream_generate(
@@ -44,7 +44,7 @@ def stream_generate(
                 list of any of these, run as one batch whose events carry the index of their prompt in `row`
     config      a `GenerationConfig`; what it leaves open comes from the checkpoint
     noise       replaces the randomness that `seed` stands for
-    acceptance  replaces the rule which proposed tokens a step keeps, the entropy bound: see `mlx_diffusion.sampler`
+    acceptance  replaces the rule which proposed tokens a step keeps, the entropy bound: see `engine.sampler`
     prefixes    a `PrefixStore` of this model, for a single prompt: what it has kept is not encoded again
     options     the fields of `GenerationConfig` as keywords, which win over `config`: max_tokens, max_denoising_steps,
                 entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, seed, mode, eos_token_id,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import checkpoint, weights
-from .model import DiffusionGemma
-from .options import GenerationConfig
-from .tokenizer import Tokenizer, load_tokenizer
+from mlx_diffusion.checkpoint import folder as checkpoint
+from mlx_diffusion.checkpoint import weights
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 
 
 def load(path_or_id: str | Path) -> tuple[DiffusionGemma, Tokenizer]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
-from .errors import CheckpointError, OptionError
-from .fields import read_json
+from mlx_diffusion.errors import CheckpointError, OptionError
+from mlx_diffusion.json_fields import read_json
 
 Mode = Literal["reference"]
 FLOAT32_MAX = 3.4e38

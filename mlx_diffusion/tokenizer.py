@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
-from .errors import CheckpointError, PromptError
+from mlx_diffusion.errors import CheckpointError, PromptError
 
 Message = Mapping[str, Any]
 SinglePrompt = str | Sequence[Message] | Sequence[int] | mx.array | np.ndarray

@@ -13,10 +13,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffusion.checkpoint import Checkpoint, find
-from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.folder import Checkpoint, find
 from mlx_diffusion.loading import load_model
-from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.network.model import DiffusionGemma
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RUNS = json.loads((FIXTURES / "runs.json").read_text())

@@ -14,13 +14,13 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlx_diffusion.checkpoint import DEMO_FOLDER
-from mlx_diffusion.evaluation.identity import fingerprint
-from mlx_diffusion.evaluation.plan import Plan, ways
-from mlx_diffusion.evaluation.record import Record
-from mlx_diffusion.evaluation.session import run
-from mlx_diffusion.evaluation.statistics import binomial_at_most, wilson
-from mlx_diffusion.evaluation.suites import items_of
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
+from mlx_diffusion.measure.answers.identity import fingerprint
+from mlx_diffusion.measure.answers.plan import Plan, ways
+from mlx_diffusion.measure.answers.record import Record
+from mlx_diffusion.measure.answers.session import run
+from mlx_diffusion.measure.answers.statistics import binomial_at_most, wilson
+from mlx_diffusion.measure.answers.suites import items_of
 from mlx_diffusion.options import MODES
 
 FLOOR = Path(__file__).parent / "floor.json"

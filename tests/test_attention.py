@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from conftest import config_dict
 
-from mlx_diffusion import attention as attention_module
-from mlx_diffusion.attention import Attention
-from mlx_diffusion.cache import LayerCache, PrefixCache
-from mlx_diffusion.config import FULL, SLIDING, ModelConfig
-from mlx_diffusion.layers import RotaryEmbedding
-from mlx_diffusion.masks import encoder_masks
+from mlx_diffusion.checkpoint.config import FULL, SLIDING, ModelConfig
+from mlx_diffusion.network import attention as attention_module
+from mlx_diffusion.network.attention import Attention
+from mlx_diffusion.network.cache import LayerCache, PrefixCache
+from mlx_diffusion.network.layers import RotaryEmbedding
+from mlx_diffusion.network.masks import encoder_masks
 
 CONFIG = ModelConfig.from_dict(config_dict(sliding_window=3))
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from conftest import FIXTURES, config_dict, write_checkpoint
 
-from mlx_diffusion.benchmark import ceilings, peer, plots
+from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.cli.bench import subjects
 from mlx_diffusion.cli.main import main
-from mlx_diffusion.config import ModelConfig
-from mlx_diffusion.convert import room
-from mlx_diffusion.convert.machine import Machine, this_machine
-from mlx_diffusion.convert.memory import CPU_ITEM, Memory
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.fit import room
+from mlx_diffusion.fit.machine import Machine, this_machine
+from mlx_diffusion.fit.memory import CPU_ITEM, Memory
+from mlx_diffusion.measure.speed import ceilings, peer, plots
 
 HUB = str(FIXTURES / "hub")
 QUICK = ["--prompt-tokens", "9", "--output-tokens", "16", "--steps", "2", "--repeat", "1"]

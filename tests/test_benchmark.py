@@ -15,19 +15,19 @@ from conftest import FIXTURES, config_dict
 from rich.console import Console
 
 from mlx_diffusion import load
-from mlx_diffusion.benchmark import ceilings, primitives
-from mlx_diffusion.benchmark.cases import Case, grid, random_prompt
-from mlx_diffusion.benchmark.ceilings import Ceilings, shape_of
-from mlx_diffusion.benchmark.cost import EXPERTS, SOFT, Cost, Product, encode_cost, step_cost
-from mlx_diffusion.benchmark.plots import plot
-from mlx_diffusion.benchmark.primitives import Counted
-from mlx_diffusion.benchmark.results import CaseResult, Comparison, Results, Subject, Work, reach
-from mlx_diffusion.benchmark.runs import Measured, Sample, Spread, measure, own_run
-from mlx_diffusion.benchmark.tables import busy, quantity, tables
-from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.errors import OptionError
+from mlx_diffusion.measure.speed import ceilings, primitives
+from mlx_diffusion.measure.speed.cases import Case, grid, random_prompt
+from mlx_diffusion.measure.speed.ceilings import Ceilings, shape_of
+from mlx_diffusion.measure.speed.cost import EXPERTS, SOFT, Cost, Product, encode_cost, step_cost
+from mlx_diffusion.measure.speed.plots import plot
+from mlx_diffusion.measure.speed.primitives import Counted
+from mlx_diffusion.measure.speed.results import CaseResult, Comparison, Results, Subject, Work, reach
+from mlx_diffusion.measure.speed.runs import Measured, Sample, Spread, measure, own_run
+from mlx_diffusion.measure.speed.tables import busy, quantity, tables
 from mlx_diffusion.options import DEFAULTS, GenerationConfig
-from mlx_diffusion.quantization import QuantSpec
 
 TINY = ModelConfig.from_dict(config_dict())
 CASE = Case(10, 16, "reference")

@@ -7,10 +7,10 @@ from conftest import config_dict, hub_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion import weights
-from mlx_diffusion.cache import LayerCache, PrefixCache, room
-from mlx_diffusion.config import ModelConfig
-from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.checkpoint import weights
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.network.cache import LayerCache, PrefixCache, room
+from mlx_diffusion.network.model import DiffusionGemma
 
 MODELS: dict[int, DiffusionGemma] = {}
 

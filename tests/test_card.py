@@ -7,11 +7,11 @@ import pytest
 from conftest import config_dict
 from huggingface_hub import ModelCard
 
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.layout import pieces, sizes, text_tensors
+from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe
 from mlx_diffusion.cli.main import build_parser
-from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.convert.card import card, command
-from mlx_diffusion.convert.layout import pieces, sizes, text_tensors
-from mlx_diffusion.convert.recipes import RECIPES, Recipe
 
 CONFIG = ModelConfig.from_dict(config_dict(moe_intermediate_size=64))
 TENSORS = text_tensors(CONFIG)

@@ -22,7 +22,7 @@ from mlx_diffusion.cli.chat import speaker
 from mlx_diffusion.cli.chat.speaker import load_speaker
 from mlx_diffusion.cli.chat.welcome import TRY, welcome
 from mlx_diffusion.cli.main import main
-from mlx_diffusion.convert.machine import Machine
+from mlx_diffusion.fit.machine import Machine
 from mlx_diffusion.options import GenerationConfig
 
 HUB = str(FIXTURES / "hub")

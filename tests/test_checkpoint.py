@@ -16,10 +16,10 @@ from huggingface_hub import errors as hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion import checkpoint
-from mlx_diffusion.checkpoint import DEMO_FOLDER, INDEX_FILE, Checkpoint, find, weight_names
+from mlx_diffusion.checkpoint import folder as checkpoint
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, INDEX_FILE, Checkpoint, find, weight_names
+from mlx_diffusion.checkpoint.hub_errors import HTTP_ERROR
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.hub_errors import HTTP_ERROR
 
 
 def test_demo_is_the_bundled_folder() -> None:

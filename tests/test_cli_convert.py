@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 from conftest import FIXTURES, contents
 
-from mlx_diffusion.checkpoint import UNFINISHED
+from mlx_diffusion.checkpoint.folder import UNFINISHED
 from mlx_diffusion.cli import progress
 from mlx_diffusion.cli.convert import progress_text
 from mlx_diffusion.cli.main import main

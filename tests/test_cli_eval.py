@@ -12,8 +12,8 @@ import pytest
 from conftest import FIXTURES
 
 from mlx_diffusion.cli.main import main
-from mlx_diffusion.evaluation import plots, tables
-from mlx_diffusion.evaluation.record import Record
+from mlx_diffusion.measure.answers import plots, tables
+from mlx_diffusion.measure.answers.record import Record
 
 HUB = str(FIXTURES / "hub")
 

@@ -9,7 +9,7 @@ from conftest import FIXTURES, config_dict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion.config import FULL, SLIDING, ModelConfig, Rope
+from mlx_diffusion.checkpoint.config import FULL, SLIDING, ModelConfig, Rope
 from mlx_diffusion.errors import CheckpointError
 
 

@@ -15,15 +15,15 @@ import pytest
 from conftest import FIXTURES, SMALL_FILES, contents
 
 import mlx_diffusion
-from mlx_diffusion.checkpoint import DEMO_FOLDER, UNFINISHED, Checkpoint
-from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, UNFINISHED, Checkpoint
+from mlx_diffusion.checkpoint.headers import read_header
+from mlx_diffusion.checkpoint.layout import pieces, quantization_table, sizes
 from mlx_diffusion.convert import RECIPES, Progress, conversion, convert, quantise, shards
 from mlx_diffusion.convert import target as target_folder
-from mlx_diffusion.convert.layout import pieces, quantization_table, sizes
 from mlx_diffusion.convert.source import LocalSource
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
 from mlx_diffusion.loading import load_model
-from mlx_diffusion.tensors import read_header
 
 
 def test_the_output_is_all_there(source: Path, target: Path) -> None:

@@ -7,7 +7,11 @@ import json
 import pytest
 from conftest import FIXTURES, config_dict, model_of
 
-from mlx_diffusion.benchmark.cost import (
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.layout import DECODER
+from mlx_diffusion.checkpoint.recipes import RECIPES
+from mlx_diffusion.measure.speed.cost import (
     ATTENTION,
     CONDITIONING,
     DENSE,
@@ -24,10 +28,6 @@ from mlx_diffusion.benchmark.cost import (
     step_cost,
     weight_bytes,
 )
-from mlx_diffusion.config import ModelConfig
-from mlx_diffusion.convert.layout import DECODER
-from mlx_diffusion.convert.recipes import RECIPES
-from mlx_diffusion.quantization import QuantSpec
 
 REAL = ModelConfig.from_dict(json.loads((FIXTURES / "real_config" / "config.json").read_text()))
 # D 64, V 64, L 8, window 6, H 4; one sliding layer (K 2, S 16) and one full one (K 1, S 32); E 4, A 2, F 32.

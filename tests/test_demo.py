@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from mlx_diffusion import generate, load
-from mlx_diffusion.checkpoint import DEMO_FOLDER
-from mlx_diffusion.tasks import FAMILIES, draw
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
+from mlx_diffusion.measure.tasks import FAMILIES, draw
 from mlx_diffusion.tokenizer import Tokenizer
 from training import card
 

@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mlx_diffusion.cache import PrefixCache
-from mlx_diffusion.denoise import Denoiser, StepRecord
+from mlx_diffusion.engine.denoise import Denoiser, StepRecord
+from mlx_diffusion.engine.noise import KeyedNoise
+from mlx_diffusion.engine.sampler import EntropyBound
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.head import Survey, survey_logits
-from mlx_diffusion.model import DiffusionGemma
-from mlx_diffusion.noise import KeyedNoise, columns, gumbel_columns
+from mlx_diffusion.network.cache import PrefixCache
+from mlx_diffusion.network.head import Survey, survey_logits
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.sampling import columns, gumbel_columns
 from mlx_diffusion.options import DEFAULTS, Settings
-from mlx_diffusion.sampler import EntropyBound
 
 VOCAB, LENGTH = 4, 3
 CACHE = cast(PrefixCache, SimpleNamespace(prefix=lambda: None))  # scripted logits need no prefix

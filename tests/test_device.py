@@ -8,7 +8,7 @@ import pytest
 from conftest import FIXTURES
 
 from mlx_diffusion import device
-from mlx_diffusion.checkpoint import DEMO_FOLDER
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.convert import convert
 from mlx_diffusion.loading import load
 

@@ -17,14 +17,16 @@ from conftest import FIXTURES
 from huggingface_hub import scan_cache_dir
 
 import mlx_diffusion
+from mlx_diffusion.checkpoint import hub_cache
+from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.cli.doctor import report
 from mlx_diffusion.cli.main import main
-from mlx_diffusion.convert import RECIPES, hub_cache, machine
-from mlx_diffusion.convert.diagnosis import Diagnosis, Runnable, recommended, runnable, sizes_on
-from mlx_diffusion.convert.footprint import context_text
-from mlx_diffusion.convert.machine import Machine, this_machine
-from mlx_diffusion.convert.macs import MACS
-from mlx_diffusion.convert.published import CONFIG
+from mlx_diffusion.convert import RECIPES
+from mlx_diffusion.fit import machine
+from mlx_diffusion.fit.diagnosis import Diagnosis, Runnable, recommended, runnable, sizes_on
+from mlx_diffusion.fit.footprint import context_text
+from mlx_diffusion.fit.machine import Machine, this_machine
+from mlx_diffusion.fit.macs import MACS
 
 MAC = Machine(
     "Apple M2", 25_769_803_776, 17_179_869_184, "gpu", 8, "macOS 14.5", "3.12.1", {"mlx": "0.32.4"}, 250_000_000_000

@@ -12,20 +12,20 @@ import pytest
 from conftest import FIXTURES
 
 from mlx_diffusion import generate, load
+from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.errors import EvaluationError, OptionError
-from mlx_diffusion.evaluation import figures, session
-from mlx_diffusion.evaluation.comparison import compare
-from mlx_diffusion.evaluation.engine import Engine
-from mlx_diffusion.evaluation.figures import Figures, recommended
-from mlx_diffusion.evaluation.identity import fingerprint
-from mlx_diffusion.evaluation.item import Item
-from mlx_diffusion.evaluation.modes import Mode, RandomAcceptance
-from mlx_diffusion.evaluation.plan import Plan, parse_sweep, ways
-from mlx_diffusion.evaluation.record import Cell, Outcome, Record
-from mlx_diffusion.evaluation.row_noise import RowNoise, seed_of
-from mlx_diffusion.evaluation.runs import Progress, run_batch
-from mlx_diffusion.evaluation.theory import FirstStep, bounds
-from mlx_diffusion.noise import KeyedNoise
+from mlx_diffusion.measure.answers import figures, session
+from mlx_diffusion.measure.answers.comparison import compare
+from mlx_diffusion.measure.answers.engine import Engine
+from mlx_diffusion.measure.answers.figures import Figures, recommended
+from mlx_diffusion.measure.answers.identity import fingerprint
+from mlx_diffusion.measure.answers.item import Item
+from mlx_diffusion.measure.answers.modes import Mode, RandomAcceptance
+from mlx_diffusion.measure.answers.plan import Plan, parse_sweep, ways
+from mlx_diffusion.measure.answers.record import Cell, Outcome, Record
+from mlx_diffusion.measure.answers.row_noise import RowNoise, seed_of
+from mlx_diffusion.measure.answers.runs import Progress, run_batch
+from mlx_diffusion.measure.answers.theory import FirstStep, bounds
 
 HUB = FIXTURES / "hub"
 

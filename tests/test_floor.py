@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import floor
 import pytest
 
-from mlx_diffusion.checkpoint import DEMO_FOLDER
-from mlx_diffusion.evaluation.identity import fingerprint
-from mlx_diffusion.evaluation.record import Cell, Outcome, Record
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
+from mlx_diffusion.measure.answers.identity import fingerprint
+from mlx_diffusion.measure.answers.record import Cell, Outcome, Record
 from mlx_diffusion.options import MODES
 
 RECORDED = json.loads(floor.FLOOR.read_text())

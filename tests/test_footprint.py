@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from conftest import FIXTURES, config_dict
 
+from mlx_diffusion.checkpoint.headers import read_header
+from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.convert import RECIPES, convert
-from mlx_diffusion.convert.footprint import DryRun, context_text, dry_run
-from mlx_diffusion.convert.published import CONFIG, REPO_ID
+from mlx_diffusion.convert.dry_run import DryRun, dry_run
 from mlx_diffusion.errors import CheckpointError, OptionError
-from mlx_diffusion.tensors import read_header
+from mlx_diffusion.fit.footprint import context_text
 
 REAL = FIXTURES / "real_config"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_diffusion.checkpoint.formats import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, QuantSpec
 from mlx_diffusion.convert.format_bounds import _e4m3, allowed
-from mlx_diffusion.quantization import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, QuantSpec
 
 SPECS = [QuantSpec(group, bits, "affine") for bits in AFFINE_BITS for group in AFFINE_GROUPS]
 SPECS += [QuantSpec(*numbers, mode) for mode, numbers in FIXED_MODES.items()]

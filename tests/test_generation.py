@@ -13,16 +13,16 @@ import pytest
 from conftest import FIXTURES, ReferenceRun, Tape
 from test_tokenizer import write_gemma_like
 
-from mlx_diffusion import attention
-from mlx_diffusion import model as model_module
+from mlx_diffusion.engine.sampler import Confidence
 from mlx_diffusion.errors import CheckpointError, OptionError, PromptError
 from mlx_diffusion.events import Draft, Event, Finish, Segment
 from mlx_diffusion.generation import generate, stream_generate
-from mlx_diffusion.head import Survey
 from mlx_diffusion.loading import load
-from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.network import attention
+from mlx_diffusion.network import model as model_module
+from mlx_diffusion.network.head import Survey
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.sampler import Confidence
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 
 HUB = FIXTURES / "hub"

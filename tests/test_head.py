@@ -7,17 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion import head, noise
 from mlx_diffusion.device import evaluated_after
-from mlx_diffusion.head import Rows, Survey, softcapped, survey, survey_logits
-from mlx_diffusion.noise import KeyedNoise, columns
+from mlx_diffusion.engine.noise import KeyedNoise
+from mlx_diffusion.network import head, sampling
+from mlx_diffusion.network.head import Rows, Survey, softcapped, survey, survey_logits
+from mlx_diffusion.network.sampling import columns
 
 HIDDEN, SOFTCAP, TEMPERATURE = 64, 30.0, 0.6
 FORMATS = [None, (64, 8, "affine"), (32, 3, "affine"), (32, 4, "mxfp4"), (16, 4, "nvfp4")]
 
 
 def cut_at(columns: int, patch: pytest.MonkeyPatch) -> None:
-    for module in (head, noise):
+    for module in (head, sampling):
         patch.setattr(module, "columns", lambda vocab_size: columns)
 
 

@@ -15,12 +15,12 @@ import pytest
 from conftest import FIXTURES, contents, write_source
 from fake_hub import FakeHub, Repo
 
-from mlx_diffusion.checkpoint import UNFINISHED
+from mlx_diffusion.checkpoint.folder import UNFINISHED
+from mlx_diffusion.checkpoint.headers import read_header
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.convert.hub import open_source, upload
 from mlx_diffusion.convert.source import LocalSource
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.tensors import read_header
 
 SHARDS = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
 

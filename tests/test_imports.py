@@ -4,63 +4,29 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"mlx_diffusion": ROOT / "mlx_diffusion", "mlx_diffusion.cli": ROOT / "cli"}
 FOLDERS["mlx_diffusion.convert"] = ROOT / "convert"
 
-# A module imports only from layers further down; modules of one layer do not import each other.
-LAYERS = (
+# A module imports only from its own place and from places further down; `training` and tests stand outside.
+PLACES = (
     ("cli",),
-    ("evaluation", "benchmark"),
-    ("generation",),
-    ("denoise", "loading", "prefixes"),
-    ("checkpoint", "weights"),
-    ("tokenizer", "model", "stopping", "events", "options"),
-    ("attention", "head"),
-    ("layers", "cache", "parts", "noise", "sampler"),
-    ("masks",),
-    ("config",),
-    ("quantization",),
-    ("fields", "hub_errors", "tensors", "limits", "device"),
+    ("convert",),
+    ("measure",),
+    ("fit",),
+    ("generation", "loading"),
+    ("engine",),
+    ("network",),
+    ("checkpoint",),
+    ("options",),
+    ("json_fields", "tokenizer", "events", "display", "device"),
     ("errors",),
 )
-LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
-APART = {"convert", "tasks"}  # convert stands on all of it, tasks on nothing; evaluation alone asks for tasks
-
-# The same within evaluation, convert and benchmark.
-EVALUATION_LAYERS = (
-    ("document",),
-    ("session", "tables", "plots"),
-    ("runs", "figures"),
-    ("journal", "comparison", "workers"),
-    ("record", "plan", "engine"),
-    ("theory", "suites", "own_suite", "modes"),
-    ("worded", "item", "checkers", "statistics", "row_noise", "files", "identity"),
-)
-CONVERT_LAYERS = (
-    ("cost",),
-    ("conversion", "room", "verify"),
-    ("diagnosis",),
-    ("target", "footprint"),
-    ("shards", "card", "record", "hub", "tensor_errors", "logit_errors"),
-    ("quantise", "source", "vision", "memory", "synthetic"),
-    ("layout",),
-    ("recipes", "hub_cache"),
-    ("files", "progress", "words", "machine", "macs", "published", "layerwise", "format_bounds"),
-)
-BENCHMARK_LAYERS = (
-    ("suite", "plots"),
-    ("peer", "tables"),
-    ("results",),
-    ("ceilings", "primitives", "runs"),
-    ("cost", "cases"),
-)
-PUBLIC = "__init__"  # re-exports; of our own modules only the command and convert may import it
+LEVEL = {place: level for level, places in enumerate(PLACES) for place in places}
+PUBLIC = "__init__"  # names for users, imported on first use
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -94,67 +60,47 @@ def top(name: str) -> str:
     return parts[1] if len(parts) > 1 else PUBLIC
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_run_down(name: str) -> None:
-    importer = top(name)
-    assert importer in LEVEL or importer in APART | {PUBLIC}, f"{name} has no place in the layers"
-    ours = [imported for imported in imports(name, MODULES[name]) if imported.split(".")[0] == "mlx_diffusion"]
-    for imported in map(top, ours):
-        if imported == importer:
-            continue
-        if importer == "cli":
-            continue
-        if importer == "convert":
-            assert imported != "cli", f"{name} imports {imported}"
-        elif importer == PUBLIC:
-            assert imported not in {"cli", "convert", "tasks"}, f"{name} imports {imported}"
-        else:
-            assert importer != "tasks", f"{name} imports {imported}"
-            if (importer, imported) == ("evaluation", "tasks"):
-                continue
-            assert imported in LEVEL and LEVEL[imported] > LEVEL[importer], f"{name} imports {imported}"
+def ours(name: str) -> set[str]:
+    """Full names of our own modules that a module imports."""
+    return {imported for imported in imports(name, MODULES[name]) if imported.split(".")[0] == "mlx_diffusion"}
 
 
-LAYERED = {
-    "mlx_diffusion.convert": CONVERT_LAYERS,
-    "mlx_diffusion.evaluation": EVALUATION_LAYERS,
-    "mlx_diffusion.benchmark": BENCHMARK_LAYERS,
-}
-LEVELS = {
-    package: {module: level for level, layer in enumerate(layers) for module in layer}
-    for package, layers in LAYERED.items()
-}
+def test_imports_run_down() -> None:
+    for name in MODULES:
+        importer = top(name)
+        for imported in map(top, ours(name)):
+            if importer == PUBLIC:
+                assert imported not in {"cli", "convert", "measure"}, f"{name} imports {imported}"
+            elif imported not in (importer, PUBLIC):
+                assert LEVEL[imported] > LEVEL[importer], f"{name} imports {imported}"
 
 
-def inner_modules(names: Iterable[str], package: str) -> list[str]:
-    """Of full names, the modules of a package by their own names; its public names count as the module at the top."""
-    inner = [name.removeprefix(package).removeprefix(".") for name in names if name.startswith(package)]
-    levels = LEVELS[package]
-    top_module = next(iter(levels))
-    return [name if name in levels else top_module for name in inner if name != PUBLIC]
+def test_every_module_has_a_place() -> None:
+    assert {top(name) for name in MODULES} == set(LEVEL) | {PUBLIC}
 
 
-@pytest.mark.parametrize(
-    ("package", "name"),
-    [
-        (package, name)
-        for package in LAYERED
-        for name in MODULES
-        if name.startswith(f"{package}.") and not name.endswith(PUBLIC)
-    ],
-)
-def test_imports_run_down_within_a_package(package: str, name: str) -> None:
-    levels = LEVELS[package]
-    importer = name.removeprefix(f"{package}.")
-    for imported in inner_modules(imports(name, MODULES[name]), package):
-        assert levels[imported] > levels[importer], f"{name} imports {imported}"
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Packages stand for their __init__; what is imported only for type checking counts too."""
+    graph = {name.removesuffix(".__init__"): ours(name) for name in MODULES}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " imports ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for imported in sorted(graph.get(name, ())):
+                if imported != "mlx_diffusion":
+                    visit(imported, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        if name != "mlx_diffusion":
+            visit(name, ())
 
 
-def test_the_table_names_modules_that_are_there() -> None:
-    for package, levels in LEVELS.items():
-        there = {name.removeprefix(f"{package}.") for name in MODULES if name.startswith(f"{package}.")}
-        assert set(levels) | {PUBLIC} == there
-    assert {top(name) for name in MODULES} == set(LEVEL) | APART | {PUBLIC}
+def test_one_import_style() -> None:
+    for name, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{name} line {node.lineno}: relative import"
 
 
 def test_third_party_imports_are_declared() -> None:

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from conftest import SMALL_FILES, contents, write_source
 
-from mlx_diffusion.checkpoint import UNFINISHED, Checkpoint
+from mlx_diffusion.checkpoint.folder import UNFINISHED, Checkpoint
+from mlx_diffusion.checkpoint.headers import read_header
 from mlx_diffusion.convert import Progress, conversion, convert
 from mlx_diffusion.convert import target as target_folder
 from mlx_diffusion.convert.source import LocalSource
 from mlx_diffusion.errors import CheckpointError, ConversionError
 from mlx_diffusion.loading import load_model
-from mlx_diffusion.tensors import read_header
 
 ONE_LAYER = {"layer_types": ["full_attention"], "num_hidden_layers": 1}
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import config_dict
 
-from mlx_diffusion.config import FULL, SLIDING, ModelConfig
-from mlx_diffusion.layers import MLP, Experts, RotaryEmbedding, Router, SelfConditioning, geglu, rms_norm
+from mlx_diffusion.checkpoint.config import FULL, SLIDING, ModelConfig
+from mlx_diffusion.network.layers import MLP, Experts, RotaryEmbedding, Router, SelfConditioning, geglu, rms_norm
 
 CONFIG = ModelConfig.from_dict(config_dict(num_experts=6, top_k_experts=2))
 RNG = np.random.default_rng(0)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from conftest import FIXTURES
 
-from mlx_diffusion.checkpoint import DEMO_FOLDER, Checkpoint
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint
 from mlx_diffusion.convert import convert
-from mlx_diffusion.convert.layerwise import Draft, denoised, hidden_states, load_ends
-from mlx_diffusion.denoise import Denoiser
+from mlx_diffusion.engine.denoise import Denoiser
+from mlx_diffusion.engine.noise import KeyedNoise
+from mlx_diffusion.engine.sampler import EntropyBound
 from mlx_diffusion.loading import load_model
-from mlx_diffusion.noise import KeyedNoise
+from mlx_diffusion.measure.layerwise import Draft, denoised, hidden_states, load_ends
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.sampler import EntropyBound
 from mlx_diffusion.tokenizer import load_tokenizer
 
 

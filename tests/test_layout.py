@@ -6,8 +6,10 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_diffusion.config import ModelConfig
-from mlx_diffusion.convert.layout import (
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.formats import QuantSpec, read_quantization
+from mlx_diffusion.checkpoint.headers import Tensor, read_header
+from mlx_diffusion.checkpoint.layout import (
     PARTS,
     check_complete,
     part_of,
@@ -16,11 +18,9 @@ from mlx_diffusion.convert.layout import (
     sizes,
     text_tensors,
 )
-from mlx_diffusion.convert.recipes import RECIPES, Recipe
+from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe
 from mlx_diffusion.errors import CheckpointError, OptionError
-from mlx_diffusion.fields import read_json
-from mlx_diffusion.quantization import QuantSpec, read_quantization
-from mlx_diffusion.tensors import Tensor, read_header
+from mlx_diffusion.json_fields import read_json
 
 DEMO = Path(__file__).parent.parent / "mlx_diffusion" / "demo"
 CONFIG = ModelConfig.from_dict(read_json(DEMO / "config.json"))

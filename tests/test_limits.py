@@ -6,9 +6,9 @@ import mlx.core as mx
 import pytest
 from conftest import FIXTURES
 
-from mlx_diffusion import limits
+from mlx_diffusion.engine import memory_limits as limits
+from mlx_diffusion.engine.memory_limits import CACHE_BYTES, memory_limits
 from mlx_diffusion.generation import stream_generate
-from mlx_diffusion.limits import CACHE_BYTES, memory_limits
 from mlx_diffusion.loading import load
 
 

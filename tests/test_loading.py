@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import FIXTURES, config_dict, hub_tensors, write_checkpoint
 
-from mlx_diffusion.checkpoint import Checkpoint
-from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.loading import load, load_model
-from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.network.model import DiffusionGemma
 
 
 def test_load_gives_a_model_a_tokenizer_and_the_checkpoint_s_defaults(checkpoint_folder: Path) -> None:

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffusion.masks import encoder_mask, encoder_masks, first_prefix_position, prefix_mask, real_positions
+from mlx_diffusion.network.masks import encoder_mask, encoder_masks, first_prefix_position, prefix_mask, real_positions
 
 
 def picture(mask: object) -> list[str]:

@@ -12,16 +12,16 @@ import pytest
 from conftest import FIXTURES, config_dict, model_of
 from mlx.utils import tree_flatten
 
-from mlx_diffusion.config import ModelConfig
-from mlx_diffusion.convert.layout import pieces, text_tensors
-from mlx_diffusion.convert.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes
-from mlx_diffusion.convert.recipes import RECIPES
-from mlx_diffusion.denoise import Denoiser
-from mlx_diffusion.model import DiffusionGemma
-from mlx_diffusion.noise import KeyedNoise
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.headers import Tensor
+from mlx_diffusion.checkpoint.layout import pieces, text_tensors
+from mlx_diffusion.checkpoint.recipes import RECIPES
+from mlx_diffusion.engine.denoise import Denoiser
+from mlx_diffusion.engine.noise import KeyedNoise
+from mlx_diffusion.engine.sampler import EntropyBound
+from mlx_diffusion.fit.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import DEFAULTS
-from mlx_diffusion.sampler import EntropyBound
-from mlx_diffusion.tensors import Tensor
 
 REAL = ModelConfig.from_dict(json.loads((FIXTURES / "real_config" / "config.json").read_text()))
 
@@ -98,7 +98,7 @@ def test_denoising_takes_no_more_than_is_counted(monkeypatch: pytest.MonkeyPatch
 
     counted = Memory(model.config, 0, CPU_ITEM).step_bytes(0)
     assert peak_bytes(run) < 0.6 * counted, "on a CPU, chunks of the vocabulary are evaluated one by one"
-    monkeypatch.setattr("mlx_diffusion.model.evaluated_after", mx.depends)
+    monkeypatch.setattr("mlx_diffusion.network.model.evaluated_after", mx.depends)
     assert 0.75 * counted < peak_bytes(run) <= counted, "in one graph, as on a GPU"
 
 

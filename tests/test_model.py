@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from conftest import FIXTURES, ReferenceRun, model_of
 
-from mlx_diffusion.cache import PrefixCache
-from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.network.cache import PrefixCache
+from mlx_diffusion.network.model import DiffusionGemma
 
 # The bundled checkpoint's outputs reach 12, where float32 alone is far off: MLX 1.1e-5 from float64, PyTorch 0.7e-5.
 ENCODER_BOUND, OF_THE_LARGEST, LOGITS_BOUND = 1e-5, 2e-6, 2e-4

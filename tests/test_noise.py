@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffusion.noise import KeyedNoise
+from mlx_diffusion.engine.noise import KeyedNoise
 
 VOCAB = 1000
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from mlx_diffusion import checkpoint
+from mlx_diffusion.checkpoint import folder as checkpoint
 from mlx_diffusion.cli import opening, room
 from mlx_diffusion.cli.main import main
-from mlx_diffusion.convert.machine import this_machine
+from mlx_diffusion.fit.machine import this_machine
 
 DEMO = checkpoint.DEMO_FOLDER
 

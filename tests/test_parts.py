@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion.parts import Part, attend, cut, widest
+from mlx_diffusion.network.split_attention import Part, attend, cut, widest
 
 
 def normal(shape: tuple[int, ...], seed: int) -> mx.array:

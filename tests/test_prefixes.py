@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from conftest import FIXTURES
 
+from mlx_diffusion.engine.prefix_store import MOST_POINTS, PrefixStore
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.events import Finish, Prefill, Segment
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.loading import load
-from mlx_diffusion.model import DiffusionGemma
-from mlx_diffusion.prefixes import MOST_POINTS, PrefixStore
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.tokenizer import Tokenizer
 
 Pair = tuple[DiffusionGemma, Tokenizer]

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from mlx_diffusion.checkpoint import DEMO_FOLDER
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.convert.cost import CostReport
-from mlx_diffusion.evaluation.document import page
-from mlx_diffusion.evaluation.identity import fingerprint
-from mlx_diffusion.evaluation.record import Record
+from mlx_diffusion.measure.answers.document import page
+from mlx_diffusion.measure.answers.identity import fingerprint
+from mlx_diffusion.measure.answers.record import Record
 
 DOCS = Path(__file__).parent.parent / "docs"
 RECORD = Record.read(DOCS / "quality.json")

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.headers import Stored, Tensor, read_header, write_header
+from mlx_diffusion.checkpoint.layout import pieces
+from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.convert import quantise
-from mlx_diffusion.convert.layout import pieces
 from mlx_diffusion.convert.quantise import chunks, transfer
-from mlx_diffusion.convert.recipes import Recipe
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.quantization import QuantSpec
-from mlx_diffusion.tensors import Stored, Tensor, read_header, write_header
 
 NAME = "model.decoder.layers.0.experts.gate_up_proj"
 FORMATS = [

@@ -2,8 +2,8 @@
 
 import pytest
 
+from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec, read_quantization
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.quantization import Quantization, QuantSpec, read_quantization
 
 
 def test_quantization_is_read_per_path() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mlx_diffusion.convert.recipes import DEFAULT_RECIPE, RECIPES, parse_rule, recipe
+from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, parse_rule, recipe
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.quantization import QuantSpec
 
 ATTENTION = "model.decoder.layers.0.self_attn.q_proj"
 GATE_UP = "model.decoder.layers.29.experts.gate_up_proj"

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion import sampler
+from mlx_diffusion.engine import sampler
+from mlx_diffusion.network import sampling
 
 INF = math.inf
 
@@ -43,16 +44,16 @@ def test_temperature_falls_from_t_max_towards_t_min() -> None:
 def test_entropy_by_hand() -> None:
     logits = logits_of([0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0], [1, 0, 0, 0], [0.5, 0.25, 0.125, 0.125])
     expected = [math.log(4), math.log(2), 0.0, 1.75 * math.log(2)]
-    assert np.array(sampler.entropy(logits))[0] == pytest.approx(expected, abs=1e-6)
+    assert np.array(sampling.entropy(logits))[0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_entropy_does_not_depend_on_an_offset() -> None:
     logits = mx.array([[[1.0, 2.0, 3.0, 4.0]]])
-    assert sampler.entropy(logits + 50).item() == pytest.approx(sampler.entropy(logits).item(), abs=1e-5)
+    assert sampling.entropy(logits + 50).item() == pytest.approx(sampling.entropy(logits).item(), abs=1e-5)
 
 
 def test_entropy_of_nan_is_nan() -> None:
-    assert mx.isnan(sampler.entropy(mx.array([[[1.0, math.nan, 0.0, 0.0]]]))).item()
+    assert mx.isnan(sampling.entropy(mx.array([[[1.0, math.nan, 0.0, 0.0]]]))).item()
 
 
 @pytest.mark.parametrize(
@@ -100,14 +101,14 @@ def test_confidence_keeps_the_probable_and_always_one() -> None:
 
 def test_the_probability_of_a_token_by_hand() -> None:
     logits = logits_of([0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4])
-    assert sampler.probability(logits, mx.array([[1, 3]]))[0].tolist() == pytest.approx([0.25, 0.4])
+    assert sampling.probability(logits, mx.array([[1, 3]]))[0].tolist() == pytest.approx([0.25, 0.4])
 
 
 def test_a_sample_is_the_argmax_of_logits_and_noise() -> None:
     logits = mx.array([[[0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0]]])
-    assert sampler.sample(logits, mx.zeros_like(logits)).tolist() == [[3, 0]]
+    assert sampling.sample(logits, mx.zeros_like(logits)).tolist() == [[3, 0]]
     gumbel = mx.array([[[9.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.5]]])
-    tokens = sampler.sample(logits, gumbel)
+    tokens = sampling.sample(logits, gumbel)
     assert tokens.tolist() == [[0, 0]]
     assert tokens.dtype == mx.int32
 
@@ -116,5 +117,5 @@ def test_samples_follow_the_distribution() -> None:
     probabilities = [0.5, 0.3, 0.15, 0.05]
     logits = mx.broadcast_to(logits_of(probabilities), (1, 40_000, 4))
     gumbel = mx.random.gumbel(logits.shape, key=mx.random.key(0))
-    counts = np.bincount(np.array(sampler.sample(logits, gumbel))[0], minlength=4) / 40_000
+    counts = np.bincount(np.array(sampling.sample(logits, gumbel))[0], minlength=4) / 40_000
     assert counts == pytest.approx(probabilities, abs=0.01)

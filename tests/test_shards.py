@@ -1,9 +1,9 @@
 """Which tensors go into which file."""
 
-from mlx_diffusion.convert.layout import Piece, pieces
-from mlx_diffusion.convert.recipes import RECIPES
+from mlx_diffusion.checkpoint.headers import Stored, Tensor
+from mlx_diffusion.checkpoint.layout import Piece, pieces
+from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.convert.shards import index, plan
-from mlx_diffusion.tensors import Stored, Tensor
 
 
 def vision(*sizes: tuple[str, int]) -> tuple[list[Stored], list[Piece]]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_diffusion.evaluation.statistics import binomial_at_most, holm, sign_test, wilson
+from mlx_diffusion.measure.answers.statistics import binomial_at_most, holm, sign_test, wilson
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion.stopping import agreement, stable_and_confident, through_stop
+from mlx_diffusion.engine.stopping import agreement, stable_and_confident, through_stop
 
 
 def test_agreement_counts_equal_canvases_and_starts_again() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from mlx_diffusion.errors import EvaluationError, OptionError
-from mlx_diffusion.evaluation.checkers import CHECKERS
-from mlx_diffusion.evaluation.item import Item
-from mlx_diffusion.evaluation.own_suite import read_suite
-from mlx_diffusion.evaluation.session import items_from
-from mlx_diffusion.evaluation.suites import SUITES, all_families, families_of, items_of, suite_names
-from mlx_diffusion.evaluation.worded import WORDED, worded
-from mlx_diffusion.tasks import FAMILIES, draw
+from mlx_diffusion.measure.answers.checkers import CHECKERS
+from mlx_diffusion.measure.answers.item import Item
+from mlx_diffusion.measure.answers.own_suite import read_suite
+from mlx_diffusion.measure.answers.session import items_from
+from mlx_diffusion.measure.answers.suites import SUITES, all_families, families_of, items_of, suite_names
+from mlx_diffusion.measure.answers.worded import WORDED, worded
+from mlx_diffusion.measure.tasks import FAMILIES, draw
 
 FEW = {"tool": 38}  # of its questions most are in the training split
 

@@ -11,15 +11,15 @@ import pytest
 from conftest import FIXTURES, config_dict
 from mlx.utils import tree_flatten
 
-from mlx_diffusion.benchmark.cost import formats_of, weight_bytes
-from mlx_diffusion.checkpoint import Checkpoint
-from mlx_diffusion.convert import memory
-from mlx_diffusion.convert.recipes import RECIPES
-from mlx_diffusion.convert.synthetic import SyntheticTokenizer, make, plan, save
+from mlx_diffusion.checkpoint.folder import Checkpoint
+from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.errors import CheckpointError, OptionError
+from mlx_diffusion.fit import memory
 from mlx_diffusion.generation import generate
 from mlx_diffusion.loading import load_model
-from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.measure.speed.cost import formats_of, weight_bytes
+from mlx_diffusion.measure.speed.synthetic import SyntheticTokenizer, make, plan, save
+from mlx_diffusion.network.model import DiffusionGemma
 
 RAW = config_dict(hidden_size=128, intermediate_size=128, moe_intermediate_size=128)
 REAL = json.loads((FIXTURES / "real_config" / "config.json").read_text())

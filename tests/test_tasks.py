@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_diffusion.tasks import DEPENDENT, DETERMINISTIC, FAMILIES, Task, draw, facts, lists, split_of, squares
+from mlx_diffusion.measure.tasks import DEPENDENT, DETERMINISTIC, FAMILIES, Task, draw, facts, lists, split_of, squares
 
 SEEDS = st.integers(0, 2**32)
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from conftest import config_dict, hub_tensors, write_checkpoint
 
-from mlx_diffusion.checkpoint import Checkpoint
-from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.folder import Checkpoint
+from mlx_diffusion.checkpoint.headers import Stored, read_header
+from mlx_diffusion.checkpoint.layout import pieces
+from mlx_diffusion.checkpoint.recipes import recipe as recipe_of
 from mlx_diffusion.convert import RECIPES, convert
 from mlx_diffusion.convert import quantise as quantise_module
 from mlx_diffusion.convert import tensor_errors as module
-from mlx_diffusion.convert.layout import pieces
-from mlx_diffusion.convert.recipes import recipe as recipe_of
 from mlx_diffusion.convert.tensor_errors import TensorError, tensor_errors
-from mlx_diffusion.tensors import Stored, read_header
 
 EXPERTS = "model.decoder.layers.1.experts.gate_up_proj"
 OTHER = "model.decoder.layers.0.experts.gate_up_proj"

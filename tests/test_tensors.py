@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_diffusion.checkpoint.headers import Stored, Tensor, parse_header, read_header, write_header
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.tensors import Stored, Tensor, parse_header, read_header, write_header
 
 
 def test_what_mlx_writes_is_read_at_the_right_offsets(tmp_path: Path) -> None:

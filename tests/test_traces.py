@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from mlx_diffusion.events import Draft, Event
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.loading import load
-from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.tokenizer import Tokenizer
 
 Pair = tuple[DiffusionGemma, Tokenizer]

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from conftest import FIXTURES, write_source
 
-from mlx_diffusion.checkpoint import DEMO_FOLDER, Checkpoint
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint
 from mlx_diffusion.convert import RECIPES, convert
-from mlx_diffusion.convert import logit_errors as logits_module
 from mlx_diffusion.convert import verify as module
-from mlx_diffusion.convert.logit_errors import CONVERGED, PROMPTS, RANDOM, LogitError
 from mlx_diffusion.convert.verify import BOUNDS, Report, verify
 from mlx_diffusion.errors import CheckpointError, ConversionError
 from mlx_diffusion.loading import load_model
+from mlx_diffusion.measure import logit_errors as logits_module
+from mlx_diffusion.measure.logit_errors import CONVERGED, PROMPTS, RANDOM, LogitError
 
 EXPERTS = "model.decoder.layers.1.experts.gate_up_proj"
 NORM = "model.decoder.layers.0.input_layernorm.weight"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from conftest import FIXTURES
 
-from mlx_diffusion.checkpoint import Checkpoint
-from mlx_diffusion.convert.layout import VISION
-from mlx_diffusion.convert.vision import vision_tensors
+from mlx_diffusion.checkpoint.folder import Checkpoint
+from mlx_diffusion.checkpoint.layout import VISION
+from mlx_diffusion.checkpoint.vision_tensors import vision_tensors
 from mlx_diffusion.errors import CheckpointError
 
 REAL: dict[str, Any] = json.loads((FIXTURES / "real_config" / "config.json").read_text())

@@ -10,11 +10,11 @@ import pytest
 from conftest import config_dict, hub_tensors
 from mlx.utils import tree_flatten
 
-from mlx_diffusion import weights
-from mlx_diffusion.config import ModelConfig
+from mlx_diffusion.checkpoint import weights
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.model import DiffusionGemma
-from mlx_diffusion.quantization import QuantSpec
+from mlx_diffusion.network.model import DiffusionGemma
 
 CONFIG = ModelConfig.from_dict(config_dict())
 MATRICES = re.compile(r"model\.decoder\..*(proj|embed_tokens)(\.weight)?")

@@ -8,8 +8,8 @@ import pytest
 from conftest import FIXTURES
 
 from mlx_diffusion.errors import CheckpointError, EvaluationError
-from mlx_diffusion.evaluation.engine import Request
-from mlx_diffusion.evaluation.workers import Worker, engines_of, spread
+from mlx_diffusion.measure.answers.engine import Request
+from mlx_diffusion.measure.answers.workers import Worker, engines_of, spread
 
 REQUEST = Request([[2, 5]], [0], "reference", {"max_denoising_steps": 2}, 8)
 
@@ -34,7 +34,7 @@ def test_what_goes_wrong_in_a_worker_is_raised_here(folder: Path) -> None:
 
 
 def test_a_worker_ends_with_its_parent() -> None:
-    code = "from mlx_diffusion.evaluation.workers import Worker; worker = Worker(); print(); input()"
+    code = "from mlx_diffusion.measure.answers.workers import Worker; worker = Worker(); print(); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, text=True) as parent:
         assert parent.stdout is not None and parent.stdout.readline() == "\n"
         parent.kill()

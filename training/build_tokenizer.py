@@ -16,7 +16,7 @@ import sentencepiece as spm
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from mlx_diffusion.tasks import FAMILIES, draw, facts
+from mlx_diffusion.measure.tasks import FAMILIES, draw, facts
 
 VOCAB_SIZE = 1024
 SPECIAL = (

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mlx_diffusion.tasks import DEPENDENT, FAMILIES
+from mlx_diffusion.measure.tasks import DEPENDENT, FAMILIES
 
 Results = dict[str, dict[str, dict[str, float]]]  # family -> step limit -> figures
 

@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from mlx_diffusion.tasks import FAMILIES, Task, draw
+from mlx_diffusion.measure.tasks import FAMILIES, Task, draw
 
 WEIGHTS = {
     "addition": 40.0,

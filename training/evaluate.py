@@ -16,8 +16,8 @@ from random import Random
 import torch
 from transformers import AutoTokenizer, DiffusionGemmaForBlockDiffusion
 
-from mlx_diffusion.evaluation.statistics import wilson
-from mlx_diffusion.tasks import DEPENDENT, FAMILIES, draw
+from mlx_diffusion.measure.answers.statistics import wilson
+from mlx_diffusion.measure.tasks import DEPENDENT, FAMILIES, draw
 
 from .data import Encoder
 

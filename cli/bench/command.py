@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.cli.arguments import REAL_MODEL, add_model, help_format
 from mlx_diffusion.cli.progress import ProgressLine
-from mlx_diffusion.convert.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.options import MODES
 
 if TYPE_CHECKING:
-    from mlx_diffusion.benchmark.results import Results
+    from mlx_diffusion.measure.speed.results import Results
 
 PEERS = ("mlx-vlm",)
 PUBLISHED = "published"
@@ -104,8 +104,8 @@ def run(args: argparse.Namespace) -> int:
     if args.synthetic is not None and args.model != "demo":
         args.usage_error("--model and --synthetic exclude each other; leave out one of them")
 
-    from mlx_diffusion.benchmark.plots import check_plot, plot
     from mlx_diffusion.convert.files import write_whole
+    from mlx_diffusion.measure.speed.plots import check_plot, plot
 
     if args.plot:
         check_plot(args.plot)
@@ -123,15 +123,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace, line: ProgressLine) -> "Results":
     """Everything between the command line and what is printed."""
-    from mlx_diffusion.benchmark import results
-    from mlx_diffusion.benchmark.cost import weight_bytes
-    from mlx_diffusion.benchmark.suite import Suite
     from mlx_diffusion.cli.bench.subjects import opened
-    from mlx_diffusion.convert.machine import this_machine
+    from mlx_diffusion.fit.machine import this_machine
+    from mlx_diffusion.measure.speed import results
+    from mlx_diffusion.measure.speed.cost import weight_bytes
+    from mlx_diffusion.measure.speed.suite import Suite
     from mlx_diffusion.options import GenerationConfig
 
     if args.against:
-        from mlx_diffusion.benchmark.peer import check_installed
+        from mlx_diffusion.measure.speed.peer import check_installed
 
         check_installed()
     base = GenerationConfig(seed=args.seed, max_denoising_steps=args.steps, prefill_step_size=args.prefill_step_size)
@@ -164,7 +164,7 @@ def _measure(args: argparse.Namespace, line: ProgressLine) -> "Results":
 def _print(results: "Results") -> None:
     from rich.console import Console
 
-    from mlx_diffusion.benchmark.tables import tables
+    from mlx_diffusion.measure.speed.tables import tables
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else TABLE_WIDTH
     console = Console(file=sys.stdout, width=width, highlight=False, markup=False)

@@ -13,24 +13,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_diffusion.benchmark.cases import Case, grid
-from mlx_diffusion.benchmark.peer import Peer, load_peer
-from mlx_diffusion.checkpoint import Checkpoint, find, local_folder
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.folder import Checkpoint, find, local_folder
+from mlx_diffusion.checkpoint.published import CONFIG
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
+from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
 from mlx_diffusion.cli.progress import ProgressLine
-from mlx_diffusion.config import ModelConfig
 from mlx_diffusion.convert.files import free_bytes
-from mlx_diffusion.convert.machine import Machine
-from mlx_diffusion.convert.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes
-from mlx_diffusion.convert.published import CONFIG
-from mlx_diffusion.convert.recipes import DEFAULT_RECIPE
-from mlx_diffusion.convert.recipes import recipe as recipe_named
-from mlx_diffusion.convert.room import check_room, stored_weight_bytes
-from mlx_diffusion.convert.synthetic import Plan, SyntheticTokenizer, make, plan, save
-from mlx_diffusion.convert.words import size_text
+from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.fields import read_json
+from mlx_diffusion.fit.machine import Machine
+from mlx_diffusion.fit.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes
+from mlx_diffusion.fit.room import check_room, stored_weight_bytes
+from mlx_diffusion.json_fields import read_json
 from mlx_diffusion.loading import load
-from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.measure.speed.cases import Case, grid
+from mlx_diffusion.measure.speed.peer import Peer, load_peer
+from mlx_diffusion.measure.speed.synthetic import Plan, SyntheticTokenizer, make, plan, save
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import MODES
 from mlx_diffusion.tokenizer import Tokenizer
 

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from mlx_diffusion.cli.opening import open_model
+from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.events import Event
 from mlx_diffusion.generation import stream_generate
-from mlx_diffusion.model import DiffusionGemma
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
-from mlx_diffusion.prefixes import PrefixStore
 from mlx_diffusion.tokenizer import Tokenizer
 
 PREFIX_BYTES = 4_000_000_000  # of earlier turns, kept so that they are not encoded again

@@ -16,7 +16,7 @@ from mlx_diffusion.cli.chat.cells import Line, one_line, printable, wrap
 from mlx_diffusion.cli.chat.channels import Kind, Part
 from mlx_diffusion.cli.chat.palette import RESET, Palette
 from mlx_diffusion.cli.chat.stage import Stage
-from mlx_diffusion.convert.words import size_text
+from mlx_diffusion.display import size_text
 from mlx_diffusion.events import Draft, Prefill, Segment
 
 LEAST_SECONDS = 1 / 25  # between two drawings

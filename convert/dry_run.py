@@ -1,0 +1,142 @@
+"""What a conversion would give: every recipe's size, and on which Macs it runs with how long a context.
+
+Read from safetensors headers, or from config.json where a folder has nothing else. Knows nothing of arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.headers import Tensor
+from mlx_diffusion.checkpoint.layout import PARTS, check_complete
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
+from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.convert.hub import open_source
+from mlx_diffusion.convert.source import LocalSource, Source
+from mlx_diffusion.display import grid, size_text
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.fit.footprint import SHORT_STEP, Sizes, config_tensors, context_text, sizes_of, stated_context
+from mlx_diffusion.fit.macs import MACS, Mac
+from mlx_diffusion.fit.memory import Memory
+from mlx_diffusion.json_fields import parse_json
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a conversion of a source would give."""
+
+    source: str
+    revision: str | None
+    read_from: str  # "headers" or "config.json"
+    tensors: tuple[Tensor, ...]
+    chosen: Sizes
+    recipes: Mapping[str, Sizes]
+    problems: Mapping[str, str]  # recipes that cannot be used on this checkpoint, and why
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The chosen recipe's figures at the top, all recipes' under `recipes`."""
+        return {
+            "source": self.source,
+            "revision": self.revision,
+            "read_from": self.read_from,
+            "tensors": len(self.tensors),
+            "parameters": self.parameters,
+            "recipe": self.chosen.recipe,
+            **self.chosen.as_dict(),
+            "recipes": {name: sized.as_dict() for name, sized in self.recipes.items()},
+            "problems": dict(self.problems),
+        }
+
+    def table(self) -> str:
+        """Two tables for people: sizes by part, and the longest contexts by Mac."""
+        memory = self.chosen.memory
+        context = stated_context(memory.config)
+        revision = f" at {self.revision}" if self.revision else ""
+        parts = [part for part in PARTS if any(sized.parts[part] for sized in self.recipes.values())]
+        unit = "GB" if self.chosen.total_bytes >= 1e9 else "MB"
+        figures = [
+            [name, *(_in(unit, nbytes) for nbytes in (sized.total_bytes, *(sized.parts[part] for part in parts)))]
+            for name, sized in self.recipes.items()
+        ]
+        contexts = [
+            [name, _in(unit, sized.memory.weight_bytes), *(_range(sized.memory, mac) for mac in MACS)]
+            for name, sized in self.recipes.items()
+        ]
+        short = memory.in_steps_of(SHORT_STEP)
+        lines = [
+            f"{self.source}{revision}: {self.parameters:,} parameters in {len(self.tensors):,} tensors"
+            f" (read from {self.read_from})",
+            "",
+            f"The converted tensors, in {unit}:",
+            "",
+            *grid(["recipe", "all", *parts], figures),
+            *(f"{name}: {problem}" for name, problem in self.problems.items()),
+            "",
+            "The longest context that fits a Mac's GPU, in tokens, on older – newer macOS (no: not even one canvas):",
+            "",
+            *grid(["recipe", "weights", *(f"{mac.memory_gib} GB" for mac in MACS)], contexts),
+            "",
+            f"Weights are without the vision tower, which is not loaded. Beside them, at {context:,} tokens, stand"
+            f" {size_text(memory.cache_bytes(context))} of",
+            f"cache and {size_text(memory.step_bytes(context))} for one step's arrays; with --prefill-step-size"
+            f" {SHORT_STEP} the latter are {size_text(short.step_bytes(context))}.",
+        ]
+        return "\n".join(lines)
+
+
+def dry_run(
+    source: str | Path, rules: Sequence[str] = (), *, recipe: str | None = None, revision: str | None = None
+) -> DryRun:
+    """What a conversion would give with each recipe, or with `recipe` alone; `rules` are put behind it or them all.
+
+    Raises CheckpointError for a source that is not whole, OptionError for the recipe and rules.
+    """
+    opened = open_source(source, revision=revision)
+    config, tensors, read_from = _read(opened)
+    chosen = recipe_named(recipe or DEFAULT_RECIPE).with_rules(rules)
+    sized = {chosen.name: sizes_of(config, tensors, chosen)}
+    problems = {}
+    for name in RECIPES if recipe is None else ():
+        if name != chosen.name:
+            try:
+                sized[name] = sizes_of(config, tensors, recipe_named(name).with_rules(rules))
+            except CheckpointError as error:
+                problems[name] = str(error)
+    ordered = {name: sized[name] for name in RECIPES if name in sized}
+    return DryRun(opened.label, opened.revision, read_from, tuple(tensors), sized[chosen.name], ordered, problems)
+
+
+def _read(source: Source) -> tuple[ModelConfig, list[Tensor], str]:
+    """Config and tensors of a source, and where the tensors were read from."""
+    where = f"{source.label}/config.json"
+    raw = parse_json(source.read_small("config.json"), where)
+    config = ModelConfig.from_dict(raw, where=where)
+    if isinstance(source, LocalSource) and not any(source.folder.glob("*.safetensors")):
+        try:
+            tensors, read_from = config_tensors(raw, config), "config.json"
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}") from None
+    else:
+        tensors, read_from = [stored.tensor for stored in source.headers()], "safetensors headers"
+    check_complete(tensors, config, source.label)
+    return config, tensors, read_from
+
+
+def _in(unit: str, nbytes: int) -> str:
+    """Bytes in GB or MB, small ones with more places."""
+    value = nbytes / {"GB": 1e9, "MB": 1e6}[unit]
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.4f}"
+
+
+def _range(memory: Memory, mac: Mac) -> str:
+    texts = [context_text(memory.longest_context(share)) for share in (mac.older_bytes, mac.newer_bytes)]
+    return texts[0] if texts[0] == texts[1] else " – ".join(texts)

@@ -1,0 +1,226 @@
+"""The facts of a checkpoint: config.json read into one frozen dataclass, checked once, never defaulted.
+
+Two spellings of the full layers' sizes are read: `global_head_dim` with `num_global_key_value_heads` (the Hub's) and
+`per_layer_config` (recent Transformers). What would change the computation and is not built is refused by name.
+Knows nothing of tensors, files on disk or a user's wishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mlx_diffusion.checkpoint.formats import Quantization, read_quantization
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.json_fields import get, refuse, require
+
+LayerType = Literal["sliding_attention", "full_attention"]
+SLIDING: LayerType = "sliding_attention"
+FULL: LayerType = "full_attention"
+
+# Transformers keeps this as a constant of its class and leaves it out of what it saves; the Hub's file spells it.
+TRANSFORMERS_SOFTCAP = 30.0
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding of one layer type: the base θ and the share of the head that turns."""
+
+    theta: float
+    rotated: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and constants of one checkpoint. Letters: V D H K S E A F L as in the shape vocabulary."""
+
+    vocab_size: int  # V
+    hidden_size: int  # D
+    intermediate_size: int
+    moe_intermediate_size: int  # F
+    num_attention_heads: int  # H
+    num_key_value_heads: int  # K in sliding layers
+    num_global_key_value_heads: int  # K in full layers
+    head_dim: int  # S in sliding layers
+    global_head_dim: int  # S in full layers
+    num_experts: int  # E
+    top_k_experts: int  # A
+    sliding_window: int
+    layer_types: tuple[LayerType, ...]
+    rope: Mapping[LayerType, Rope]
+    rms_norm_eps: float
+    final_logit_softcapping: float
+    max_position_embeddings: int
+    canvas_length: int  # L
+    pad_token_id: int
+    bos_token_id: int | None
+    eos_token_id: tuple[int, ...]
+    quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads",
+            "num_key_value_heads", "num_global_key_value_heads", "head_dim", "global_head_dim", "num_experts",
+            "top_k_experts", "sliding_window", "max_position_embeddings", "canvas_length",
+        ):  # fmt: skip
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("head_dim", "global_head_dim"):
+            require(getattr(self, name) % 2 == 0, name, getattr(self, name), "must be even, RoPE turns pairs")
+        for name in ("num_key_value_heads", "num_global_key_value_heads"):
+            require(
+                self.num_attention_heads % getattr(self, name) == 0,
+                name, getattr(self, name), f"must divide num_attention_heads = {self.num_attention_heads}",
+            )  # fmt: skip
+        require(
+            self.top_k_experts <= self.num_experts,
+            "top_k_experts", self.top_k_experts, f"must be at most num_experts = {self.num_experts}",
+        )  # fmt: skip
+        for name in ("rms_norm_eps", "final_logit_softcapping"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        tokens = {"pad_token_id": (self.pad_token_id,), "eos_token_id": self.eos_token_id}
+        tokens["bos_token_id"] = () if self.bos_token_id is None else (self.bos_token_id,)
+        for name, ids in tokens.items():
+            for token in ids:
+                require(0 <= token < self.vocab_size, name, token, f"must be below vocab_size = {self.vocab_size}")
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return len(self.layer_types)
+
+    def head_shape(self, layer_type: LayerType) -> tuple[int, int]:
+        """(K, S) of a layer: its KV heads and head size."""
+        if layer_type == SLIDING:
+            return self.num_key_value_heads, self.head_dim
+        return self.num_global_key_value_heads, self.global_head_dim
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+        """Read config.json's dict; `where` names the file in errors (all of them CheckpointError)."""
+        try:
+            return _read(raw)
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}") from None
+
+
+def _read(raw: Mapping[str, Any]) -> ModelConfig:
+    model_type = raw.get("model_type")
+    if model_type != "diffusion_gemma":
+        raise CheckpointError(
+            f"model_type is {model_type!r}, this library runs 'diffusion_gemma' only; other models run in mlx-lm"
+        )
+    text = get(raw, "text_config", dict)
+    refuse(raw, "", (("tie_word_embeddings", (True,)),))
+    refuse(
+        text,
+        "text_config.",
+        (
+            ("tie_word_embeddings", (True,)),
+            ("attention_bias", (False,)),
+            ("hidden_activation", ("gelu_pytorch_tanh",)),
+            ("use_bidirectional_attention", ("vision", None)),
+        ),
+    )
+    layer_types = _layer_types(text)
+    global_head_dim, global_kv_heads = _full_layer_sizes(text, layer_types)
+    return ModelConfig(
+        **{name: get(text, name, int) for name in (
+            "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads",
+            "num_key_value_heads", "head_dim", "num_experts", "top_k_experts", "sliding_window",
+            "max_position_embeddings", "pad_token_id",
+        )},
+        global_head_dim=global_head_dim,
+        num_global_key_value_heads=global_kv_heads,
+        layer_types=layer_types,
+        rope=_rope(text, layer_types),
+        rms_norm_eps=get(text, "rms_norm_eps", float),
+        final_logit_softcapping=_softcap(text),
+        canvas_length=get(raw, "canvas_length", int, prefix=""),
+        bos_token_id=None if text.get("bos_token_id") is None else get(text, "bos_token_id", int),
+        eos_token_id=_eos(text),
+        quantization=read_quantization(raw),
+    )  # fmt: skip
+
+
+def _layer_types(text: Mapping[str, Any]) -> tuple[LayerType, ...]:
+    names = get(text, "layer_types", list)
+    for name in names:
+        if name not in (SLIDING, FULL):
+            raise CheckpointError(f"text_config.layer_types holds {name!r}, known are {SLIDING!r} and {FULL!r}")
+    count = get(text, "num_hidden_layers", int)
+    if len(names) != count:
+        raise CheckpointError(
+            f"text_config.layer_types has {len(names)} entries, num_hidden_layers is {count}: they must be equal"
+        )
+    if names[-1:] != [FULL]:
+        raise CheckpointError(f"text_config.layer_types must end with {FULL!r}, Transformers runs nothing else")
+    return tuple(names)
+
+
+def _full_layer_sizes(text: Mapping[str, Any], layer_types: tuple[LayerType, ...]) -> tuple[int, int]:
+    """(S, K) of the full layers from either spelling; where both stand, per_layer_config wins, as in Transformers."""
+    if "per_layer_config" not in text:
+        head_dim = get(text, "global_head_dim", int)
+        if text.get("num_global_key_value_heads", 0) is None:  # null: as many as in sliding layers
+            return head_dim, get(text, "num_key_value_heads", int)
+        return head_dim, get(text, "num_global_key_value_heads", int)
+    sizes: dict[LayerType, set[tuple[int, int]]] = {SLIDING: set(), FULL: set()}
+    overrides = _per_layer(text, len(layer_types))
+    for index, layer_type in enumerate(layer_types):
+        merged = {**text, **overrides.get(index, {})}
+        sizes[layer_type].add((get(merged, "head_dim", int), get(merged, "num_key_value_heads", int)))
+    plain = (get(text, "head_dim", int), get(text, "num_key_value_heads", int))
+    if len(sizes[FULL]) > 1 or sizes[SLIDING] - {plain}:
+        raise CheckpointError("text_config.per_layer_config gives layers of one type different sizes: not supported")
+    return next(iter(sizes[FULL]), plain)
+
+
+def _per_layer(text: Mapping[str, Any], count: int) -> dict[int, dict[str, Any]]:
+    overrides = {}
+    for key, values in get(text, "per_layer_config", dict).items():
+        if not str(key).isdecimal() or int(key) >= count or not isinstance(values, dict):
+            raise CheckpointError(
+                f"text_config.per_layer_config has the entry {key!r}: expected layer indices below {count} with sizes"
+            )
+        unknown = sorted(set(values) - {"head_dim", "num_key_value_heads"})
+        if unknown:
+            raise CheckpointError(f"text_config.per_layer_config.{key} sets {unknown[0]}: not supported")
+        overrides[int(key)] = values
+    return overrides
+
+
+def _rope(text: Mapping[str, Any], layer_types: tuple[LayerType, ...]) -> dict[LayerType, Rope]:
+    table = get(text, "rope_parameters", dict)
+    ropes = {}
+    for layer_type in sorted(set(layer_types)):
+        prefix = f"text_config.rope_parameters.{layer_type}."
+        raw = get(table, layer_type, dict)
+        kind = get(raw, "rope_type", str, prefix)
+        theta = get(raw, "rope_theta", float, prefix)
+        if kind == "default":
+            rotated = 1.0
+            refuse(raw, prefix, (("partial_rotary_factor", (1.0,)),))
+        elif kind == "proportional":
+            rotated = get(raw, "partial_rotary_factor", float, prefix)
+            refuse(raw, prefix, (("factor", (1.0,)),))
+        else:
+            raise CheckpointError(f"{prefix}rope_type = {kind!r} is not supported, known are default and proportional")
+        require(theta > 0, prefix + "rope_theta", theta, "must be above 0")
+        require(0 < rotated <= 1, prefix + "partial_rotary_factor", rotated, "must be above 0 and at most 1")
+        ropes[layer_type] = Rope(theta, rotated)
+    return ropes
+
+
+def _softcap(text: Mapping[str, Any]) -> float:
+    if "final_logit_softcapping" not in text and "per_layer_config" in text:
+        return TRANSFORMERS_SOFTCAP
+    cap: float = get(text, "final_logit_softcapping", float)
+    return cap
+
+
+def _eos(text: Mapping[str, Any]) -> tuple[int, ...]:
+    value = text.get("eos_token_id")
+    ids = tuple(value) if isinstance(value, list) else () if value is None else (value,)
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        raise CheckpointError(f"the field text_config.eos_token_id is {value!r}, expected an id or a list of ids")
+    return ids

@@ -1,0 +1,173 @@
+"""Where a checkpoint lies and whether its files are whole: folder, Hub id or the bundled demo.
+
+Finds the folder, reads config.json, lists the safetensors files and checks their headers against their sizes before
+anything maps them. Knows nothing of parameters, modules or tokenizers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from huggingface_hub import snapshot_download
+
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.headers import read_header
+from mlx_diffusion.checkpoint.hub_errors import hub_errors
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.json_fields import read_json
+
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parents[1] / "demo"
+DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+NUMBERED = re.compile(r"(.*)-(\d{1,9})-of-(\d{1,9})\.safetensors")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+UNFINISHED = "conversion.json"  # in a folder that a conversion is still writing
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose config is read and whose weight files are there and whole."""
+
+    folder: Path
+    config: ModelConfig
+    files: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        check_finished(folder)
+        check_utf8(folder)
+        config_file = folder / "config.json"
+        if not config_file.is_file():
+            raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint; give the folder that has one")
+        config = ModelConfig.from_dict(read_json(config_file), where=str(config_file))
+        files = weight_files(folder)
+        for file in files:
+            read_header(file)  # MLX would read past the end of a truncated file without a word
+        return cls(folder, config, files)
+
+    def tensors(self) -> dict[str, mx.array]:
+        """All tensors by name, lazy: a tensor is read when it is evaluated."""
+        tensors: dict[str, mx.array] = {}
+        for file in self.files:
+            loaded = mx.load(str(file), format="safetensors")
+            assert isinstance(loaded, dict)
+            twice = sorted(tensors.keys() & loaded.keys())
+            if twice:
+                raise CheckpointError(f"{file} holds {twice[0]} a second time; remove the shard that is not its own")
+            tensors.update(loaded)
+        return tensors
+
+
+def find(path_or_id: str | Path) -> Path:
+    """The folder of a checkpoint: "demo", a folder, or a Hub id, which is downloaded (or found in the Hub's cache)."""
+    folder = local_folder(path_or_id)
+    if folder is not None:
+        return folder
+    with hub_errors(str(path_or_id)):
+        return Path(snapshot_download(str(path_or_id), allow_patterns=DOWNLOADED))
+
+
+def local_folder(path_or_id: str | Path) -> Path | None:
+    """The folder that "demo" or a path means, or None for a Hub id. Raises CheckpointError for what is neither."""
+    if path_or_id == DEMO:
+        return DEMO_FOLDER
+    if path_or_id == "":
+        raise CheckpointError("the checkpoint's name is empty; give a folder, a Hub id or demo")
+    folder = Path(os.path.expanduser(path_or_id))
+    if folder.is_dir():
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise CheckpointError(f"{path_or_id} may not be read by this user; change the folder's permissions")
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{path_or_id} is a file; give the folder that holds config.json and the weights")
+    if isinstance(path_or_id, Path) or not HUB_ID.fullmatch(path_or_id):
+        raise CheckpointError(f"{path_or_id}: no such folder (nor a Hub id, which reads owner/name)")
+    return None
+
+
+def check_finished(folder: Path) -> None:
+    """Refuse the output of an interrupted conversion; its record has the command that goes on with it."""
+    record = folder / UNFINISHED
+    if record.exists():
+        command = read_json(record).get("command", "the same `mlx-diffusion convert` again")
+        raise CheckpointError(f"{folder} is an unfinished conversion; to go on, run: {command}")
+
+
+def check_utf8(folder: Path) -> None:
+    """Refuse a path that MLX cannot take. Raises CheckpointError."""
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{folder}: MLX reads no path that is not UTF-8; rename the folder") from None
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that hold a folder's weights, see `weight_names`."""
+    names = {file.name for file in folder.iterdir() if file.is_file()}
+    found = weight_names(names, lambda: read_json(folder / INDEX_FILE), str(folder))
+    return tuple(folder / name for name in found)
+
+
+def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, Any]], where: str) -> list[str]:
+    """The single file if there is one, else the index's shards, else every safetensors file: Transformers' order.
+
+    `names` are all files of the checkpoint. Only safetensors files are ever read: pickled ones can run code.
+    """
+    if SINGLE_FILE in names:
+        return [SINGLE_FILE]
+    if INDEX_FILE in names:
+        shards = read_index().get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise CheckpointError(f"{where}/{INDEX_FILE} has no weight_map")
+        found = sorted({str(name) for name in shards.values()})
+        check_plain(found, f"{where}/{INDEX_FILE}")
+        _check_numbers(found, f"{where}/{INDEX_FILE} names")
+        missing = [name for name in found if name not in names]
+        if missing:
+            raise CheckpointError(
+                f"{where}: {len(missing)} of {len(found)} weight files are missing, the first is {missing[0]}; "
+                "without it the checkpoint is not whole"
+            )
+        return found
+    found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
+    if not found:
+        pickled = sorted(name for name in names if name.endswith(PICKLED))
+        reason = f"only {pickled[0]}, which can run code and is never read" if pickled else "so no weights"
+        raise CheckpointError(f"{where} has no safetensors file, {reason}; get a checkpoint in safetensors")
+    check_plain(found, where)
+    _check_numbers(found, f"{where} has")
+    return found
+
+
+def _check_numbers(names: Iterable[str], who: str) -> None:
+    """Refuse weight files that count themselves and are not all there. Raises CheckpointError."""
+    sets: dict[tuple[str, str], dict[int, str]] = {}
+    for name in names:
+        match = NUMBERED.fullmatch(name)
+        if match:
+            prefix, number, count = match.groups()
+            sets.setdefault((prefix, count), {})[int(number)] = number
+    for (prefix, count), numbers in sets.items():
+        if len(numbers) < int(count):
+            first = next(number for number in range(1, int(count) + 1) if number not in numbers)
+            raise CheckpointError(
+                f"{who} {len(numbers)} weight files of {int(count)}, {prefix}-{first:0{len(count)}d}-of-{count}"
+                ".safetensors is not among them; download the checkpoint again"
+            )
+
+
+def check_plain(names: Iterable[str], where: str) -> None:
+    """Refuse file names that could lead out of the folder that they belong in. Raises CheckpointError."""
+    for name in names:
+        if name.startswith(".") or any(character in name for character in "/\\\0") or not name:
+            raise CheckpointError(f"{where}: the file name {name!r} leads out of its folder; do not trust this source")

@@ -1,0 +1,85 @@
+"""How the matrices of a checkpoint are quantised, as MLX writes it into config.json.
+
+Knows nothing of tensors: which modules are quantised is seen in the files, here stands how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.json_fields import get
+
+# Group size and bits that MLX allows in a mode; affine takes any pair of the two lists.
+AFFINE_GROUPS, AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
+FIXED_MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How one matrix is quantised."""
+
+    group_size: int
+    bits: int
+    mode: str
+
+    def __post_init__(self) -> None:
+        pair = (self.group_size, self.bits)
+        if self.mode == "affine":
+            if self.group_size not in AFFINE_GROUPS or self.bits not in AFFINE_BITS:
+                raise CheckpointError(
+                    f"quantization: affine with group_size {self.group_size} and bits {self.bits} is not supported, "
+                    f"take a group_size of {AFFINE_GROUPS} and bits of {AFFINE_BITS}"
+                )
+        elif self.mode not in FIXED_MODES:
+            raise CheckpointError(
+                f"quantization: unknown mode {self.mode!r}, known are affine, {', '.join(FIXED_MODES)}"
+            )
+        elif pair != FIXED_MODES[self.mode]:
+            raise CheckpointError(
+                f"quantization: {self.mode} has group_size and bits {FIXED_MODES[self.mode]}, not {pair}"
+            )
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The checkpoint's default and what single paths say instead; None means that path is left as it was."""
+
+    default: QuantSpec
+    overrides: Mapping[str, QuantSpec | None] = field(default_factory=dict)
+
+    def of(self, path: str) -> QuantSpec | None:
+        return self.overrides.get(path, self.default)
+
+
+def read_quantization(raw: Mapping[str, Any]) -> Quantization | None:
+    """MLX's `quantization` (mlx-vlm repeats it as `quantization_config`, which alone may be another tool's)."""
+    table = raw.get("quantization", raw.get("quantization_config"))
+    if table is None:
+        return None
+    if not isinstance(table, dict) or "quant_method" in table:
+        raise CheckpointError("quantization_config was not written by MLX; take the unquantised or an MLX checkpoint")
+    overrides = {
+        path: _quant_spec(value, path) if isinstance(value, dict) else None
+        for path, value in table.items()
+        if isinstance(value, dict) or value is False
+    }
+    return Quantization(_quant_spec(table, "quantization"), overrides)
+
+
+def _quant_spec(table: Mapping[str, Any], path: str) -> QuantSpec:
+    """An entry without a mode is affine, whatever the default's mode: so MLX writes and reads them."""
+    mode = table.get("mode", "affine")
+    fixed = dict(zip(("group_size", "bits"), FIXED_MODES.get(mode, ()), strict=False))
+    merged = {**fixed, **table}
+    prefix = "quantization." if path == "quantization" else f"quantization.{path}."
+    return QuantSpec(get(merged, "group_size", int, prefix), get(merged, "bits", int, prefix), mode)
+
+
+def spec_text(spec: QuantSpec | None) -> str:
+    """A format in words."""
+    if spec is None:
+        return "bf16"
+    return f"{spec.bits} bits, groups of {spec.group_size}" if spec.mode == "affine" else spec.mode

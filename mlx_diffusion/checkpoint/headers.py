@@ -1,0 +1,119 @@
+"""Safetensors headers: what tensors a file holds and where, read and written without the data.
+
+Knows nothing of models, recipes or arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_diffusion.errors import CheckpointError
+
+ITEM_BYTES: Mapping[str, int] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+LENGTH_BYTES = 8
+HEADER_LIMIT = 100_000_000  # the format's own bound
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Name, element type as safetensors spells it (BF16, U32 …) and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor and where its bytes begin: a file name and the offset from that file's start."""
+
+    tensor: Tensor
+    file: str
+    offset: int
+
+
+def read_header(path: Path) -> list[Stored]:
+    """The tensors of a file on disk, by offset. Raises CheckpointError for a truncated or unreadable file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, HEADER_LIMIT):
+                raise CheckpointError(f"{path} is truncated or no safetensors file ({size} bytes); download it again")
+            header = stream.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); download it again") from None
+    return parse_header(header, path.name, size, where=str(path))
+
+
+def parse_header(header: bytes, file: str, file_size: int, where: str | None = None) -> list[Stored]:
+    """The tensors that a header lists, by offset; `header` starts behind the eight bytes of its length."""
+    where = where or file
+    start = LENGTH_BYTES + len(header)
+    try:
+        entries = json.loads(header)
+        stored = [_stored(name, entry, file, start, where) for name, entry in entries.items() if name != "__metadata__"]
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{where} has no readable safetensors header; download it again") from None
+    stored.sort(key=lambda entry: (entry.offset, entry.tensor.nbytes))
+    position = start
+    for entry in stored:
+        if entry.offset != position:
+            raise CheckpointError(
+                f"{where}: {entry.tensor.name} does not start where the tensor before it ends; download it again"
+            )
+        position += entry.tensor.nbytes
+    if file_size < position:
+        raise CheckpointError(f"{where} is truncated: {file_size} bytes of {position}; download it again")
+    return stored
+
+
+def _stored(name: str, entry: Any, file: str, start: int, where: str) -> Stored:
+    """One line of a header."""
+    tensor = Tensor(name, entry["dtype"], tuple(entry["shape"]))
+    first, last = entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*tensor.shape, first, last)):
+        raise ValueError(name)
+    if tensor.dtype not in ITEM_BYTES:
+        raise CheckpointError(
+            f"{where}: {name} holds {tensor.dtype}, which is not read; known are {', '.join(ITEM_BYTES)}"
+        )
+    if last - first != tensor.nbytes:
+        raise CheckpointError(
+            f"{where}: {name}, {tensor.dtype} of shape {list(tensor.shape)}, must have {tensor.nbytes} bytes, its "
+            f"header gives it {last - first}; download it again"
+        )
+    return Stored(tensor, file, start + first)
+
+
+def write_header(tensors: Sequence[Tensor]) -> tuple[bytes, dict[str, int]]:
+    """The bytes at the start of a file that holds these tensors in this order, and the offset of each in the file.
+
+    The data starts at a multiple of eight bytes, as the format asks; the metadata say "mlx", which makes readers take
+    the tensors as they are.
+    """
+    entries: dict[str, object] = {"__metadata__": {"format": "mlx"}}
+    position, starts = 0, {}
+    for tensor in tensors:
+        starts[tensor.name] = position
+        end = position + tensor.nbytes
+        entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (position, end)}
+        position = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    data = LENGTH_BYTES + len(text)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text, {name: data + start for name, start in starts.items()}

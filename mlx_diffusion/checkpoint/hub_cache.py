@@ -1,0 +1,83 @@
+"""Which checkpoints of DiffusionGemma lie in the Hub's cache on this machine, and whether they are whole.
+
+Reads nothing but directories, config files and indices. Knows nothing of the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, CacheNotFound, scan_cache_dir, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.file_download import repo_folder_name
+
+from mlx_diffusion.checkpoint.folder import weight_files
+from mlx_diffusion.checkpoint.formats import read_quantization, spec_text
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.json_fields import read_json
+
+
+@dataclass(frozen=True)
+class CachedCheckpoint:
+    """One revision of a repository."""
+
+    repo_id: str
+    revision: str
+    nbytes: int
+    kept_as: str  # the format of most of its weights
+    whole: bool
+
+
+def cache_folder() -> Path:
+    """Where huggingface_hub keeps what it has downloaded."""
+    return Path(HF_HUB_CACHE)
+
+
+def cached_checkpoints() -> list[CachedCheckpoint]:
+    """Those in the cache, by name; none where the cache is missing or cannot be read."""
+    found = [_checkpoint(repository.repo_id, revision) for repository in _models() for revision in repository.revisions]
+    return sorted(filter(None, found), key=lambda cached: (cached.repo_id, cached.revision))
+
+
+def cached_snapshots(repo_id: str) -> list[Path]:
+    """The folders of all revisions of a repository, the last that was downloaded at the end."""
+    revisions = [revision for model in _models() if model.repo_id == repo_id for revision in model.revisions]
+    return [revision.snapshot_path for revision in sorted(revisions, key=lambda revision: revision.last_modified)]
+
+
+def is_cached(repo_id: str, name: str, revision: str | None, sha256: str | None) -> bool:
+    """Whether a file need not be downloaded: it is there, at this revision or with this content at another one."""
+    if isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str):
+        return True
+    blobs = cache_folder() / repo_folder_name(repo_id=repo_id, repo_type="model") / "blobs"
+    return sha256 is not None and (blobs / sha256).is_file()
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all weight files of a checkpoint are there."""
+    try:
+        return bool(weight_files(folder))
+    except CheckpointError:
+        return False
+
+
+def _models() -> list[CachedRepoInfo]:
+    try:
+        return [repository for repository in scan_cache_dir().repos if repository.repo_type == "model"]
+    except (CacheNotFound, OSError, ValueError):
+        return []
+
+
+def _checkpoint(repo_id: str, revision: CachedRevisionInfo) -> CachedCheckpoint | None:
+    """None for what is no checkpoint of DiffusionGemma."""
+    folder = revision.snapshot_path
+    try:
+        raw = read_json(folder / "config.json")
+        if raw.get("model_type") != "diffusion_gemma":
+            return None
+        quantization = read_quantization(raw)
+    except CheckpointError:
+        return None
+    kept_as = spec_text(quantization.default if quantization else None)
+    return CachedCheckpoint(repo_id, revision.commit_hash, revision.size_on_disk, kept_as, is_whole(folder))

@@ -1,0 +1,48 @@
+"""What can go wrong with the Hub, as one line each: licence, name, offline mode, network.
+
+Knows nothing of what was wanted from the Hub, nor of checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import errors as hub
+
+from mlx_diffusion.errors import CheckpointError
+
+# The base error of the HTTP client under huggingface_hub, which changed with its releases: requests, httpx, httpx2.
+HTTP_ERROR: type[Exception] = hub.HTTPError  # type: ignore[attr-defined]
+TRY_AGAIN = "try again"
+
+
+@contextmanager
+def hub_errors(
+    repo_id: str, remedy: str = TRY_AGAIN, revision: str | None = None, work: str = "download"
+) -> Iterator[None]:
+    """Turn what huggingface_hub raises into a CheckpointError; `remedy` is for what may pass, such as no network."""
+    try:
+        yield
+    except hub.GatedRepoError:
+        raise CheckpointError(
+            f"{repo_id}: the Hub asks you to accept its licence first; do so on https://huggingface.co/{repo_id} "
+            "and run `hf auth login`"
+        ) from None
+    except hub.RevisionNotFoundError:
+        raise CheckpointError(f"{repo_id} has no revision {revision}; give a branch, tag or commit of it") from None
+    except (hub.RepositoryNotFoundError, hub.HFValidationError):
+        raise CheckpointError(
+            f"{repo_id}: no such folder, and no such model on the Hub (for a private one run `hf auth login`)"
+        ) from None
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
+        raise CheckpointError(
+            f"{repo_id}: not in the Hub's cache, and the Hub cannot be reached (offline mode, no network, or it is "
+            f"down); connect once to download it, or give a folder{'' if remedy == TRY_AGAIN else f'; {remedy}'}"
+        ) from None
+    except (HTTP_ERROR, OSError, RuntimeError) as error:  # RuntimeError is hf_xet's
+        raise CheckpointError(f"{repo_id}: the {work} failed ({_first_line(error)}); {remedy}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

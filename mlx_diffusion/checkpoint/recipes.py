@@ -1,0 +1,101 @@
+"""Recipes: which part of the model is kept at how many bits. One small table a recipe.
+
+A rule is a glob over module paths ("*.experts.*") and a QuantSpec, or None for bf16; the last rule that fits counts.
+Experts hold 95 % of the text model and tolerate few bits; what every token passes through (embeddings, attention,
+router, dense MLP, self-conditioning) is kept higher. Norms, scalars and the vision tower are bf16 in every recipe.
+Sizes named here are of the real 26B checkpoint, vision tower included. Knows nothing of tensors or files.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+
+from mlx_diffusion.checkpoint.formats import FIXED_MODES, QuantSpec
+from mlx_diffusion.errors import CheckpointError, OptionError
+
+Rule = tuple[str, QuantSpec | None]
+
+DEFAULT_RECIPE = "4bit"
+DEFAULT_GROUP = 64
+UNQUANTIZED = ("16", "bf16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The rules of a recipe, and behind them the user's own; a rule of the user's that fits nothing is an error."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    own: tuple[Rule, ...] = ()
+
+    def spec(self, module: str) -> QuantSpec | None:
+        """How the matrix of this module is kept; None is bf16."""
+        fitting = [spec for pattern, spec in (*self.rules, *self.own) if fnmatchcase(module, pattern)]
+        return fitting[-1] if fitting else None
+
+    def with_rules(self, rules: Iterable[str]) -> Recipe:
+        """The same with rules of the form PATTERN=bits[,group][,mode] behind it. Raises OptionError."""
+        return replace(self, own=(*self.own, *map(parse_rule, rules)))
+
+
+def _affine(bits: int, group_size: int = DEFAULT_GROUP) -> QuantSpec:
+    return QuantSpec(group_size, bits, "affine")
+
+
+def _fixed(mode: str) -> QuantSpec:
+    return QuantSpec(*FIXED_MODES[mode], mode)
+
+
+_TABLE: Mapping[str, tuple[Rule, ...]] = {
+    "bf16": (("*", None),),  # 51.65 GB
+    "8bit": (("*", _affine(8)),),  # 27.98 GB
+    "6bit": (("*", _affine(8)), ("*.experts.*", _affine(6))),  # 22.27 GB
+    "5bit": (("*", _affine(8)), ("*.experts.*", _affine(5))),  # 19.41 GB
+    "4bit": (("*", _affine(8)), ("*.experts.*", _affine(4, 32))),  # 17.98 GB
+    # For 24 GB: rows of down_proj have 704 entries, which groups of 128 do not divide.
+    "4bit-small": (("*", _affine(6)), ("*.gate_up_proj", _affine(4, 128)), ("*.experts.down_proj", _affine(4))),
+    "3bit": (("*", _affine(8)), ("*.experts.*", _affine(3))),
+    "2bit": (("*", _affine(6)), ("*.experts.*", _affine(2))),  # for 16 GB
+    "mxfp4": (("*", _affine(8)), ("*.experts.*", _fixed("mxfp4"))),
+    "mxfp8": (("*", _affine(8)), ("*.experts.*", _fixed("mxfp8"))),
+    "nvfp4": (("*", _affine(8)), ("*.experts.*", _fixed("nvfp4"))),
+}
+RECIPES: Mapping[str, Recipe] = MappingProxyType({name: Recipe(name, rules) for name, rules in _TABLE.items()})
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises OptionError, which names the nearest."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise OptionError(f"unknown recipe {name!r}; {hint}There are {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def parse_rule(text: str) -> Rule:
+    """Read PATTERN=bits[,group][,mode]: "*.self_attn.*=6", "*.experts.*=4,32", "*.experts.*=mxfp4", "*=bf16"."""
+    pattern, equals, how = text.rpartition("=")
+    words = [word.strip() for word in how.split(",")]
+    usage = f"{text!r} is no PATTERN=bits[,group][,mode], as in '*.self_attn.*=6' or '*.experts.*=4,32,affine'"
+    if not pattern.strip() or not equals or not all(words) or len(words) > 3:
+        raise OptionError(usage)
+    if len(words) == 1 and words[0] in UNQUANTIZED:
+        return pattern.strip(), None
+    numbers = [int(word) for word in words if word.isdecimal()]
+    modes = [word for word in words if not word.isdecimal()]
+    if len(modes) > 1 or len(numbers) > 2 or (modes and words[-1] != modes[0]):
+        raise OptionError(usage)
+    mode = modes[0] if modes else "affine"
+    fixed = FIXED_MODES.get(mode)
+    if not numbers and fixed is None:
+        raise OptionError(usage)
+    bits = numbers[0] if numbers else fixed[1]  # type: ignore[index]
+    group_size = numbers[1] if len(numbers) == 2 else fixed[0] if fixed else DEFAULT_GROUP
+    try:
+        return pattern.strip(), QuantSpec(group_size, bits, mode)
+    except CheckpointError as error:
+        raise OptionError(f"--set {text!r}: {str(error).removeprefix('quantization: ')}") from None

@@ -1,0 +1,196 @@
+"""Prefixes that have been encoded, kept in memory: a conversation's next turn encodes only what is new.
+
+A kept text has the keys and values of its full layers once, and points at which its sliding layers can be taken up
+again: each holds their last window - 1 positions. A prompt that begins like a kept text goes on from the last such
+point they share. Arrays are shared with the caches that come and go, never copied. Knows nothing of text, turns,
+denoising or who asks; one model, one prompt at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_diffusion.errors import CheckpointError, OptionError
+from mlx_diffusion.network.cache import KeysValues, PrefixCache
+from mlx_diffusion.network.model import DiffusionGemma
+
+MOST_POINTS = 8  # of one kept text; at full size a point of the real checkpoint has 210 MB in bf16
+FORMAT = "mlx-diffusion prefixes 1"
+FULL = 0  # stands for the full layers in the names of a file; no point lies there
+
+
+@dataclass
+class _Kept:
+    """One text: the tokens, full layers' keys and values of all of them, and sliding layers' at a few points."""
+
+    tokens: np.ndarray  # int32 [P]
+    full: dict[int, KeysValues]  # layer -> [1, K, P, S] twice
+    points: dict[int, dict[int, KeysValues]]  # positions encoded -> layer -> [1, K, held, S] twice
+
+    @property
+    def nbytes(self) -> int:
+        held = [self.full, *self.points.values()]
+        return sum(array.nbytes for layers in held for pair in layers.values() for array in pair)
+
+    def shared(self, tokens: np.ndarray) -> int:
+        """How many tokens both begin with."""
+        count = min(len(tokens), len(self.tokens))
+        different = np.flatnonzero(tokens[:count] != self.tokens[:count])
+        return int(different[0]) if different.size else count
+
+    def resumable(self, tokens: np.ndarray) -> int:
+        """The last point that lies in the shared beginning; 0 if there is none."""
+        shared = self.shared(tokens)
+        return max((point for point in self.points if point <= shared), default=0)
+
+
+class PrefixStore:
+    """Encoded prefixes of one model, up to a budget of bytes; the least recently used go first.
+
+    Pass it as `prefixes=` to `generate` and `stream_generate`; `Stats.cached_tokens` says what it saved.
+    """
+
+    def __init__(self, model: DiffusionGemma, budget_bytes: int) -> None:
+        """Raises OptionError for a budget that is not positive."""
+        if budget_bytes < 1:
+            raise OptionError(f"budget_bytes is {budget_bytes}; it must be 1 or more")
+        self.model = model
+        self.budget_bytes = budget_bytes
+        self._kept: list[_Kept] = []  # the least recently used first
+
+    @property
+    def nbytes(self) -> int:
+        return sum(kept.nbytes for kept in self._kept)
+
+    def __len__(self) -> int:
+        """How many texts are kept."""
+        return len(self._kept)
+
+    def check_room(self, tokens: int) -> None:
+        """Raise OptionError when a prefix of so many tokens alone would pass the budget."""
+        needed = self.model.make_cache([0]).bytes_at(tokens, self.model.dtype.size)
+        if needed > self.budget_bytes:
+            raise OptionError(
+                f"the prefix store has a budget of {self.budget_bytes:,} bytes and a prefix of {tokens:,} tokens takes "
+                f"{needed:,}; raise budget_bytes or go without the store"
+            )
+
+    def find(self, tokens: Sequence[int]) -> PrefixCache:
+        """A cache that holds the longest kept beginning of `tokens`, ready to be extended; empty if none is kept."""
+        wanted = np.array(tokens, np.int32)
+        best = max(self._kept, key=lambda kept: kept.resumable(wanted), default=None)
+        point = best.resumable(wanted) if best is not None else 0
+        cache = self.model.make_cache([0])
+        if best is None or not point:
+            return cache
+        self._kept = [*(kept for kept in self._kept if kept is not best), best]
+        full = {layer: (keys[:, :, :point], values[:, :, :point]) for layer, (keys, values) in best.full.items()}
+        cache.restore(point, {**full, **best.points[point]})
+        return cache
+
+    def keep(self, tokens: Sequence[int], cache: PrefixCache) -> None:
+        """Keep what `cache` holds, the encoding of exactly `tokens`; its arrays must have been evaluated."""
+        if len(tokens) != cache.offset:
+            raise ValueError(f"{len(tokens)} tokens for a cache of {cache.offset} positions")
+        text = np.array(tokens, np.int32)
+        full, sliding = cache.split()
+        points = {cache.offset: sliding}
+        # A text that this one goes on from is the same text, longer.
+        for kept in self._kept:
+            if kept.shared(text) == len(kept.tokens):
+                points = {**kept.points, **points}
+        self._kept = [kept for kept in self._kept if kept.shared(text) < len(kept.tokens)]
+        if any(kept.resumable(text) == len(text) for kept in self._kept):
+            return
+        self._kept.append(_Kept(text, full, _thinned(points)))
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Throw away texts, then points of the last one, then that too, until the budget holds."""
+        while self.nbytes > self.budget_bytes and len(self._kept) > 1:
+            self._kept.pop(0)
+        while self.nbytes > self.budget_bytes and self._kept:
+            points = self._kept[0].points
+            points.pop(min(points))
+            if not points:
+                self._kept.clear()
+
+    def save(self, path: str | Path) -> None:
+        """Write all that is kept to a safetensors file, whole or not at all."""
+        path = Path(path)
+        arrays = {
+            f"{index}.{point}.{layer}.{kind}": array
+            for index, kept in enumerate(self._kept)
+            for point, layers in [(FULL, kept.full), *kept.points.items()]
+            for layer, pair in layers.items()
+            for kind, array in zip(("keys", "values"), pair, strict=True)
+        }
+        metadata = {
+            "format": FORMAT,
+            "model": fingerprint(self.model),
+            "tokens": json.dumps([kept.tokens.tolist() for kept in self._kept]),
+        }
+        partial = path.with_name(f".{path.name}.part.safetensors")
+        try:
+            mx.save_safetensors(str(partial), arrays, metadata)
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:
+            raise OptionError(f"{path}: the prefixes cannot be written ({error}); choose another place") from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def load(self, path: str | Path) -> None:
+        """Take in what `save` wrote. Raises CheckpointError for a file of another model or recipe, or a damaged one."""
+        try:
+            loaded = mx.load(str(path), format="safetensors", return_metadata=True)
+        except (OSError, RuntimeError, ValueError):
+            raise CheckpointError(f"{path} is missing or no file of saved prefixes; encode the prompt again") from None
+        assert isinstance(loaded, tuple)
+        arrays, metadata = loaded
+        assert isinstance(arrays, dict)
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path} holds no saved prefixes; give a file that PrefixStore.save wrote")
+        if metadata.get("model") != fingerprint(self.model):
+            raise CheckpointError(
+                f"{path} was saved with another model or another quantisation of it; encode the prompt again"
+            )
+        mx.eval(arrays)
+        for index, tokens in enumerate(json.loads(metadata["tokens"])):
+            held: dict[int, dict[int, KeysValues]] = {}
+            for name, keys in arrays.items():
+                text, point, layer, kind = name.split(".")
+                if int(text) == index and kind == "keys":
+                    held.setdefault(int(point), {})[int(layer)] = keys, arrays[f"{text}.{point}.{layer}.values"]
+            self._kept.append(_Kept(np.array(tokens, np.int32), held.pop(FULL, {}), held))
+        self._make_room()
+
+
+def fingerprint(model: DiffusionGemma) -> str:
+    """What tells two checkpoints, and two quantisations of one, apart: sizes, formats, and some of the weights."""
+    digest = blake2b(repr(model.config).encode(), digest_size=16)
+    for array in (
+        model.norm.weight,
+        *(layer.encoder_scalar for layer in model.layers),
+        *(layer.self_attn.q_proj.weight[:4] for layer in model.layers),
+        model.embed_tokens.weight[:4],
+    ):
+        words = array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
+        digest.update(np.array(words).tobytes())
+    return digest.hexdigest()
+
+
+def _thinned(points: dict[int, dict[int, KeysValues]]) -> dict[int, dict[int, KeysValues]]:
+    """At most MOST_POINTS of them, dense towards the end: most prompts share all but their last turn."""
+    kept = sorted(points)
+    while len(kept) > MOST_POINTS:
+        gaps = [(after - before) / (kept[-1] - before) for before, after in zip([0, *kept], kept[1:], strict=False)]
+        kept.pop(gaps.index(min(gaps)))
+    return {point: points[point] for point in kept}

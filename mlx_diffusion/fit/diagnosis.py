@@ -1,0 +1,95 @@
+"""What this machine can run of the published checkpoint: every recipe's longest context, and the one to take.
+
+Knows nothing of the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.hub_cache import CachedCheckpoint, cache_folder, cached_checkpoints
+from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
+from mlx_diffusion.fit.footprint import SHORT_STEP, Sizes, config_tensors, sizes_of
+from mlx_diffusion.fit.machine import Machine, this_machine
+from mlx_diffusion.fit.memory import CPU_ITEM, GPU_ITEM, Memory
+
+LADDER = (DEFAULT_RECIPE, "4bit-small", "3bit", "2bit")  # from the best to the smallest
+ENOUGH_CONTEXT = 8192  # tokens that a recipe must leave room for to be recommended
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """One recipe on one machine. A context of None does not fit."""
+
+    recipe: str
+    total_bytes: int  # on disk
+    weight_bytes: int  # in memory
+    longest_context: int | None
+    longest_context_short_steps: int | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    machine: Machine
+    cache_folder: str
+    cached: Sequence[CachedCheckpoint]
+    model: str
+    recipes: Sequence[Runnable]
+    recommended: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "machine": self.machine.as_dict() | {"usable_bytes": self.machine.usable_bytes},
+            "hub_cache": {"folder": self.cache_folder, "checkpoints": [asdict(cached) for cached in self.cached]},
+            "model": self.model,
+            "recipes": {runnable.recipe: asdict(runnable) for runnable in self.recipes},
+            "recommended": self.recommended,
+        }
+
+
+def diagnose() -> Diagnosis:
+    """This machine, the Hub's cache on it, and the published checkpoint in every recipe."""
+    machine = this_machine()
+    recipes = runnable(sizes_on(machine.device, CONFIG), machine.usable_bytes)
+    return Diagnosis(machine, str(cache_folder()), cached_checkpoints(), REPO_ID, recipes, recommended(recipes))
+
+
+def sizes_on(device: str, raw: Mapping[str, Any]) -> list[Sizes]:
+    """Every recipe of the checkpoint with this config.json, the largest in memory first."""
+    item_bytes = GPU_ITEM if device == "gpu" else CPU_ITEM
+    config = ModelConfig.from_dict(raw)
+    tensors = config_tensors(raw, config)
+    sized = [sizes_of(config, tensors, recipe, item_bytes) for recipe in RECIPES.values()]
+    return sorted(sized, key=lambda one: -one.memory.weight_bytes)
+
+
+def runnable(recipes: Sequence[Sizes], usable_bytes: int | None) -> list[Runnable]:
+    """What fits; where nothing is known of the memory, nothing does for certain."""
+
+    def longest(memory: Memory) -> int | None:
+        return None if usable_bytes is None else memory.longest_context(usable_bytes)
+
+    return [
+        Runnable(
+            one.recipe,
+            one.total_bytes,
+            one.memory.weight_bytes,
+            longest(one.memory),
+            longest(one.memory.in_steps_of(SHORT_STEP)),
+        )
+        for one in recipes
+    ]
+
+
+def recommended(recipes: Sequence[Runnable]) -> str | None:
+    """The first of the ladder that leaves room for a context, else the first that fits at all."""
+    contexts = {found.recipe: found.longest_context for found in recipes}
+    for least in (ENOUGH_CONTEXT, 1):
+        for name in LADDER:
+            if (contexts[name] or 0) >= least:
+                return name
+    return None

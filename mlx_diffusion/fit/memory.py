@@ -1,0 +1,100 @@
+"""What a run of a checkpoint takes in memory: weights, prefix cache, and the arrays of its largest step.
+
+Weights and cache are exact. The arrays are upper bounds, counted with mx.get_peak_memory on small models, where MLX's
+fused attention does not apply: nor does it on Apple's GPUs, for heads of 256 and 512 and more than a few queries.
+Knows nothing of files or machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from mlx_diffusion.checkpoint.config import FULL, ModelConfig
+from mlx_diffusion.checkpoint.headers import ITEM_BYTES
+from mlx_diffusion.checkpoint.layout import VISION, Piece
+from mlx_diffusion.network.cache import PrefixCache
+from mlx_diffusion.network.sampling import columns
+from mlx_diffusion.network.split_attention import CANVAS_SCORES, PROMPT_SCORES, widest
+from mlx_diffusion.options import DEFAULTS
+
+GPU_ITEM, CPU_ITEM = 2, 4  # bytes of an activation: bf16 on a GPU, float32 on a CPU
+FLOAT32 = 4
+
+# How many arrays of a kind are alive at the worst moment.
+LOGITS = 10.2  # float32 [L, columns(V)]: of a chunk of the vocabulary, and of the next ones that MLX has begun
+SCORES = 1.1  # [H, queries, keys] of one layer, its mask included
+SCORES_IN_TWO, PARTS_OF_SCORES = 5, 16  # the same in float32, of prefix and canvas; of keys that come in parts
+HEADS = 12  # [queries, H, S]: queries in all their forms, and what was attended
+HIDDENS = 10  # [queries, D]: what stands around the attention of a layer
+EXPERT_OUTPUTS, EXPERT_INNERS = 7, 4  # [T, A, D] and [T, A, F]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory that a model takes as `load` puts it there, for one prompt."""
+
+    config: ModelConfig
+    weight_bytes: int
+    item_bytes: int = GPU_ITEM
+    prefill_step_size: int = DEFAULTS.prefill_step_size
+
+    def in_steps_of(self, prefill_step_size: int) -> Memory:
+        """The same with prompts encoded in parts of that many tokens."""
+        return replace(self, prefill_step_size=prefill_step_size)
+
+    def cache_bytes(self, context: int) -> int:
+        """Keys and values of that many positions: all of them in full layers, a window in the others."""
+        return PrefixCache(self.config, [0]).bytes_at(context, self.item_bytes)
+
+    def step_bytes(self, context: int) -> int:
+        """The arrays beside them, at the worst moment of encoding a prompt or of denoising a canvas behind it."""
+        canvas = self.config.canvas_length
+        denoising = self._pass_bytes(canvas, context, CANVAS_SCORES, SCORES_IN_TWO * FLOAT32)
+        part = min(self.prefill_step_size, context)
+        encoding = self._pass_bytes(part, context, PROMPT_SCORES, SCORES * self.item_bytes)
+        logits = LOGITS * columns(self.config.vocab_size) * FLOAT32
+        return max(round(logits * canvas), denoising, encoding)
+
+    def total_bytes(self, context: int) -> int:
+        return self.weight_bytes + self.cache_bytes(context) + self.step_bytes(context)
+
+    def longest_context(self, limit_bytes: int) -> int | None:
+        """The most positions that fit, None where not even one canvas does."""
+        fits, last = self.config.canvas_length, self.config.max_position_embeddings
+        if self.total_bytes(fits) > limit_bytes:
+            return None
+        if self.total_bytes(last) <= limit_bytes:
+            return last
+        while last - fits > 1:
+            middle = (fits + last) // 2
+            if self.total_bytes(middle) <= limit_bytes:
+                fits = middle
+            else:
+                last = middle
+        return fits
+
+    def _pass_bytes(self, queries: int, keys: int, most_scores: int, score_bytes: float) -> int:
+        """The larger of one layer's attention and experts, for that many positions at once."""
+        config = self.config
+        _, head_dim = config.head_shape(FULL)
+        rows = config.num_attention_heads * queries
+        width = widest(max(rows, 1), most_scores)
+        scores = PARTS_OF_SCORES * FLOAT32 * width if keys > width else score_bytes * keys
+        attention = rows * (scores / self.item_bytes + HEADS * head_dim) + HIDDENS * queries * config.hidden_size
+        experts = (
+            queries
+            * config.top_k_experts
+            * (EXPERT_OUTPUTS * config.hidden_size + EXPERT_INNERS * config.moe_intermediate_size)
+        )
+        return round(max(attention, experts) * self.item_bytes)
+
+
+def weight_bytes(made: Iterable[Piece], item_bytes: int = GPU_ITEM) -> int:
+    """The text model's weights in memory: packed bits as they are, all else in the type of activations."""
+    return sum(
+        tensor.nbytes if tensor.dtype.startswith("U") else tensor.nbytes // ITEM_BYTES[tensor.dtype] * item_bytes
+        for piece in made
+        if not piece.source.name.startswith(VISION)
+        for tensor in piece.written
+    )

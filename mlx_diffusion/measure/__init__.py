@@ -1,0 +1,1 @@
+"""What a checkpoint is worth: right answers, speed, and the distance between two of them."""

@@ -1,0 +1,76 @@
+"""A measurement as a Markdown page, written from its record alone, so that it cannot say anything else.
+
+Knows nothing of how the record came about.
+"""
+
+from __future__ import annotations
+
+from mlx_diffusion.measure.answers import tables
+from mlx_diffusion.measure.answers.record import Record
+
+PAGE = """\
+# Right answers and what they cost
+
+{model}, checkpoint `{checkpoint}`, on {device}: {prompts} prompts of {families} families in {ways} ways, none of
+them in the training stream, seed {seed}, at most {max_tokens} tokens an answer. Every prompt has noise of its own, the
+same in all ways; all ways run under the same loop and the checkpoint's own rule of when a canvas is finished. Written
+by `mlx-diffusion eval --show {source} --markdown FILE` from the outcomes of every prompt, so do not edit it.
+
+{picture}{advice}
+
+## All families together
+
+{ways_table}
+
+Intervals are Wilson's. *steps/canvas*: denoising steps that a canvas took; *positions/token*: decoder positions pushed
+through the layers for every token written; *tokens/forward*: tokens written for every denoising step; *at limit*:
+canvases that took as many steps as they may; *seconds*: of work, summed over what ran side by side.
+
+## Right answers in per cent
+
+{accuracy_table}
+
+With {smallest} prompts a family a figure is known to within about {half:.0f} points (95 %).
+
+## Denoising steps a canvas
+
+{steps_table}
+"""
+BOUND = """
+## What one step can reach
+
+Where every order of n items is equally likely, independent draws at every position make a valid shuffle with
+probability n!/nⁿ, whatever draws them. Measured with one step at temperature 1; *chance* is that of so many valid draws
+or more under the bound, which is broken below 0.01; *valid argmax* is what the loop itself gives after one step, where
+the most likely token is taken instead.
+
+{bound_table}
+"""
+
+
+def page(record: Record, source: str, picture: str | None) -> str:
+    """The page; `source` is the record's file and `picture` the plot's, both as the page links them."""
+    plan = record.header["plan"]
+    counts = [family["prompts"] for family in plan["families"].values()]
+    smallest = min(counts)
+    text = PAGE.format(
+        model=record.header["model"],
+        checkpoint=record.header["checkpoint"],
+        device="a CPU" if record.header["device"] == "cpu" else "a GPU",
+        prompts=sum(counts),
+        families=len(counts),
+        ways=len(record.labels),
+        seed=plan["seed"],
+        max_tokens=plan["max_tokens"],
+        source=source,
+        picture=f"![Accuracy against positions per token]({picture})\n\n" if picture else "",
+        advice=tables.advice(record),
+        ways_table=tables.way_table(record, markdown=True),
+        accuracy_table=tables.accuracy_tables(record, markdown=True),
+        steps_table=tables.steps_tables(record, markdown=True),
+        smallest=smallest,
+        half=100 * 0.98 / smallest**0.5,
+    )
+    if record.first_steps:
+        text += BOUND.format(bound_table=tables.bound_table(record, markdown=True))
+    return text

@@ -1,0 +1,108 @@
+"""A loaded checkpoint that answers prompts, each with randomness of its own, and counts what that cost.
+
+Knows nothing of which answers are right, nor of where else prompts are being answered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_diffusion.engine.noise import gumbel_source
+from mlx_diffusion.engine.stopping import through_stop
+from mlx_diffusion.events import Draft, Finish
+from mlx_diffusion.generation import stream_generate
+from mlx_diffusion.loading import load
+from mlx_diffusion.measure.answers.modes import Mode
+from mlx_diffusion.measure.answers.row_noise import noise_of
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.tokenizer import TextStream, Tokenizer
+
+
+@dataclass(frozen=True)
+class Request:
+    """Prompts that are to be answered as one batch."""
+
+    prompts: Sequence[Sequence[int]]  # token ids
+    seeds: Sequence[int]  # one a prompt
+    mode: str  # a name that `Mode.parse` reads
+    options: Mapping[str, float]
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was written on one prompt, and at what cost."""
+
+    text: str
+    steps: int  # denoising steps, over all canvases
+    canvases: int
+    limited: int  # canvases that took as many steps as they may
+    tokens: int  # written, the stop token included
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model and its tokenizer."""
+
+    model: DiffusionGemma
+    tokenizer: Tokenizer
+
+    @classmethod
+    def of(cls, folder: Path) -> Engine:
+        """Load a checkpoint. Raises `CheckpointError`."""
+        return cls(*load(folder))
+
+    def answer(self, request: Request) -> list[Answer]:
+        """Answer the prompts, in order."""
+        mode, count = Mode.parse(request.mode), len(request.prompts)
+        config = GenerationConfig(max_tokens=request.max_tokens, mode=mode.library).override(request.options)
+        limit = self.model.generation_defaults.resolve(config).max_denoising_steps
+        texts = [""] * count
+        steps: list[Counter[int]] = [Counter() for _ in range(count)]  # by canvas
+        tokens = [0] * count
+        for event in stream_generate(
+            self.model,
+            self.tokenizer,
+            [list(prompt) for prompt in request.prompts],
+            config=config,
+            noise=noise_of(request.seeds, self.model.config.vocab_size),
+            acceptance=mode.acceptance(request.seeds),
+        ):
+            texts[event.row] += event.text
+            if isinstance(event, Draft):
+                steps[event.row][event.block] += 1
+            elif isinstance(event, Finish):
+                tokens[event.row] = event.stats.generated_tokens
+        return [
+            Answer(text, taken.total(), len(taken), sum(count == limit for count in taken.values()), written)
+            for text, taken, written in zip(texts, steps, tokens, strict=True)
+        ]
+
+    def first_step(self, prompt: Sequence[int], seed: int) -> tuple[str, str]:
+        """What one step at temperature 1 writes: an independent draw a position, and the argmax."""
+        config, shape = self.model.config, (1, self.model.config.canvas_length)
+        cache = self.model.make_cache([0])
+        self.model.encode(mx.array([list(prompt)], dtype=mx.int32), cache)
+        noise = noise_of([seed], config.vocab_size)
+        said = self.model.survey(
+            noise.initial(0, shape),
+            self.model.no_signal(shape),
+            cache.prefix(),
+            mx.array(1.0),
+            gumbel_source(noise, 0, 0, (*shape, config.vocab_size)),
+        )
+        draw, argmax = (np.array(tokens)[0].tolist() for tokens in (said.sample, said.argmax))
+        return self._text(draw), self._text(argmax)
+
+    def _text(self, canvas: Sequence[int]) -> str:
+        """The text of a canvas up to its stop token."""
+        stops = self.model.generation_defaults.resolve().eos_token_id
+        tokens, _ = through_stop(canvas, stops)
+        return TextStream(self.tokenizer, {self.model.config.pad_token_id, *stops}).push(tokens, last=True)

@@ -1,0 +1,62 @@
+"""One prompt of a measurement, and the check of its answer.
+
+Knows nothing of how prompts come about, of models or of files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from mlx_diffusion.measure.tasks import Task
+from mlx_diffusion.tokenizer import Tokenizer
+
+THOUGHT_END = "<channel|>"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt, what tells right answers from wrong ones, and the family that it counts in."""
+
+    family: str
+    messages: tuple[dict[str, Any], ...]
+    check: Callable[[str], bool]
+    thinking: bool = False
+    tools: tuple[dict[str, Any], ...] = ()
+    length: int | None = None  # of a list that is to be shuffled
+
+    @classmethod
+    def of(cls, task: Task, length: int | None = None) -> Item:
+        """A task as a prompt to be measured."""
+        return cls(task.family, task.messages, task.is_right, task.thought is not None, task.tools, length)
+
+    def tokens(self, tokenizer: Tokenizer) -> list[int]:
+        """The prompt as token ids, by the checkpoint's chat template. Raises `PromptError`."""
+        tools = self.tools or None
+        if not self.thinking:
+            return tokenizer.apply_chat_template(self.messages, tools=tools, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(
+            self.messages, tools=tools, add_generation_prompt=True, enable_thinking=True
+        )
+
+    def is_right(self, text: str) -> bool:
+        """Whether a text is a right answer: what follows its thoughts, without the space around it."""
+        return self.check(text.rpartition(THOUGHT_END)[2].strip())
+
+    def digest(self) -> str:
+        """A fingerprint of the prompt, the same on every machine."""
+        return digest([self.family, self.messages, self.thinking, self.tools])
+
+
+def digest(content: Any) -> str:
+    """A short fingerprint of what JSON can hold."""
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def digest_of(items: Iterable[Item]) -> str:
+    """A fingerprint of prompts and their order."""
+    return digest([item.digest() for item in items])

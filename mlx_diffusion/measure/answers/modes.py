@@ -1,0 +1,84 @@
+"""The ways of denoising that can be measured: the library's modes, and other rules of acceptance under its loop.
+
+    reference        the library's modes, by their names
+    confidence:0.9   keeps tokens of at least this probability: what other implementations default to
+    random:0.5       keeps each token with this probability, whatever it is: a broken sampler, which must show
+
+Knows nothing of prompts or of results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_diffusion.engine.sampler import Acceptance, Confidence
+from mlx_diffusion.errors import OptionError
+from mlx_diffusion.options import MODES
+from mlx_diffusion.options import Mode as LibraryMode
+
+RULES = ("confidence", "random")
+USAGE = f"there are {', '.join(MODES)}, confidence:THRESHOLD and random:PROBABILITY, as in confidence:0.9"
+
+
+@dataclass(frozen=True)
+class RandomAcceptance:
+    """Keeps each position with the same probability, by a hash of the step's figures and of the row's seed.
+
+    A pure function, as a rule must be that MLX may trace; the figures' last bits change from step to step.
+    """
+
+    probability: float
+    seeds: tuple[int, ...]  # [B], below 2³²
+
+    def __call__(self, entropies: mx.array, probabilities: mx.array) -> mx.array:
+        if self.probability == 1:
+            return mx.full(entropies.shape, True)
+        places = mx.arange(entropies.shape[-1], dtype=mx.uint32) * mx.array(0x9E3779B1, dtype=mx.uint32)  # [L]
+        bits = entropies.view(mx.uint32) ^ mixed(probabilities.view(mx.uint32) + places)  # [B, L]
+        bits = mixed(bits + mx.array(self.seeds, dtype=mx.uint32)[:, None])
+        return bits < mx.array(int(self.probability * 2**32), dtype=mx.uint32)
+
+
+def mixed(bits: mx.array) -> mx.array:
+    """uint32 to uint32, every bit of the result from every bit given: MurmurHash3's finaliser."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits >> shift)) * mx.array(factor, dtype=mx.uint32)
+    return bits ^ (bits >> 16)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way of denoising, read from its name."""
+
+    name: str
+    library: LibraryMode | None = None  # set for the library's own
+    rule: str = ""
+    value: float = 0.0
+
+    @classmethod
+    def parse(cls, name: str) -> Mode:
+        """Read "reference" or "confidence:0.9". Raises `OptionError`."""
+        for library in MODES:
+            if name == library:
+                return cls(name, library)
+        rule, colon, number = name.partition(":")
+        if rule not in RULES or not colon:
+            raise OptionError(f"unknown mode {name!r}; {USAGE}")
+        try:
+            value = float(number)
+        except ValueError:
+            raise OptionError(f"mode {name!r}: {number!r} is no number; {USAGE}") from None
+        if not 0 <= value <= 1:
+            raise OptionError(f"mode {name!r}: {number} must be from 0 to 1")
+        return cls(f"{rule}:{value:g}", None, rule, value)
+
+    def acceptance(self, seeds: Sequence[int]) -> Acceptance | None:
+        """The rule for one batch; None leaves it to the library. `seeds` are those of the batch's rows."""
+        if self.rule == "confidence":
+            return Confidence(self.value)
+        if self.rule == "random":
+            return RandomAcceptance(self.value, tuple(seeds))
+        return None

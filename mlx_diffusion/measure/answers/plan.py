@@ -1,0 +1,106 @@
+"""What is to be measured: prompts, and the ways of denoising that they are run through.
+
+A plan is settled before any work and written into the record, so that a run is gone on with only where nothing of it
+has changed. Knows nothing of models and runs nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mlx_diffusion.errors import OptionError
+from mlx_diffusion.measure.answers.item import Item, digest_of
+from mlx_diffusion.measure.answers.modes import Mode
+from mlx_diffusion.options import GenerationConfig, Settings
+
+SWEPT = {field.name: field.type for field in fields(Settings) if field.name not in ("mode", "seed", "eos_token_id")}
+"""The options that a sweep may vary: every one that is a number."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of running the prompts: a mode and the options that differ from the checkpoint's."""
+
+    mode: Mode
+    options: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.mode.name, *(f"{name}={value:g}" for name, value in self.options)])
+
+    def config(self, max_tokens: int) -> GenerationConfig:
+        """What a generation is asked for. Raises `OptionError`."""
+        config = GenerationConfig(max_tokens=max_tokens, mode=self.mode.library)
+        return config.override(dict(self.options))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides the result of a measurement but the checkpoint."""
+
+    items: Mapping[str, Sequence[Item]]  # family -> prompts
+    ways: tuple[Way, ...]
+    seed: int
+    max_tokens: int
+    batch_size: int
+
+    def batches(self) -> list[tuple[int, str, int]]:
+        """(way, family, first prompt) of every batch; families in turn, so that all ways grow together."""
+        return [
+            (way, family, start)
+            for family, items in self.items.items()
+            for way in range(len(self.ways))
+            for start in range(0, len(items), self.batch_size)
+        ]
+
+    def prompts(self) -> int:
+        """How many prompts are run, all ways together."""
+        return sum(map(len, self.items.values())) * len(self.ways)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON, prompts as fingerprints."""
+        return {
+            "ways": [{"label": way.label, "mode": way.mode.name, "options": dict(way.options)} for way in self.ways],
+            "families": {
+                family: {"prompts": len(items), "digest": digest_of(items)} for family, items in self.items.items()
+            },
+            "seed": self.seed,
+            "max_tokens": self.max_tokens,
+            "batch_size": self.batch_size,
+        }
+
+
+def ways(modes: Sequence[str], sweeps: Sequence[str]) -> tuple[Way, ...]:
+    """Every mode with every combination of swept values, each once. Raises `OptionError`."""
+    parsed = list(dict.fromkeys(Mode.parse(mode) for mode in modes))
+    swept = [parse_sweep(sweep) for sweep in sweeps]
+    names = [name for name, _ in swept]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise OptionError(f"--sweep {twice[0]} is given twice; list its values in one")
+    choices = [[(name, value) for value in values] for name, values in swept]
+    return tuple(Way(mode, options) for mode in parsed for options in itertools.product(*choices))
+
+
+def parse_sweep(text: str) -> tuple[str, list[float]]:
+    """Read FIELD=V,V,…: a numeric option of a generation and its values. Raises `OptionError`."""
+    name, equals, listed = text.partition("=")
+    if name not in SWEPT or not equals:
+        raise OptionError(f"--sweep {text!r} is no FIELD=V,V,...; the fields are {', '.join(SWEPT)}")
+    values: list[float] = []
+    for word in listed.split(","):
+        try:
+            value = int(word) if SWEPT[name] is int else float(word)
+            GenerationConfig().override({name: value})
+        except ValueError as error:
+            reason = error if isinstance(error, OptionError) else f"{word!r} is no {_kind(name)}"
+            raise OptionError(f"--sweep {text!r}: {reason}") from None
+        values.append(value)
+    return name, list(dict.fromkeys(values))
+
+
+def _kind(name: str) -> str:
+    return "whole number" if SWEPT[name] is int else "number"

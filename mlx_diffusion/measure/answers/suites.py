@@ -1,0 +1,99 @@
+"""Which prompts are measured: suites of task families, all of them from the held-out split.
+
+`SUITES` is the table; a suite of prompts to be filled in goes there like the others. Prompts are drawn from a seed,
+each different from all others of its family, and by construction none of them is in the training stream. Knows nothing
+of models or of files.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from random import Random
+from types import MappingProxyType
+
+from mlx_diffusion.errors import OptionError
+from mlx_diffusion.measure.answers.item import Item
+from mlx_diffusion.measure.answers.worded import WORDED, worded
+from mlx_diffusion.measure.tasks import FAMILIES, Task, draw, split_of
+from mlx_diffusion.measure.tasks.squares import sudoku_squares
+
+SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "lists": tuple(
+            "copy reverse sort shuffle insert_index insert_random remove_index remove_random replace_index "
+            "replace_random".split()
+        ),
+        "squares": ("latin", "sudoku"),
+        "numbers": ("addition", "to_words", "to_digits", "dates"),
+        "records": ("to_json", "from_json"),
+        "code": ("python", "python_middle"),
+        "stories": ("story",),
+        "thinking": ("think",),
+        "tools": ("tool",),
+    }
+)
+"""The suites that have no prompts in common; lists and squares are the task set of ParallelBench (arXiv 2510.04767)."""
+
+DEFAULT_SUITES = ("lists", "squares")
+ALL = "all"
+WORDED_PREFIX = "worded-"  # ahead of a suite or family: the same prompts in words that any model understands
+FRUITLESS_DRAWS = 3000  # in a row, until a family is taken to have no further prompt
+
+
+def families_of(names: Iterable[str]) -> list[str]:
+    """The families of suites and single families, each once, in the order of the tables. Raises `OptionError`."""
+    chosen = {family for name in names for family in _families(name)}
+    return [family for family in all_families() if family in chosen]
+
+
+def all_families() -> list[str]:
+    """Every family that can be measured, worded ones last."""
+    plain = [family for families in SUITES.values() for family in families]
+    return [*plain, *(WORDED_PREFIX + family for family in plain if family in WORDED)]
+
+
+def suite_names() -> list[str]:
+    """Every name of a suite."""
+    with_wording = [name for name, families in SUITES.items() if set(families) & WORDED.keys()]
+    return [*SUITES, ALL, *(WORDED_PREFIX + name for name in with_wording)]
+
+
+def _families(name: str) -> list[str]:
+    if name == ALL:
+        return [family for families in SUITES.values() for family in families]
+    if name in SUITES:
+        return list(SUITES[name])
+    bare = name.removeprefix(WORDED_PREFIX)
+    if bare != name and bare in SUITES and set(SUITES[bare]) & WORDED.keys():
+        return [WORDED_PREFIX + family for family in SUITES[bare] if family in WORDED]
+    if name in all_families():
+        return [name]
+    near = difflib.get_close_matches(name, [*suite_names(), *all_families()], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise OptionError(
+        f"unknown suite {name!r}; {hint}There are {', '.join(suite_names())}, every single family, and FILE.jsonl"
+    )
+
+
+def items_of(family: str, count: int, seed: int) -> list[Item]:
+    """`count` different held-out prompts of a family, or all there are; more of them begin with the same ones."""
+    bare = family.removeprefix(WORDED_PREFIX)
+    rng = Random(f"{seed} {bare}")
+    items: dict[str, Item] = {}
+    fruitless = 0
+    while len(items) < count and fruitless < FRUITLESS_DRAWS:
+        task = draw(FAMILIES[bare], rng, "held_out")
+        if bare == "sudoku" and _may_be_trained_on(task):
+            continue
+        length = len(task.answer.split()) if bare == "shuffle" else None
+        item = Item.of(worded(task) if bare != family else task, length)
+        fruitless = fruitless + 1 if item.digest() in items else 0
+        items.setdefault(item.digest(), item)
+    return list(items.values())
+
+
+def _may_be_trained_on(sudoku: Task) -> bool:
+    """Whether a training solution fits the clues, too: then training may have asked for the very same."""
+    texts = ("\n".join("".join(str(cell + 1) for cell in row) for row in square) for square in sudoku_squares())
+    return any(split_of("sudoku", text) == "train" for text in texts if sudoku.is_right(text))

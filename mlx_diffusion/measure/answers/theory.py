@@ -1,0 +1,64 @@
+"""What one denoising step can reach at most where positions depend on each other, beside what it reached.
+
+After one step every position has its own distribution and nothing ties them. Where a model has learned that every order
+of n items is equally likely, each position gives each item 1/n, and independent draws make a valid shuffle with
+probability n!/nⁿ: no sampler can do better without a second step. A model reaches more only by giving up on chance:
+the more it prefers one order, the nearer it is to valid draws. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlx_diffusion.measure.answers.statistics import binomial_at_most, wilson
+
+UNLIKELY = 0.01
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """One shuffle of `length` items after a single step: a draw at every position, and the most likely tokens."""
+
+    length: int
+    draw: bool  # whether the draw is a valid shuffle
+    argmax: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The shuffles of one length: how often a single step gave a valid one, and n!/nⁿ."""
+
+    length: int
+    prompts: int
+    draws: int  # valid ones
+    low: float  # of their share, the 95 % interval
+    high: float
+    argmaxes: int
+    bound: float
+    chance: float  # of so many valid draws or more, were each valid with the bound's probability
+
+    @property
+    def holds(self) -> bool:
+        """Whether what was measured may be within the bound."""
+        return self.chance >= UNLIKELY
+
+
+def bounds(steps: Iterable[FirstStep]) -> list[Bound]:
+    """One entry a length, shortest first."""
+    by_length: dict[int, list[FirstStep]] = {}
+    for step in steps:
+        by_length.setdefault(step.length, []).append(step)
+    found = []
+    for length, own in sorted(by_length.items()):
+        draws = sum(step.draw for step in own)
+        argmaxes = sum(step.argmax for step in own)
+        bound = math.factorial(length) / length**length
+        chance = 1 - binomial_at_most(draws - 1, len(own), bound)
+        found.append(Bound(length, len(own), draws, *wilson(draws, len(own)), argmaxes, bound, chance))
+    return found

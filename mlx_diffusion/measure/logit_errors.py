@@ -1,0 +1,124 @@
+"""How far the logits of a conversion are from its source's, on a few prompts.
+
+By Kullback-Leibler divergence and by how often the most likely token is the same, where a denoising starts (random
+canvases, no soft signal) and where it ends (canvases that the converted model denoised). Both models see the same:
+canvas and soft signal, which at converged canvases is the source's own, at the last step's temperature. So what differs
+is what the weights do in one step, and not what a run made of an earlier difference. Both checkpoints run layer by
+layer: memory is bounded by one layer and both embeddings. Knows nothing of how large an error may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_diffusion.checkpoint.folder import Checkpoint
+from mlx_diffusion.engine.noise import KeyedNoise
+from mlx_diffusion.engine.sampler import temperature
+from mlx_diffusion.measure.layerwise import Denoised, Draft, denoised, hidden_states, load_ends
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.options import GenerationConfig, Settings
+from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
+
+PROMPTS = ("Copy: fig oak ant", "In words: 4217", "Write one sentence about rain.")
+LOGIT_ROWS = 16  # positions whose logits are compared at once: two arrays of 17 MB at the real size
+SEED = 0
+STEPS = 16  # at most, of a user's 48: each reads the whole converted checkpoint
+RANDOM, CONVERGED = "random", "converged"
+
+
+@dataclass(frozen=True)
+class LogitError:
+    """How far the logits of a canvas (or of all of a kind) are from the source's, over its positions."""
+
+    canvases: str  # RANDOM or CONVERGED
+    prompt: str | None  # None: all of them
+    divergence: float  # source from converted, in nats, mean over positions
+    worst: float  # the largest of any position
+    equal: float  # share of positions with the same most likely token
+
+
+def logit_errors(
+    original: Checkpoint,
+    converted: Checkpoint,
+    tell: Callable[[float, str], None],
+    texts: Sequence[str] = PROMPTS,
+) -> tuple[list[LogitError], list[Denoised]]:
+    """The errors of each kind of canvas, of all and of each prompt, and the canvases that the converted model made.
+
+    `texts` are what a user says; `tell` is told the share that is done and what is at work. Raises CheckpointError.
+    """
+    tokenizer = load_tokenizer(original.folder)
+    prompts = [tuple(_tokens(tokenizer, text, original.config.vocab_size)) for text in texts]
+    settings = _settings(original)
+    noise = KeyedNoise(SEED, original.config.vocab_size)
+    passes = settings.max_denoising_steps + 3  # all the steps of the converted, a look of it, two of the source
+    done = 0
+
+    def advance(index: int) -> None:
+        nonlocal done
+        done += 1
+        tell(done / (passes * original.config.num_hidden_layers), f"logits, layer {index}")
+
+    converted_ends = load_ends(converted)
+    canvases = denoised(converted, converted_ends, prompts, noise, settings, advance)
+    done = settings.max_denoising_steps * original.config.num_hidden_layers
+    shape = (1, original.config.canvas_length)
+    random = [Draft(prompt, noise.initial(block, shape)[0]) for block, prompt in enumerate(prompts)]
+    converged = [Draft(prompt, canvas.canvas) for prompt, canvas in zip(prompts, canvases, strict=True)]
+
+    original_ends = load_ends(original)
+    states = hidden_states(original, original_ends, [*random, *converged], advance)
+    last = temperature(settings.max_denoising_steps - 1, settings.max_denoising_steps, settings.t_min, settings.t_max)
+    for index, state in enumerate(states[len(random) :]):
+        soft = original_ends.soft_embedding(original_ends.logits(state)[None] / last)
+        mx.eval(soft)
+        converged[index] = replace(converged[index], soft=soft)
+    states[len(random) :] = hidden_states(original, original_ends, converged, advance)
+    others = hidden_states(converted, converted_ends, [*random, *converged], advance)
+
+    errors = []
+    pairs = list(zip(states, others, strict=True))
+    for kind, own in ((RANDOM, pairs[: len(random)]), (CONVERGED, pairs[len(random) :])):
+        compared = [_compared(original_ends, converted_ends, *pair) for pair in own]
+        whole = [np.concatenate(arrays) for arrays in zip(*compared, strict=True)]
+        errors.append(_logit_error(kind, None, *whole))
+        errors += [_logit_error(kind, text, *one) for text, one in zip(texts, compared, strict=True)]
+    return errors, canvases
+
+
+def _settings(checkpoint: Checkpoint) -> Settings:
+    """The checkpoint's own, of a shorter run."""
+    own = GenerationConfig.from_checkpoint(checkpoint.folder).resolve()
+    return replace(own, max_denoising_steps=min(own.max_denoising_steps, STEPS))
+
+
+def _tokens(tokenizer: Tokenizer, text: str, vocab_size: int) -> list[int]:
+    if not tokenizer.has_chat_template:
+        return tokenizer.encode_prompt(text, vocab_size)
+    return tokenizer.encode_prompt([{"role": "user", "content": text}], vocab_size)
+
+
+def _compared(
+    original: DiffusionGemma, converted: DiffusionGemma, state: mx.array, other: mx.array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divergence in nats and equality of the most likely token at each position, [L]; state and other are [L, D]."""
+    divergences, equal = [], []
+    for start in range(0, state.shape[0], LOGIT_ROWS):
+        rows = slice(start, start + LOGIT_ROWS)
+        logits = original.logits(state[rows]), converted.logits(other[rows])
+        p, q = (array - mx.logsumexp(array, axis=-1, keepdims=True) for array in logits)
+        divergence = (mx.exp(p) * (p - q)).sum(axis=-1)
+        same = mx.argmax(logits[0], axis=-1) == mx.argmax(logits[1], axis=-1)
+        mx.eval(divergence, same)
+        divergences.append(np.array(divergence))
+        equal.append(np.array(same))
+    return np.concatenate(divergences), np.concatenate(equal)
+
+
+def _logit_error(kind: str, prompt: str | None, divergence: np.ndarray, equal: np.ndarray) -> LogitError:
+    """Divergences are not negative; rounding makes those of next to nothing so."""
+    return LogitError(kind, prompt, max(float(divergence.mean()), 0.0), float(divergence.max()), float(equal.mean()))

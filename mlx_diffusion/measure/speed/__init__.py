@@ -1,0 +1,1 @@
+"""What a checkpoint costs and how fast it runs here."""

@@ -1,0 +1,64 @@
+"""What is run: prompts of a given length, texts of a given length, modes; and how often.
+
+Prompts are random tokens of the vocabulary, the same for the same seed, without those that mean something to the model
+besides text. Knows nothing of clocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.errors import OptionError
+from mlx_diffusion.options import GenerationConfig, Mode
+
+NEVER_CONFIDENT = 1e-30  # nats; no canvas has a mean entropy below it, so none is finished early
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt length, one text length, one mode."""
+
+    prompt_tokens: int
+    output_tokens: int
+    mode: Mode
+
+    def __str__(self) -> str:
+        return f"{self.prompt_tokens} + {self.output_tokens} tokens, {self.mode}"
+
+    def wishes(self, base: GenerationConfig) -> GenerationConfig:
+        """The options of its runs: `base`, and no token ends the text.
+
+        Where `base` says how many denoising steps a canvas may take, every canvas takes exactly that many.
+        """
+        fixed = {} if base.max_denoising_steps is None else {"confidence_threshold": NEVER_CONFIDENT}
+        return base.override({"max_tokens": self.output_tokens, "mode": self.mode, "eos_token_id": (), **fixed})
+
+
+def grid(
+    prompt_tokens: Sequence[int], output_tokens: Sequence[int], modes: Sequence[Mode], config: ModelConfig
+) -> list[Case]:
+    """Every combination. Raises OptionError for one that the model's context cannot hold."""
+    made = [Case(*sizes) for sizes in itertools.product(prompt_tokens, output_tokens, modes)]
+    for case in made:
+        blocks = -(-case.output_tokens // config.canvas_length)
+        needed, context = case.prompt_tokens + blocks * config.canvas_length, config.max_position_embeddings
+        if needed > context:
+            raise OptionError(
+                f"a prompt of {case.prompt_tokens} tokens and a text of {case.output_tokens} in canvases of "
+                f"{config.canvas_length} need {needed} positions, the model's context has {context}; shorten one, or "
+                f"time it with --context {needed} all the same"
+            )
+    return made
+
+
+def random_prompt(config: ModelConfig, length: int, seed: int, avoid: Iterable[int]) -> list[int]:
+    """Token ids, uniform over the vocabulary but for pad, begin and stop tokens and those to `avoid`."""
+    begin = () if config.bos_token_id is None else (config.bos_token_id,)
+    special = {config.pad_token_id, *begin, *config.eos_token_id, *avoid}
+    allowed = np.setdiff1d(np.arange(config.vocab_size), sorted(special))
+    return np.random.default_rng(seed).choice(allowed, length).tolist()

@@ -1,0 +1,184 @@
+"""What the device itself reaches: matrix products of the shapes and formats of a pass, and a plain copy.
+
+The kernels are MLX's, each alone and on warm memory, so a pass cannot be faster than its products together. Large
+matrices are cut to what takes the device a twentieth of a second or so. Knows nothing of models beyond these shapes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.device import over_cores, transposed
+from mlx_diffusion.measure.speed.cost import Cost, Product
+from mlx_diffusion.network.head import Rows
+
+REPEATS = 5
+LEAST_SECONDS = 0.02  # a measurement repeats its product until it has taken this long
+MOST_SECONDS = 0.05  # of one product; larger ones are cut
+LEAST_SIDE = 512  # of what a product is cut to; every group size divides it
+COPY_BYTES = 1 << 27
+DENSE_SIDE = 256  # the dense product begins here and doubles until it takes MOST_SECONDS
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape and format of a product; matrices that share one are measured once."""
+
+    rows: int
+    inner: int
+    outer: int
+    spec: QuantSpec | None
+    experts: int  # 0 where there is one matrix for all rows
+    transposed: bool  # [rows, inner] by a matrix stored as [outer, inner], the usual case
+
+    def label(self) -> str:
+        held = "floating point" if self.spec is None else f"{self.spec.mode} {self.spec.bits} bits"
+        over = f" over {self.experts} experts" if self.experts else ""
+        return f"[{self.rows}, {self.inner}] by [{self.inner}, {self.outer}]{over}, {held}"
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Rates that were measured: operations a second of a large dense product and of each shape, bytes a second."""
+
+    dense_flops: float
+    copy_bytes: float
+    shapes: dict[Shape, float]
+
+    def compute_seconds(self, cost: Cost) -> float:
+        """The products of a pass at their own kernels' rates, and its other operations at the dense rate."""
+        rest = cost.attention_flops + cost.sampler_flops
+        return rest / self.dense_flops + sum(p.flops / self.shapes[shape_of(p)] for p in cost.products)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "dense_gflops": self.dense_flops / 1e9,
+            "copy_gb_per_second": self.copy_bytes / 1e9,
+            "product_gflops": {shape.label(): rate / 1e9 for shape, rate in self.shapes.items()},
+        }
+
+
+def measure(costs: Iterable[Cost], dtype: mx.Dtype, report: Callable[[str], None]) -> Ceilings:
+    """Measure the device for these passes, in activations of `dtype`; `report` is told what is being measured."""
+    report("measuring the device: copy and dense product")
+    copy, dense = _copy_rate(), _dense_rate(dtype)
+    shapes = {}
+    for shape in dict.fromkeys(shape_of(product) for cost in costs for product in cost.products):
+        report(f"measuring the device: {shape.label()}")
+        shapes[shape] = _product_rate(shape, dtype, dense * MOST_SECONDS)
+        mx.clear_cache()
+    return Ceilings(dense, copy, shapes)
+
+
+def shape_of(product: Product) -> Shape:
+    """What of a product decides its rate."""
+    experts = round(product.matrices) if product.part == "experts" else 0
+    transposed = product.reads_weights  # the soft embedding alone reads the table the other way
+    return Shape(product.rows, product.inner, product.outer, product.spec, experts, transposed)
+
+
+def _seconds(run: Callable[[], mx.array]) -> float:
+    """The least seconds of one run among REPEATS measurements, after one that is not counted."""
+    mx.eval(run())
+    times = 1
+    best = float("inf")
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        for _ in range(times):
+            mx.eval(run())
+        taken = (time.perf_counter() - started) / times
+        best = min(best, taken)
+        times = max(1, round(LEAST_SECONDS / best))
+    return best
+
+
+def _copy_rate() -> float:
+    """Bytes read and written a second."""
+    source = mx.ones((COPY_BYTES // 4,), dtype=mx.float32)
+    mx.eval(source)
+    return 2 * COPY_BYTES / _seconds(lambda: mx.negative(source))
+
+
+def _dense_rate(dtype: mx.Dtype) -> float:
+    side = DENSE_SIDE
+    while True:
+        a, b = _random((side, side), dtype, 0), _random((side, side), dtype, 1)
+        seconds = _seconds(lambda a=a, b=b: a @ b)  # type: ignore[misc]
+        if seconds >= MOST_SECONDS:
+            return 2 * side**3 / seconds
+        side *= 2
+
+
+def _product_rate(shape: Shape, dtype: mx.Dtype, budget: float) -> float:
+    """`budget` is how many operations one product may have."""
+    inner, outer = shape.inner, shape.outer
+    share = min(1.0, budget / (2 * shape.rows * inner * outer))
+    if shape.experts:
+        return _experts_rate(shape, dtype, share)
+    if shape.transposed:
+        outer = min(outer, max(LEAST_SIDE, _rounded(outer * share)))
+        stored = (outer, inner)
+    else:  # the long axis is the inner one
+        inner = min(inner, max(LEAST_SIDE, _rounded(inner * share)))
+        stored = (inner, outer)
+    x = _random((shape.rows, inner), dtype, 0)
+    matrix = _Matrix(stored, shape.spec, dtype)
+    return 2 * shape.rows * inner * outer / _seconds(lambda: matrix.times(x, shape.transposed))
+
+
+def _experts_rate(shape: Shape, dtype: mx.Dtype, share: float) -> float:
+    """Sorted rows, as many for each expert as in the pass, over fewer experts where all would take too long."""
+    experts = max(1, min(shape.experts, round(shape.experts * share)))
+    each = max(1, round(shape.rows / shape.experts))
+    x = _random((experts * each, 1, shape.inner), dtype, 0)
+    chosen = mx.repeat(mx.arange(experts, dtype=mx.uint32), each)
+    matrix = _Matrix((experts, shape.outer, shape.inner), shape.spec, dtype)
+    return 2 * experts * each * shape.inner * shape.outer / _seconds(lambda: matrix.times_chosen(x, chosen))
+
+
+class _Matrix:
+    """Random matrices in a format, and how rows are multiplied by them."""
+
+    def __init__(self, stored: tuple[int, ...], spec: QuantSpec | None, dtype: mx.Dtype) -> None:
+        self.spec = spec
+        self.weight = _random(stored, dtype, 2)
+        self.scales: mx.array | None = None
+        self.biases: mx.array | None = None  # of affine formats
+        if spec is None:
+            self.weight = transposed(self.weight).swapaxes(-1, -2)  # as `weights.fill` lays them out
+        else:
+            packed = mx.quantize(self.weight, group_size=spec.group_size, bits=spec.bits, mode=spec.mode)
+            self.weight, self.scales, self.biases = packed if len(packed) == 3 else (*packed, None)
+        mx.eval(self.weight, self.scales, self.biases)
+
+    def times(self, x: mx.array, transposed: bool) -> mx.array:
+        rows = Rows(self.weight, self.scales, self.biases, self.spec)
+        return rows.project(x) if transposed else rows.mix(x)
+
+    def times_chosen(self, x: mx.array, chosen: mx.array) -> mx.array:
+        return over_cores(self._times_chosen, x.size * self.weight.shape[1], x, chosen)
+
+    def _times_chosen(self, x: mx.array, chosen: mx.array) -> mx.array:
+        if self.spec is None or self.scales is None:
+            return mx.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=chosen, sorted_indices=True)
+        return mx.gather_qmm(
+            x, self.weight, self.scales, self.biases, rhs_indices=chosen, transpose=True, sorted_indices=True,
+            group_size=self.spec.group_size, bits=self.spec.bits, mode=self.spec.mode,
+        )  # fmt: skip
+
+
+def _random(shape: tuple[int, ...], dtype: mx.Dtype, seed: int) -> mx.array:
+    values = mx.random.normal(shape, dtype=mx.float32, key=mx.random.key(seed)).astype(dtype)
+    mx.eval(values)
+    return values
+
+
+def _rounded(size: float) -> int:
+    """Down to a multiple of LEAST_SIDE."""
+    return int(size) // LEAST_SIDE * LEAST_SIDE

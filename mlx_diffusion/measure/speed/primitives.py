@@ -1,0 +1,156 @@
+"""What MLX evaluates in one denoising step, counted in its graph: figures that carry over from machine to machine.
+
+A generation is run until it asks MLX to evaluate its first step, whose graph is counted instead. Knows nothing of how
+a step is made, only that all of it is evaluated at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field, replace
+from io import StringIO
+from typing import Any
+from unittest.mock import patch
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_diffusion import device
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.engine.noise import KeyedNoise
+from mlx_diffusion.generation import stream_generate
+from mlx_diffusion.measure.speed.cases import Case, random_prompt
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.sampling import columns
+from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.tokenizer import Tokenizer
+
+NODE = '[label ="'
+VIEWS = ("Broadcast", "ExpandDims", "Squeeze", "Reshape", "Transpose", "StopGradient", "Unflatten", "Flatten")
+
+MOST_PROMPT = 128  # tokens; longer ones change little of what is counted, and encoding them takes long
+
+Counter = Callable[[list[mx.array]], np.ndarray]  # whole numbers, of whatever is counted
+Step = Callable[[Counter], np.ndarray]  # builds one denoising step and gives what the counter counts in it
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What one denoising step evaluates."""
+
+    primitives: int  # after compilation: kernels that are started, or arrays that are looked at anew
+    vocabulary_bytes: int | None  # moved in arrays of the vocabulary's width, were nothing compiled
+    chunk_bytes: int | None  # the same, and in arrays as wide as the chunks that it is cut into
+
+    def as_dict(self) -> dict[str, int | None]:
+        return asdict(self)
+
+
+def counted_case(case: Case) -> Case:
+    """The case whose steps are counted in place of this one."""
+    return replace(case, prompt_tokens=min(case.prompt_tokens, MOST_PROMPT))
+
+
+def counted(step: Step, config: ModelConfig, case: Case) -> Counted:
+    """Count a step of this case by every measure. Bytes are None where MLX cannot export a primitive of the step."""
+    length, vocab = config.canvas_length, config.vocab_size
+    scores = case.prompt_tokens + length  # as wide as attention's, which are not meant
+
+    def moved(arrays: list[mx.array]) -> np.ndarray:
+        return np.array(
+            [wide_bytes(arrays, length, widths - {scores}) for widths in ({vocab}, {vocab, columns(vocab)})]
+        )
+
+    (run,) = step(lambda arrays: np.array([primitives(arrays)])).tolist()
+    moved_bytes = uncompiled(lambda: step(moved))
+    return Counted(run, *([None, None] if moved_bytes is None else moved_bytes.tolist()))
+
+
+def own_step(model: DiffusionGemma, tokenizer: Tokenizer, case: Case, base: GenerationConfig) -> Step:
+    """The first denoising step of this library, built as a GPU would run it and not evaluated.
+
+    A CPU runs its steps uncompiled, since each fused kernel costs it a run of the C++ compiler.
+    """
+    prompt = random_prompt(model.config, case.prompt_tokens, base.seed or 0, ())
+    evaluate = mx.eval
+
+    def step(count: Counter) -> np.ndarray:
+        noise = _MarkedNoise(base.seed or 0, model.config.vocab_size)
+
+        def counting(*trees: Any) -> None:
+            if not noise.drawn:  # the prompt is still being encoded
+                evaluate(*trees)
+                return
+            arrays = dict(tree_flatten(trees)).values()
+            raise _Enough(count([array for array in arrays if isinstance(array, mx.array)]))
+
+        compiled, model.compiled = model.compiled, True
+        try:
+            with patch.object(mx, "eval", counting), patch.object(device, "on_cpu", lambda: False):
+                for _ in stream_generate(model, tokenizer, prompt, config=case.wishes(base), noise=noise):
+                    pass
+        except _Enough as enough:
+            return enough.numbers
+        finally:
+            model.compiled = compiled
+        raise AssertionError("a denoising step that evaluates nothing")
+
+    return step
+
+
+@dataclass(frozen=True)
+class _MarkedNoise(KeyedNoise):
+    """The default noise, which remembers that a canvas has been drawn: the prompt is encoded then."""
+
+    drawn: list[int] = field(default_factory=list)
+
+    def initial(self, block: int, shape: tuple[int, ...]) -> mx.array:
+        canvas = super().initial(block, shape)
+        mx.eval(canvas)
+        self.drawn.append(block)
+        return canvas
+
+
+class _Enough(BaseException):
+    """Ends a generation at the evaluation that was waited for; no error, so nothing that handles errors stops it."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        super().__init__(numbers)
+        self.numbers = numbers
+
+
+def primitives(arrays: list[mx.array]) -> int:
+    """How many primitives the evaluation of these arrays runs."""
+    text = StringIO()
+    mx.export_to_dot(text, *arrays)
+    return text.getvalue().count(NODE)
+
+
+def wide_bytes(arrays: list[mx.array], rows: int, widths: Collection[int]) -> int:
+    """Bytes that evaluating these arrays reads and writes in arrays of `rows` rows and one of these widths.
+
+    Views, which move nothing, are left out. Raises ValueError for primitives that MLX cannot export: all compiled ones.
+    """
+    total = 0
+
+    def look(entry: dict[str, Any]) -> None:
+        nonlocal total
+        if entry["type"] == "primitive" and entry["name"] not in VIEWS:
+            for _, shape, dtype in (*entry["inputs"], *entry["outputs"]):
+                if len(shape) > 1 and shape[-2] == rows and shape[-1] in widths:
+                    total += math.prod(shape) * dtype.size
+
+    mx.export_function(look, lambda: arrays)
+    return total
+
+
+def uncompiled(count: Callable[[], np.ndarray]) -> np.ndarray | None:
+    mx.disable_compile()
+    try:
+        return count()
+    except ValueError:
+        return None
+    finally:
+        mx.enable_compile()

@@ -1,0 +1,150 @@
+"""What a benchmark found: the figures of every case beside what the device allows, and beside a peer's.
+
+Plain records that become one JSON object. Knows nothing of how they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlx_diffusion.measure.speed.ceilings import Ceilings
+from mlx_diffusion.measure.speed.cost import Cost
+from mlx_diffusion.measure.speed.primitives import Counted
+from mlx_diffusion.measure.speed.runs import Measured, Spread
+
+# What is compared with a peer, in Sample's names: less is better in all.
+COMPARED = ("step_seconds", "prompt_seconds", "first_text_seconds", "cpu_seconds", "memory_bytes")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured, and where."""
+
+    model: str
+    device: Mapping[str, Any]  # as the machine describes itself, versions included
+    dtype: str  # of activations
+    layers: int
+    canvas_length: int
+    weight_bytes: int
+    load_seconds: float
+    steps: int | None  # denoising steps that were fixed
+    seed: int
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How near a case comes to what the device allows, prefill left out: denoising, and encoding finished canvases."""
+
+    flops_per_second: float
+    bytes_per_second: float  # of those that have to be read
+    share_of_dense: float  # of the device's large dense product
+    share_of_ceiling: float  # of the time that the work's own kernels, or the reading of its bytes, take
+    bound: str  # "compute" or "memory": which of the two takes longer
+    prompt_flops_per_second: float
+    prompt_share_of_dense: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a case consists of."""
+
+    step: Cost  # one denoising step behind the prompt
+    canvas: Cost  # encoding one finished canvas behind it
+    prompt: tuple[Cost, ...]  # encoding the prompt, in parts
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case: what was measured, what it costs, how near that comes to the ceilings."""
+
+    measured: Measured
+    work: Work
+    reach: Reach
+
+    def as_dict(self) -> dict[str, Any]:
+        flops = sum(cost.total_flops for cost in self.work.prompt)
+        nbytes = sum(cost.total_bytes for cost in self.work.prompt)
+        tokens = self.measured.case.prompt_tokens
+        return {
+            **self.measured.as_dict(),
+            "step_cost": self.work.step.as_dict(),
+            "encoded_token_cost": {"flops": flops / tokens, "bytes": nbytes / tokens},
+            "reach": asdict(self.reach),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One case run by this library and by a peer in turn."""
+
+    ours: Measured
+    theirs: Measured
+    our_step: Counted
+    their_step: Counted
+
+    def ratio(self, name: str) -> Spread | None:
+        """Ours over theirs, run by run."""
+        pairs = [
+            (getattr(own, name), getattr(peer, name))
+            for own, peer in zip(self.ours.samples, self.theirs.samples, strict=True)
+        ]
+        return Spread.of(own / peer for own, peer in pairs if own is not None and peer)
+
+    @property
+    def counted_ratios(self) -> dict[str, float | None]:
+        ours, theirs = self.our_step.as_dict(), self.their_step.as_dict()
+        return {name: own / peer if own is not None and (peer := theirs[name]) else None for name, own in ours.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        ratios = {name: self.ratio(name) for name in COMPARED}
+        return {
+            **asdict(self.ours.case),
+            "ratios": {name: None if ratio is None else asdict(ratio) for name, ratio in ratios.items()},
+            "counted_ratios": self.counted_ratios,
+            "ours": self.ours.as_dict() | self.our_step.as_dict(),
+            "theirs": self.theirs.as_dict() | self.their_step.as_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """All of a run of the benchmark."""
+
+    subject: Subject
+    ceilings: Ceilings
+    cases: Sequence[CaseResult]
+    peer: str | None = None  # name and version
+    comparisons: Sequence[Comparison] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self.subject),
+            "ceilings": self.ceilings.as_dict(),
+            "cases": [case.as_dict() for case in self.cases],
+            "peer": self.peer,
+            "against": [comparison.as_dict() for comparison in self.comparisons],
+        }
+
+
+def reach(measured: Measured, work: Work, ceilings: Ceilings) -> Reach:
+    """How near a case comes to the ceilings."""
+    step, canvas = work.step, work.canvas
+    steps = measured.median("steps")
+    encodings = -(-measured.case.output_tokens // step.positions) - 1
+    seconds = steps * measured.median("step_seconds")
+    flops = steps * step.total_flops + encodings * canvas.total_flops
+    nbytes = steps * step.total_bytes + encodings * canvas.total_bytes
+    compute = steps * ceilings.compute_seconds(step) + encodings * ceilings.compute_seconds(canvas)
+    memory = nbytes / ceilings.copy_bytes
+    prompt_flops = sum(cost.total_flops for cost in work.prompt) / measured.median("prompt_seconds")
+    return Reach(
+        flops_per_second=flops / seconds,
+        bytes_per_second=nbytes / seconds,
+        share_of_dense=flops / seconds / ceilings.dense_flops,
+        share_of_ceiling=max(compute, memory) / seconds,
+        bound="compute" if compute >= memory else "memory",
+        prompt_flops_per_second=prompt_flops,
+        prompt_share_of_dense=prompt_flops / ceilings.dense_flops,
+    )

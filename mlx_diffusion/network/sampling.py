@@ -1,0 +1,44 @@
+"""What is read off logits and how a token is drawn from them: entropy, probability, and the Gumbel trick.
+
+Pure functions from arrays to arrays, over a vocabulary that is there as a whole, or noise of some of its columns. Knows
+nothing of where logits or keys come from.
+"""
+
+import mlx.core as mx
+import numpy as np
+
+LOWEST = float(np.finfo(np.float32).min)
+PARTS = 4  # that the vocabulary is drawn in: at the real size 67 MB of float32 each, for a canvas of 256
+
+
+def entropy(logits: mx.array) -> mx.array:
+    """Entropy in nats of each position's distribution: float32 [B, L, V] -> float32 [B, L]."""
+    log_p = mx.maximum(logits - mx.logsumexp(logits, axis=-1, keepdims=True), LOWEST)  # -inf would give 0 * inf
+    return -(mx.exp(log_p) * log_p).sum(axis=-1)
+
+
+def probability(logits: mx.array, tokens: mx.array) -> mx.array:
+    """What softmax(logits) gives each position's token: float32 [B, L, V], int32 [B, L] -> float32 [B, L]."""
+    chosen = mx.take_along_axis(logits, tokens[..., None], axis=-1).squeeze(-1)
+    return mx.exp(chosen - mx.logsumexp(logits, axis=-1))
+
+
+def sample(logits: mx.array, gumbel: mx.array) -> mx.array:
+    """One token a position, drawn from softmax(logits) by the Gumbel trick: [B, L, V] twice -> int32 [B, L]."""
+    return mx.argmax(logits + gumbel, axis=-1).astype(mx.int32)
+
+
+def columns(vocab_size: int) -> int:
+    """How many columns of logits or noise are made at once, the last time perhaps fewer."""
+    return -(-vocab_size // PARTS)
+
+
+def gumbel_columns(source: mx.array, first: int, shape: tuple[int, ...]) -> mx.array:
+    """The `columns(V)` columns from `first`, a multiple of their number, of Gumbel noise of shape [B, L, V]."""
+    most = columns(shape[-1])
+    count = min(most, shape[-1] - first)
+    if source.dtype != mx.uint32:
+        return source[..., first : first + count]
+    key = source + mx.array([0, first // most], dtype=mx.uint32)
+    row = mx.random.gumbel((1, *shape[1:-1], count), dtype=mx.float32, key=key)
+    return mx.broadcast_to(row, (*shape[:-1], count))
