@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_told_with_numbers_and_the_recipe_that_would() -> N
 def test_the_published_model_is_too_large_for_a_small_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mlx_diffusion.convert.machine.this_machine", lambda: machine(8 << 30))
+    monkeypatch.setattr("mlx_diffusion.fit.machine.this_machine", lambda: machine(8 << 30))
     assert run("--synthetic", "published", "--recipe", "4bit") == 1
     err = capsys.readouterr().err
     assert "GB for it" in err and "weights 19.8" in err and err.count("\n") == 1

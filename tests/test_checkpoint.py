@@ -119,7 +119,7 @@ def test_the_cache_serves_offline(tmp_path: Path) -> None:
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(revision)
     program = (
-        "from mlx_diffusion.checkpoint import find\n"
+        "from mlx_diffusion.checkpoint.folder import find\n"
         "print(find('toy/model'))\n"
         "try:\n    find('toy/other')\nexcept ValueError as error:\n    print(error)\n"
     )

@@ -130,7 +130,7 @@ def test_a_curve_a_mode(quick: list[str], tmp_path: Path) -> None:
 def test_what_recipes_cost(
     source: Path, suite: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_diffusion.convert.logit_errors.STEPS", 2)
+    monkeypatch.setattr("mlx_diffusion.measure.logit_errors.STEPS", 2)
     argv = ["--model", str(source), "--suite", suite, "--max-tokens", "8", "--recipes", "bf16,2bit", "--json"]
     file, page = str(source.parent / "recipes.json"), source.parent / "recipes.md"
     assert run(*argv, "-o", file, "--markdown", str(page)) == 0

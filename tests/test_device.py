@@ -24,7 +24,7 @@ def logits_and_cache() -> list[np.ndarray]:
 def test_a_model_laid_out_for_a_cpu_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     laid_out = logits_and_cache()
     monkeypatch.setattr(device, "transposed", lambda matrix: matrix.swapaxes(-1, -2))
-    for module in ("weights", "parts"):
+    for module in ("checkpoint.weights", "network.split_attention"):
         monkeypatch.setattr(f"mlx_diffusion.{module}.transposed", device.transposed)
     for ours, plain in zip(laid_out, logits_and_cache(), strict=True):
         assert np.abs(ours - plain).max() < 1e-5

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffusion.device import evaluated_after
+from mlx_diffusion.engine import noise
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.network import head, sampling
 from mlx_diffusion.network.head import Rows, Survey, softcapped, survey, survey_logits
@@ -18,7 +19,7 @@ FORMATS = [None, (64, 8, "affine"), (32, 3, "affine"), (32, 4, "mxfp4"), (16, 4,
 
 
 def cut_at(columns: int, patch: pytest.MonkeyPatch) -> None:
-    for module in (head, sampling):
+    for module in (head, noise, sampling):
         patch.setattr(module, "columns", lambda vocab_size: columns)
 
 

@@ -1,6 +1,5 @@
 """The package as it is installed: public names, folders that are mapped, what the wheel holds."""
 
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,16 +14,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 
 
-def python(*argv: str, cwd: Path, path: Path | None = None) -> str:
-    environment = {"PYTHONPATH": str(path)} if path else None
-    done = subprocess.run([sys.executable, *argv], cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+def python(*argv: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, *argv], cwd=cwd, capture_output=True, text=True, check=True)
     return done.stdout
-
-
-def folder_of(package: str) -> Path:
-    """Where a package's files lie in the repository."""
-    mapped = SETUPTOOLS["package-dir"]
-    return ROOT / mapped.get(package, package.replace(".", "/"))
 
 
 def test_public_names_are_there() -> None:
@@ -42,16 +34,6 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_mapped_packages_are_found_wherever_python_is_started(cwd: str, tmp_path: Path) -> None:
     probe = "import mlx_diffusion, mlx_diffusion.cli.main, mlx_diffusion.convert; print('found')"
     assert python("-c", probe, cwd=ROOT if cwd == "root" else tmp_path) == "found\n"
-
-
-def test_an_installed_wheel_supplies_them_in_the_repository_s_root(tmp_path: Path) -> None:
-    for package in SETUPTOOLS["packages"]:
-        target = tmp_path / package.replace(".", "/")
-        shutil.copytree(folder_of(package), target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("demo"))
-    # -S leaves out site-packages, and with it any editable install; the copy stands for a wheel's files.
-    probe = "import mlx_diffusion, mlx_diffusion.convert as c; print(mlx_diffusion.__file__); print(c.__file__)"
-    package, convert = python("-S", "-c", probe, cwd=ROOT, path=tmp_path).split()
-    assert Path(package).is_relative_to(ROOT) and Path(convert).is_relative_to(tmp_path)
 
 
 def test_every_package_of_the_repository_is_installed_and_no_other() -> None:
