@@ -16,9 +16,9 @@ from mlx_diffusion.cli.state import state_folder
 from mlx_diffusion.errors import OptionError
 
 if TYPE_CHECKING:
-    from mlx_diffusion.measure.answers.plan import Plan
-    from mlx_diffusion.measure.answers.record import Record
-    from mlx_diffusion.measure.answers.runs import Progress
+    from mlx_diffusion.measure.answers.plan import EvaluationPlan
+    from mlx_diffusion.measure.answers.record import Evaluation
+    from mlx_diffusion.measure.answers.runs import EvaluationProgress
 
 EPILOG = """\
 examples:
@@ -121,9 +121,9 @@ def run(args: argparse.Namespace) -> int:
     from mlx_diffusion.measure.answers.document import page
     from mlx_diffusion.measure.answers.figures import report
     from mlx_diffusion.measure.answers.files import write_whole
-    from mlx_diffusion.measure.answers.record import Record
+    from mlx_diffusion.measure.answers.record import Evaluation
 
-    record = Record.read(args.show) if args.show else _measure(args)
+    record = Evaluation.read(args.show) if args.show else _measure(args)
     print(json.dumps(report(record), ensure_ascii=False) if args.json else tables.text(record))
     for file in args.plot:
         plots.draw(record, file)
@@ -155,9 +155,9 @@ def _check_usage(args: argparse.Namespace) -> None:
         args.usage_error("--answers are kept in the output; add --output FILE")
 
 
-def _plan(args: argparse.Namespace) -> "Plan":
+def _plan(args: argparse.Namespace) -> "EvaluationPlan":
     """What the command line asks for. Raises OptionError."""
-    from mlx_diffusion.measure.answers.plan import Plan, ways
+    from mlx_diffusion.measure.answers.plan import EvaluationPlan, ways
     from mlx_diffusion.measure.answers.session import DEFAULT_BATCH_SIZE, DEFAULT_MAX_TOKENS, items_from
     from mlx_diffusion.measure.answers.suites import DEFAULT_SUITES
 
@@ -165,7 +165,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
     if not names:
         raise OptionError("--suite is empty; leave it out, or name suites, families or FILE.jsonl")
     chosen = ways(args.mode or ["reference"], args.sweep)
-    return Plan(
+    return EvaluationPlan(
         items_from(names, args.count, args.seed),
         chosen,
         args.seed,
@@ -174,7 +174,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
     )
 
 
-def _measure(args: argparse.Namespace) -> "Record":
+def _measure(args: argparse.Namespace) -> "Evaluation":
     from mlx_diffusion.measure.answers import session
 
     plan = _plan(args)
@@ -194,7 +194,7 @@ def _measure(args: argparse.Namespace) -> "Record":
         raise
 
 
-def progress_text(progress: "Progress") -> str:
+def progress_text(progress: "EvaluationProgress") -> str:
     """One line: how much, how many right so far, how long."""
     left = progress.seconds_left
     right = f"{progress.right / progress.done:.0%} right" if progress.done else "nothing yet"
@@ -207,9 +207,9 @@ def progress_text(progress: "Progress") -> str:
 def _compare(args: argparse.Namespace) -> int:
     from mlx_diffusion.measure.answers import tables
     from mlx_diffusion.measure.answers.comparison import compare
-    from mlx_diffusion.measure.answers.record import Record
+    from mlx_diffusion.measure.answers.record import Evaluation
 
-    found = compare(*map(Record.read, args.compare))
+    found = compare(*map(Evaluation.read, args.compare))
     if args.json:
         print(json.dumps([comparison.as_dict() for comparison in found], ensure_ascii=False))
     else:

@@ -20,9 +20,9 @@ from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.answers import figures, session
 from mlx_diffusion.measure.answers.comparison import Comparison, compare
 from mlx_diffusion.measure.answers.figures import Figures
-from mlx_diffusion.measure.answers.plan import Plan
-from mlx_diffusion.measure.answers.record import HEADER, Record
-from mlx_diffusion.measure.answers.runs import Progress
+from mlx_diffusion.measure.answers.plan import EvaluationPlan
+from mlx_diffusion.measure.answers.record import HEADER, Evaluation
+from mlx_diffusion.measure.answers.runs import EvaluationProgress
 from mlx_diffusion.measure.answers.tables import comparison_text, interval, per_cent, table
 from mlx_diffusion.measure.logit_errors import CONVERGED, RANDOM, LogitError, logit_errors
 
@@ -45,7 +45,7 @@ token*: positions of the latter with the same most likely token.
 
 
 @dataclass(frozen=True)
-class Cost:
+class RecipeCost:
     """One recipe."""
 
     recipe: str  # or SOURCE
@@ -61,7 +61,7 @@ class CostReport:
     """The source and its recipes, and how each recipe's answers differ from the source's. `header` says of what."""
 
     header: Mapping[str, Any]
-    costs: tuple[Cost, ...]
+    costs: tuple[RecipeCost, ...]
     comparisons: tuple[tuple[str, Comparison], ...]  # by recipe
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class CostReport:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> CostReport:
         """What `as_dict` gave, read from `content`."""
-        found = [Cost(**{**entry, "figures": Figures(**entry["figures"])}) for entry in content["costs"]]
+        found = [RecipeCost(**{**entry, "figures": Figures(**entry["figures"])}) for entry in content["costs"]]
         comparisons = [(entry["recipe"], Comparison.from_dict(entry)) for entry in content["comparisons"]]
         return cls({key: content[key] for key in HEADER}, tuple(found), tuple(comparisons))
 
@@ -129,7 +129,7 @@ class CostReport:
 def costs(
     source: str,
     recipes: Sequence[str],
-    plan: Plan,
+    plan: EvaluationPlan,
     *,
     workers: int | None = None,
     report: Callable[[str], None] = lambda line: None,
@@ -142,11 +142,11 @@ def costs(
     if len(plan.ways) != 1:
         raise OptionError("recipes are compared in one way of running; leave out further modes and sweeps")
     folder = checkpoint.find(source)
-    found: list[Cost] = []
+    found: list[RecipeCost] = []
     comparisons = []
 
-    def measure(name: str, where: Path) -> Record:
-        def tell(progress: Progress) -> None:
+    def measure(name: str, where: Path) -> Evaluation:
+        def tell(progress: EvaluationProgress) -> None:
             report(f"{name}: {progress.done} of {progress.total} prompts, {progress.doing}")
 
         return session.run(
@@ -156,7 +156,7 @@ def costs(
     with tempfile.TemporaryDirectory() as temporary:
         base = measure(SOURCE, folder)
         base = replace(base, header={**base.header, "model": source})
-        found.append(Cost(SOURCE, _weights(folder), figures.of_all(base, 0), 0.0, 0.0, 1.0))
+        found.append(RecipeCost(SOURCE, _weights(folder), figures.of_all(base, 0), 0.0, 0.0, 1.0))
         for name in dict.fromkeys(recipes):
             target = Path(temporary) / name
             convert(folder, target, name)
@@ -164,7 +164,7 @@ def costs(
             comparisons.append((name, compare(base, record)[0]))
             first, converged = _divergences(folder, target, plan, name, report)
             found.append(
-                Cost(
+                RecipeCost(
                     name, _weights(target), figures.of_all(record, 0),
                     first.divergence, converged.divergence, converged.equal,
                 )
@@ -173,7 +173,7 @@ def costs(
 
 
 def _divergences(
-    folder: Path, target: Path, plan: Plan, name: str, report: Callable[[str], None]
+    folder: Path, target: Path, plan: EvaluationPlan, name: str, report: Callable[[str], None]
 ) -> tuple[LogitError, LogitError]:
     """The logits at random and at converged canvases, over the first prompts of every family in turn."""
     rounds = zip(*plan.items.values(), strict=False)

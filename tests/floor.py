@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.measure.answers.identity import fingerprint
-from mlx_diffusion.measure.answers.plan import Plan, ways
-from mlx_diffusion.measure.answers.record import Record
+from mlx_diffusion.measure.answers.plan import EvaluationPlan, ways
+from mlx_diffusion.measure.answers.record import Evaluation
 from mlx_diffusion.measure.answers.session import run
 from mlx_diffusion.measure.answers.statistics import binomial_at_most, wilson
 from mlx_diffusion.measure.answers.suites import items_of
@@ -32,15 +32,15 @@ MAX_TOKENS = 64
 CHANCE = 0.001
 
 
-def measure(mode: str, counts: Mapping[str, int], seed: int) -> Record:
+def measure(mode: str, counts: Mapping[str, int], seed: int) -> Evaluation:
     """A run of the bundled checkpoint in one mode, so many prompts of each family."""
     items = {family: items_of(family, count, seed) for family, count in counts.items()}
-    plan = Plan(items, ways([mode], [f"max_denoising_steps={STEPS}"]), seed, MAX_TOKENS, batch_size=1)
+    plan = EvaluationPlan(items, ways([mode], [f"max_denoising_steps={STEPS}"]), seed, MAX_TOKENS, batch_size=1)
     with tempfile.TemporaryDirectory() as folder:
         return run("demo", plan, state=Path(folder), first_steps=False)
 
 
-def below(record: Record, recorded: dict[str, list[int]]) -> list[str]:
+def below(record: Evaluation, recorded: dict[str, list[int]]) -> list[str]:
     """What fell below its floor, in words; `recorded` are right answers and prompts by family."""
     found = []
     every_right = every_count = 0

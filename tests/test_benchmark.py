@@ -21,11 +21,11 @@ from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.speed import ceilings, primitives
 from mlx_diffusion.measure.speed.cases import Case, grid, random_prompt
 from mlx_diffusion.measure.speed.ceilings import Ceilings, shape_of
-from mlx_diffusion.measure.speed.cost import EXPERTS, SOFT, Cost, Product, encode_cost, step_cost
+from mlx_diffusion.measure.speed.cost import EXPERTS, SOFT, PassCost, Product, encode_cost, step_cost
 from mlx_diffusion.measure.speed.plots import plot
 from mlx_diffusion.measure.speed.primitives import Counted
-from mlx_diffusion.measure.speed.results import CaseResult, Comparison, Results, Subject, Work, reach
-from mlx_diffusion.measure.speed.runs import Measured, Sample, Spread, measure, own_run
+from mlx_diffusion.measure.speed.results import BenchmarkResults, CaseResult, PeerComparison, Setup, Work, reach
+from mlx_diffusion.measure.speed.runs import CaseRuns, RunFigures, Spread, library_runner, measure
 from mlx_diffusion.measure.speed.tables import busy, quantity, tables
 from mlx_diffusion.options import DEFAULTS, GenerationConfig
 
@@ -33,8 +33,8 @@ TINY = ModelConfig.from_dict(config_dict())
 CASE = Case(10, 16, "reference")
 
 
-def sample(**figures: Any) -> Sample:
-    made = Sample(
+def sample(**figures: Any) -> RunFigures:
+    made = RunFigures(
         tokens_per_second=8.0, step_seconds=0.5, steps_per_token=0.25, positions_per_token=2.0, first_text_seconds=1.25,
         prompt_seconds=0.25, prompt_tokens_per_second=40.0, memory_bytes=1000, steps=4, tokens=16,
         seconds=2.0, cpu_seconds=1.9,
@@ -42,10 +42,10 @@ def sample(**figures: Any) -> Sample:
     return replace(made, **figures)
 
 
-def recorded() -> Results:
+def recorded() -> BenchmarkResults:
     """Two canvases of eight tokens in four steps, three times; the device as if all its products ran alike."""
-    ours = Measured(CASE, (sample(), sample(step_seconds=0.25, memory_bytes=900), sample(step_seconds=1.0)))
-    theirs = Measured(CASE, (sample(step_seconds=1.0), sample(step_seconds=1.0), sample(step_seconds=2.0)))
+    ours = CaseRuns(CASE, (sample(), sample(step_seconds=0.25, memory_bytes=900), sample(step_seconds=1.0)))
+    theirs = CaseRuns(CASE, (sample(step_seconds=1.0), sample(step_seconds=1.0), sample(step_seconds=2.0)))
     work = Work(
         step=step_cost(TINY, lambda path: None, 10, 4),
         canvas=encode_cost(TINY, lambda path: None, 8, 10, 4),
@@ -54,9 +54,11 @@ def recorded() -> Results:
     shapes = {shape_of(product): 1e7 for cost in (work.step, work.canvas) for product in cost.products}
     rates = Ceilings(dense_flops=1e7, copy_bytes=1e9, shapes=shapes)
     device = {"chip": "A chip", "cpus": 2, "device": "cpu", "packages": {"mlx": "1", "numpy": "2"}}
-    subject = Subject("tiny", device, "float32", 3, 8, 1_234_567, 0.5, 2, 0)
-    comparison = Comparison(ours, theirs, Counted(70, None, 1024), Counted(100, 4096, 4096))
-    return Results(subject, rates, [CaseResult(ours, work, reach(ours, work, rates))], "mlx-vlm 1", [comparison])
+    subject = Setup("tiny", device, "float32", 3, 8, 1_234_567, 0.5, 2, 0)
+    comparison = PeerComparison(ours, theirs, Counted(70, None, 1024), Counted(100, 4096, 4096))
+    return BenchmarkResults(
+        subject, rates, [CaseResult(ours, work, reach(ours, work, rates))], "mlx-vlm 1", [comparison]
+    )
 
 
 def test_reach_is_work_over_time_over_rate() -> None:
@@ -121,7 +123,7 @@ def test_a_busy_machine_is_told() -> None:
     results = recorded()
     assert busy(results) is None
     (case,) = results.cases
-    slowed = replace(case, measured=Measured(CASE, (sample(), sample(cpu_seconds=0.5))))
+    slowed = replace(case, measured=CaseRuns(CASE, (sample(), sample(cpu_seconds=0.5))))
     told = busy(replace(results, cases=[slowed]))
     assert told is not None and "25% to 95% of a core" in told
     on_gpu = replace(results.subject, device={**results.subject.device, "device": "gpu"})
@@ -153,7 +155,7 @@ def test_steps_fix_the_work() -> None:
     model, tokenizer = load(FIXTURES / "hub")
     length = model.config.canvas_length
     case = Case(9, 2 * length, "reference")
-    run = own_run(model, tokenizer, GenerationConfig(max_denoising_steps=3))
+    run = library_runner(model, tokenizer, GenerationConfig(max_denoising_steps=3))
     first = run(case)
     assert (first.steps, first.tokens, first.positions_per_token) == (6, 2 * length, 3.0)
     assert first.memory_bytes > 0 and first.first_text_seconds is not None
@@ -163,7 +165,7 @@ def test_the_first_turn_does_not_count_and_runs_take_turns() -> None:
     order: list[str] = []
 
     def engine(name: str) -> Any:
-        def run(case: Case) -> Sample:
+        def run(case: Case) -> RunFigures:
             order.append(name)
             return sample(step_seconds=float(len(order)))
 
@@ -176,9 +178,9 @@ def test_the_first_turn_does_not_count_and_runs_take_turns() -> None:
 
 
 def test_a_figure_that_some_runs_lack() -> None:
-    measured = Measured(CASE, (sample(first_text_seconds=None), sample(first_text_seconds=2.0)))
+    measured = CaseRuns(CASE, (sample(first_text_seconds=None), sample(first_text_seconds=2.0)))
     assert measured.spread("first_text_seconds") == Spread(2.0, 2.0, 2.0)
-    assert Measured(CASE, (sample(first_text_seconds=None),)).spread("first_text_seconds") is None
+    assert CaseRuns(CASE, (sample(first_text_seconds=None),)).spread("first_text_seconds") is None
 
 
 def test_primitives_of_a_graph() -> None:
@@ -203,7 +205,7 @@ def test_a_step_is_counted_as_a_gpu_would_run_it() -> None:
     """Compiled, though this may be a CPU, with nothing left behind; the logits and the noise are in chunks alone."""
     model, tokenizer = load(FIXTURES / "hub")
     config, compiled, evaluate = model.config, model.compiled, mx.eval
-    step = primitives.own_step(model, tokenizer, Case(9, 16, "reference"), GenerationConfig())
+    step = primitives.library_step_counter(model, tokenizer, Case(9, 16, "reference"), GenerationConfig())
     found = primitives.counted(step, config, CASE)
     assert mx.eval is evaluate and model.compiled == compiled
     uncompiled = primitives.uncompiled(lambda: step(lambda arrays: np.array([primitives.primitives(arrays)])))
@@ -224,7 +226,7 @@ def test_ceilings_are_measured_once_a_shape_and_cut_where_large(monkeypatch: pyt
         Product(EXPERTS, 16, 64, 64, affine, matrices=3.6),
         Product(SOFT, 4, 64, 32, affine, reads_weights=False),
     )
-    cost = Cost(4, products, attention_flops=100, sampler_flops=0, cache_bytes=0, item_bytes=4)
+    cost = PassCost(4, products, attention_flops=100, sampler_flops=0, cache_bytes=0, item_bytes=4)
     told: list[str] = []
     found = ceilings.measure([cost, cost], mx.float32, told.append)
     assert len(found.shapes) == 4 and len(told) == 5
@@ -233,10 +235,10 @@ def test_ceilings_are_measured_once_a_shape_and_cut_where_large(monkeypatch: pyt
     assert even.compute_seconds(cost) == pytest.approx((cost.total_flops - 100) / 1e6 + 100 / 2e6)
 
 
-def test_settings_that_a_case_wishes() -> None:
-    free = GenerationConfig().resolve(CASE.wishes(GenerationConfig(seed=4)))
+def test_settings_that_a_case_asks_for() -> None:
+    free = GenerationConfig().resolve(CASE.options(GenerationConfig(seed=4)))
     assert asdict(free) == asdict(DEFAULTS) | {"max_tokens": 16, "seed": 4}
-    fixed = GenerationConfig().resolve(CASE.wishes(GenerationConfig(max_denoising_steps=5)))
+    fixed = GenerationConfig().resolve(CASE.options(GenerationConfig(max_denoising_steps=5)))
     assert fixed.max_denoising_steps == 5 and fixed.confidence_threshold < 1e-20
 
 

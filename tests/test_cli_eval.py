@@ -13,7 +13,7 @@ from conftest import FIXTURES
 
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.measure.answers import plots, tables
-from mlx_diffusion.measure.answers.record import Record
+from mlx_diffusion.measure.answers.record import Evaluation
 
 HUB = str(FIXTURES / "hub")
 
@@ -117,7 +117,7 @@ def test_the_process_ends_cleanly_and_goes_on(quick: list[str], tmp_path: Path) 
 def test_a_curve_a_mode(quick: list[str], tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     assert run(*quick, "--mode", "reference", "--mode", "confidence:0.9", "-o", str(file)) == 0
-    record = Record.read(file)
+    record = Evaluation.read(file)
     figure = plots.curves(record)
     (axes,) = figure.axes
     _, labels = axes.get_legend_handles_labels()
@@ -160,4 +160,4 @@ def test_an_interrupt_ends_it_within_a_step_and_the_same_command_goes_on(tmp_pat
     done = journal.read_bytes().count(b"\n") - 1
     assert 1 <= done < 24 and not output.exists()
     assert run(*command[4:]) == 0
-    assert len(Record.read(output).cells[0, "copy"].outcomes) == 24 and not journal.exists()
+    assert len(Evaluation.read(output).cells[0, "copy"].outcomes) == 24 and not journal.exists()

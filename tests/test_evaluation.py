@@ -16,15 +16,15 @@ from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.measure.answers import figures, session
 from mlx_diffusion.measure.answers.comparison import compare
-from mlx_diffusion.measure.answers.engine import Engine
+from mlx_diffusion.measure.answers.engine import Examinee
 from mlx_diffusion.measure.answers.figures import Figures, recommended
 from mlx_diffusion.measure.answers.identity import fingerprint
 from mlx_diffusion.measure.answers.item import Item
-from mlx_diffusion.measure.answers.modes import Mode, RandomAcceptance
-from mlx_diffusion.measure.answers.plan import Plan, parse_sweep, ways
-from mlx_diffusion.measure.answers.record import Cell, Outcome, Record
+from mlx_diffusion.measure.answers.modes import MeasuredMode, RandomAcceptance
+from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, ways
+from mlx_diffusion.measure.answers.record import Cell, Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.row_noise import RowNoise, seed_of
-from mlx_diffusion.measure.answers.runs import Progress, run_batch
+from mlx_diffusion.measure.answers.runs import EvaluationProgress, run_batch
 from mlx_diffusion.measure.answers.theory import FirstStep, bounds
 
 HUB = FIXTURES / "hub"
@@ -36,8 +36,8 @@ def items(family: str, count: int) -> list[Item]:
     return [Item(family, message, lambda text: len(text) % 2 == 0) for message in messages]
 
 
-def plan(batch_size: int = 1, **changes: Any) -> Plan:
-    made = Plan(
+def plan(batch_size: int = 1, **changes: Any) -> EvaluationPlan:
+    made = EvaluationPlan(
         {"one": items("one", 4), "two": items("two", 3)},
         ways(["reference", "confidence:0.5", "random:0.5"], ["max_denoising_steps=2,4"]),
         seed=0,
@@ -47,18 +47,18 @@ def plan(batch_size: int = 1, **changes: Any) -> Plan:
     return replace(made, **changes)
 
 
-def kept(record: Record) -> dict[tuple[int, str], tuple[Outcome, ...]]:
+def kept(record: Evaluation) -> dict[tuple[int, str], tuple[PromptOutcome, ...]]:
     return {key: cell.outcomes for key, cell in record.cells.items()}
 
 
 def test_a_result_depends_neither_on_workers_nor_on_an_interrupt(tmp_path: Path) -> None:
     one = session.run(HUB, plan(), output=tmp_path / "one.json", workers=1, answers=True)
-    assert kept(Record.read(tmp_path / "one.json")) == kept(one)
+    assert kept(Evaluation.read(tmp_path / "one.json")) == kept(one)
 
     output = tmp_path / "two.json"
-    seen: list[Progress] = []
+    seen: list[EvaluationProgress] = []
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: EvaluationProgress) -> None:
         seen.append(progress)
         if progress.done == 10:
             raise KeyboardInterrupt
@@ -85,7 +85,7 @@ def test_another_measurement_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="another measurement: seed differ; give another --output"):
         session.run(HUB, replace(small, seed=1), output=tmp_path / "a.json")
     (tmp_path / "a.json").rename(tmp_path / "b.json.part")
-    header = Record.read(tmp_path / "b.json.part").header
+    header = Evaluation.read(tmp_path / "b.json.part").header
     (tmp_path / "b.json.part").write_text(json.dumps(header) + "\n")
     with pytest.raises(EvaluationError, match="another measurement: families differ"):
         session.run(HUB, replace(small, items={"one": items("one", 5)}), output=tmp_path / "b.json")
@@ -124,7 +124,7 @@ def test_rows_draw_what_each_would_alone() -> None:
 
 
 def test_steps_and_limits_are_counted() -> None:
-    engine = Engine.of(HUB)
+    engine = Examinee.of(HUB)
     three_steps = plan(ways=ways(["reference"], ["max_denoising_steps=3"]), max_tokens=32)
     (found,) = run_batch(engine, engine.tokenizer, three_steps, 0, "one", 0).outcomes
     # 32 tokens are two canvases of 16; a random checkpoint never settles.
@@ -132,7 +132,7 @@ def test_steps_and_limits_are_counted() -> None:
 
 
 def test_figures_by_hand() -> None:
-    outcomes = [Outcome(True, 4, 1, 0, 10), Outcome(False, 12, 2, 1, 30)]
+    outcomes = [PromptOutcome(True, 4, 1, 0, 10), PromptOutcome(False, 12, 2, 1, 30)]
     found = Figures.of(outcomes, 1.5, canvas_length=64)
     assert (found.prompts, found.right, found.accuracy) == (2, 1, 0.5)
     assert found.steps_per_canvas == pytest.approx(16 / 3)
@@ -141,18 +141,18 @@ def test_figures_by_hand() -> None:
     assert found.limited == pytest.approx(1 / 3)
 
 
-def record(*rights: list[str], steps: int = 4, digest: str = "d") -> Record:
+def record(*rights: list[str], steps: int = 4, digest: str = "d") -> Evaluation:
     """A record of one family a word and one way a list; a word has 1 for each right answer."""
     families = {f"f{n}": {"prompts": len(right), "digest": digest} for n, right in enumerate(rights[0])}
     described = [{"label": f"w{way}", "mode": "reference", "options": {}} for way in range(len(rights))]
     cells = {
-        (way, family): Cell(tuple(Outcome(mark == "1", steps + way, 1, 0, 8) for mark in right), 1.0)
+        (way, family): Cell(tuple(PromptOutcome(mark == "1", steps + way, 1, 0, 8) for mark in right), 1.0)
         for way, own in enumerate(rights)
         for family, right in zip(families, own, strict=True)
     }
     header = {"model": "m", "checkpoint": "c", "canvas_length": 64, "device": "cpu"}
     plan = {"ways": described, "families": families, "seed": 0, "max_tokens": 8, "batch_size": 1}
-    return Record({**header, "plan": plan}, cells)
+    return Evaluation({**header, "plan": plan}, cells)
 
 
 def test_a_comparison_by_hand() -> None:
@@ -196,7 +196,7 @@ def test_the_bound_on_one_step() -> None:
 
 
 def test_a_first_step_is_a_draw_and_an_argmax_at_temperature_one() -> None:
-    engine = Engine.of(HUB)
+    engine = Examinee.of(HUB)
     model = engine.model
     prompt = items("one", 1)[0].tokens(engine.tokenizer)
     cache = model.make_cache([0])
@@ -210,9 +210,9 @@ def test_a_first_step_is_a_draw_and_an_argmax_at_temperature_one() -> None:
 
 
 def test_modes() -> None:
-    assert Mode.parse("reference").acceptance([0]) is None
-    confidence = Mode.parse("confidence:0.90").acceptance([0])
-    assert confidence is not None and Mode.parse("confidence:0.90").name == "confidence:0.9"
+    assert MeasuredMode.parse("reference").acceptance([0]) is None
+    confidence = MeasuredMode.parse("confidence:0.90").acceptance([0])
+    assert confidence is not None and MeasuredMode.parse("confidence:0.90").name == "confidence:0.9"
     chosen = confidence(mx.zeros((1, 3)), mx.array([[0.95, 0.5, 0.8]]))
     assert chosen.tolist() == [[True, False, False]]
     figures_of_steps = mx.random.uniform(shape=(2, 50, 2, 64), key=mx.random.key(0))
@@ -224,7 +224,7 @@ def test_modes() -> None:
     assert RandomAcceptance(1.0, (1,))(mx.zeros((1, 3)), mx.zeros((1, 3))).all()
     for wrong in ("fast", "confidence", "confidence:x", "confidence:2", "random:-1", "reference:1"):
         with pytest.raises(OptionError, match="mode"):
-            Mode.parse(wrong)
+            MeasuredMode.parse(wrong)
 
 
 def test_sweeps() -> None:
@@ -248,7 +248,7 @@ def test_a_damaged_record_is_one_line(damage: Callable[[str], str], tmp_path: Pa
     file = tmp_path / "r.json"
     file.write_text(damage(record(["10", "11"]).to_json(answers=False)))
     with pytest.raises(EvaluationError, match=r"r\.json") as caught:
-        Record.read(file)
+        Evaluation.read(file)
     assert "\n" not in str(caught.value)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.measure.answers.identity import fingerprint
-from mlx_diffusion.measure.answers.record import Cell, Outcome, Record
+from mlx_diffusion.measure.answers.record import Cell, Evaluation, PromptOutcome
 from mlx_diffusion.options import MODES
 
 RECORDED = json.loads(floor.FLOOR.read_text())
@@ -24,12 +24,12 @@ def test_no_mode_falls_below_its_floor(mode: str) -> None:
     assert not floor.below(floor.measure(mode, floor.CHECKED, seed=0), RECORDED["modes"][mode])
 
 
-def found(rights: Sequence[int]) -> Record:
+def found(rights: Sequence[int]) -> Evaluation:
     cells = {
-        (0, family): Cell(tuple(Outcome(number < right, 1, 1, 0, 1) for number in range(12)), 0.0)
+        (0, family): Cell(tuple(PromptOutcome(number < right, 1, 1, 0, 1) for number in range(12)), 0.0)
         for family, right in zip(floor.CHECKED, rights, strict=True)
     }
-    return Record({"plan": {"families": dict.fromkeys(floor.CHECKED)}}, cells)
+    return Evaluation({"plan": {"families": dict.fromkeys(floor.CHECKED)}}, cells)
 
 
 def test_noise_is_no_fall_and_a_fall_is_no_noise() -> None:

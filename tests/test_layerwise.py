@@ -14,7 +14,7 @@ from mlx_diffusion.engine.denoise import Denoiser
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.engine.sampler import EntropyBound
 from mlx_diffusion.loading import load_model
-from mlx_diffusion.measure.layerwise import Draft, denoised, hidden_states, load_ends
+from mlx_diffusion.measure.layerwise import PromptedCanvas, denoised, hidden_states, load_ends
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import load_tokenizer
 
@@ -39,7 +39,11 @@ def test_layer_by_layer_is_the_model(name: str, length: int) -> None:
     second = model.denoise(canvas[None], soft, cache)
     layers: list[int] = []
     # A prompt of another length beside it: each canvas sees its own.
-    drafts = [Draft(prompt, canvas), Draft(prompt_of(9), canvas), Draft(prompt, canvas, soft)]
+    drafts = [
+        PromptedCanvas(prompt, canvas),
+        PromptedCanvas(prompt_of(9), canvas),
+        PromptedCanvas(prompt, canvas, soft),
+    ]
     states = hidden_states(checkpoint, ends, drafts, layers.append)
     for state, logits in zip(states[::2], (first, second), strict=True):
         assert np.abs(np.array(ends.logits(state) - logits[0])).max() < 1e-4
@@ -53,7 +57,7 @@ def test_a_quantised_checkpoint_too(source: Path, target: Path) -> None:
     cache = model.make_cache([0])
     model.encode(mx.array([[3, 4, 5]]), cache)
     canvas = mx.arange(8)
-    (state,) = hidden_states(checkpoint, ends, [Draft((3, 4, 5), canvas)], lambda index: None)
+    (state,) = hidden_states(checkpoint, ends, [PromptedCanvas((3, 4, 5), canvas)], lambda index: None)
     assert np.abs(np.array(ends.logits(state) - model.denoise(canvas[None], None, cache)[0])).max() < 1e-4
 
 

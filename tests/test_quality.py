@@ -7,10 +7,10 @@ from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.convert.cost import CostReport
 from mlx_diffusion.measure.answers.document import page
 from mlx_diffusion.measure.answers.identity import fingerprint
-from mlx_diffusion.measure.answers.record import Record
+from mlx_diffusion.measure.answers.record import Evaluation
 
 DOCS = Path(__file__).parent.parent / "docs"
-RECORD = Record.read(DOCS / "quality.json")
+RECORD = Evaluation.read(DOCS / "quality.json")
 
 
 def test_the_page_is_what_the_record_gives() -> None:

@@ -8,10 +8,10 @@ import pytest
 from conftest import FIXTURES
 
 from mlx_diffusion.errors import CheckpointError, EvaluationError
-from mlx_diffusion.measure.answers.engine import Request
+from mlx_diffusion.measure.answers.engine import PromptBatch
 from mlx_diffusion.measure.answers.workers import Worker, engines_of, spread
 
-REQUEST = Request([[2, 5]], [0], "reference", {"max_denoising_steps": 2}, 8)
+REQUEST = PromptBatch([[2, 5]], [0], "reference", {"max_denoising_steps": 2}, 8)
 
 
 def test_a_process_answers_as_this_one_does() -> None:

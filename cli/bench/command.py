@@ -16,7 +16,7 @@ from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.options import MODES
 
 if TYPE_CHECKING:
-    from mlx_diffusion.measure.speed.results import Results
+    from mlx_diffusion.measure.speed.results import BenchmarkResults
 
 PEERS = ("mlx-vlm",)
 PUBLISHED = "published"
@@ -121,13 +121,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(args: argparse.Namespace, line: ProgressLine) -> "Results":
+def _measure(args: argparse.Namespace, line: ProgressLine) -> "BenchmarkResults":
     """Everything between the command line and what is printed."""
     from mlx_diffusion.cli.bench.subjects import opened
     from mlx_diffusion.fit.machine import this_machine
     from mlx_diffusion.measure.speed import results
     from mlx_diffusion.measure.speed.cost import weight_bytes
-    from mlx_diffusion.measure.speed.suite import Suite
+    from mlx_diffusion.measure.speed.suite import Benchmark
     from mlx_diffusion.options import GenerationConfig
 
     if args.against:
@@ -138,12 +138,12 @@ def _measure(args: argparse.Namespace, line: ProgressLine) -> "Results":
     machine = this_machine()
     with opened(args, machine, line) as subject:
         model = subject.model
-        suite = Suite(model, subject.tokenizer, base, subject.peer, warm_up=not args.no_warm_up)
+        suite = Benchmark(model, subject.tokenizer, base, subject.peer, warm_up=not args.no_warm_up)
         measured = suite.measure(subject.cases, args.repeat, line.announce)
         comparisons = [] if subject.peer is None else suite.compare(subject.peer, measured, line.announce)
         ceilings, cases = suite.hold_against_device([own for own, *_ in measured], line.show)
-        return results.Results(
-            results.Subject(
+        return results.BenchmarkResults(
+            results.Setup(
                 model=subject.name,
                 device=machine.as_dict(),
                 dtype=str(model.dtype).removeprefix("mlx.core."),
@@ -161,7 +161,7 @@ def _measure(args: argparse.Namespace, line: ProgressLine) -> "Results":
         )
 
 
-def _print(results: "Results") -> None:
+def _print(results: "BenchmarkResults") -> None:
     from rich.console import Console
 
     from mlx_diffusion.measure.speed.tables import tables

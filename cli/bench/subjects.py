@@ -29,7 +29,7 @@ from mlx_diffusion.json_fields import read_json
 from mlx_diffusion.loading import load
 from mlx_diffusion.measure.speed.cases import Case, grid
 from mlx_diffusion.measure.speed.peer import Peer, load_peer
-from mlx_diffusion.measure.speed.synthetic import Plan, SyntheticTokenizer, make, plan, save
+from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer, make, plan, save
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import MODES
 from mlx_diffusion.tokenizer import Tokenizer
@@ -101,7 +101,7 @@ def _synthetic(args: argparse.Namespace, machine: Machine, folder: Path, line: P
     return Subject(name, model, SyntheticTokenizer(), seconds, cases, _peer(args, folder, model, line))
 
 
-def _planned(args: argparse.Namespace) -> tuple[Plan, str]:
+def _planned(args: argparse.Namespace) -> tuple[Blueprint, str]:
     """What the model with random weights is to be, and what it is called."""
     raw: Mapping[str, Any] = CONFIG
     if args.synthetic != PUBLISHED:

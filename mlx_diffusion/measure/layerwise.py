@@ -29,7 +29,7 @@ from mlx_diffusion.options import Settings
 
 
 @dataclass(frozen=True)
-class Draft:
+class PromptedCanvas:
     """A canvas int32 [L] behind a prompt, and the soft signal [1, L, D] that it is denoised with, if any."""
 
     prompt: tuple[int, ...]
@@ -62,7 +62,7 @@ def load_ends(checkpoint: Checkpoint) -> DiffusionGemma:
 
 
 def hidden_states(
-    checkpoint: Checkpoint, ends: DiffusionGemma, drafts: Sequence[Draft], advance: Callable[[int], None]
+    checkpoint: Checkpoint, ends: DiffusionGemma, drafts: Sequence[PromptedCanvas], advance: Callable[[int], None]
 ) -> list[mx.array]:
     """What comes behind the last layer for each draft, [L, D]; `advance` is told when another layer is done."""
     config = checkpoint.config
@@ -117,7 +117,7 @@ def denoised(
         running = [block for block in range(len(prompts)) if not settled[block]]
         if not running:
             break
-        drafts = [Draft(prompts[block], states[block].canvas[0], states[block].soft) for block in running]
+        drafts = [PromptedCanvas(prompts[block], states[block].canvas[0], states[block].soft) for block in running]
         for block, x in zip(running, hidden_states(checkpoint, ends, drafts, advance), strict=True):
             said = ends.survey_hidden(x[None], *denoiser.draws(block, step, (1, *x.shape[:1])))
             state, _ = denoiser.next(said, states[block], block, step)

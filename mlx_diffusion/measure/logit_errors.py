@@ -18,7 +18,7 @@ import numpy as np
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.engine.sampler import temperature
-from mlx_diffusion.measure.layerwise import Denoised, Draft, denoised, hidden_states, load_ends
+from mlx_diffusion.measure.layerwise import Denoised, PromptedCanvas, denoised, hidden_states, load_ends
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
@@ -67,8 +67,8 @@ def logit_errors(
     canvases = denoised(converted, converted_ends, prompts, noise, settings, advance)
     done = settings.max_denoising_steps * original.config.num_hidden_layers
     shape = (1, original.config.canvas_length)
-    random = [Draft(prompt, noise.initial(block, shape)[0]) for block, prompt in enumerate(prompts)]
-    converged = [Draft(prompt, canvas.canvas) for prompt, canvas in zip(prompts, canvases, strict=True)]
+    random = [PromptedCanvas(prompt, noise.initial(block, shape)[0]) for block, prompt in enumerate(prompts)]
+    converged = [PromptedCanvas(prompt, canvas.canvas) for prompt, canvas in zip(prompts, canvases, strict=True)]
 
     original_ends = load_ends(original)
     states = hidden_states(original, original_ends, [*random, *converged], advance)

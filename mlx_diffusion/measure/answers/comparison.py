@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mlx_diffusion.errors import EvaluationError
-from mlx_diffusion.measure.answers.record import Outcome, Record
+from mlx_diffusion.measure.answers.record import Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.statistics import holm, sign_test
 
 LEVEL = 0.05
@@ -65,14 +65,14 @@ class Comparison:
         return cls(content["a"], content["b"], tuple(Difference(**entry) for entry in pairs))
 
 
-def matched_pairs(a: Sequence[Outcome], b: Sequence[Outcome]) -> tuple[int, int]:
+def matched_pairs(a: Sequence[PromptOutcome], b: Sequence[PromptOutcome]) -> tuple[int, int]:
     """How many prompts b alone answers rightly, and how many a alone."""
     gained = sum(not one.right and other.right for one, other in zip(a, b, strict=True))
     lost = sum(one.right and not other.right for one, other in zip(a, b, strict=True))
     return gained, lost
 
 
-def compare(a: Record, b: Record) -> list[Comparison]:
+def compare(a: Evaluation, b: Evaluation) -> list[Comparison]:
     """Every way that both have by the same name; or, where each has one alone, these two. Raises `EvaluationError`."""
     _check_prompts(a, b)
     families = [family for family in a.families if family in b.families]
@@ -91,7 +91,7 @@ def compare(a: Record, b: Record) -> list[Comparison]:
     ]
 
 
-def _check_prompts(a: Record, b: Record) -> None:
+def _check_prompts(a: Evaluation, b: Evaluation) -> None:
     of_a, of_b = (record.header["plan"]["families"] for record in (a, b))
     common = of_a.keys() & of_b.keys()
     if not common:
@@ -104,7 +104,7 @@ def _check_prompts(a: Record, b: Record) -> None:
         )
 
 
-def _differences(a: Record, way: int, b: Record, other: int, families: Sequence[str]) -> list[Difference]:
+def _differences(a: Evaluation, way: int, b: Evaluation, other: int, families: Sequence[str]) -> list[Difference]:
     outcomes = {family: (a.cells[way, family].outcomes, b.cells[other, family].outcomes) for family in families}
     raw = {family: _difference(family, *pair) for family, pair in outcomes.items()}
     p = holm({family: found.p for family, found in raw.items()})
@@ -116,7 +116,7 @@ def _differences(a: Record, way: int, b: Record, other: int, families: Sequence[
     return [_difference(ALL, *every), *adjusted]
 
 
-def _difference(family: str, a: Sequence[Outcome], b: Sequence[Outcome]) -> Difference:
+def _difference(family: str, a: Sequence[PromptOutcome], b: Sequence[PromptOutcome]) -> Difference:
     gained, lost = matched_pairs(a, b)
     steps_a, steps_b = ([outcome.steps / outcome.canvases for outcome in side] for side in (a, b))
     more = sum(y > x for x, y in zip(steps_a, steps_b, strict=True))
@@ -133,9 +133,9 @@ def _difference(family: str, a: Sequence[Outcome], b: Sequence[Outcome]) -> Diff
     )
 
 
-def _share(outcomes: Sequence[Outcome]) -> float:
+def _share(outcomes: Sequence[PromptOutcome]) -> float:
     return sum(outcome.right for outcome in outcomes) / len(outcomes)
 
 
-def _steps(outcomes: Sequence[Outcome]) -> float:
+def _steps(outcomes: Sequence[PromptOutcome]) -> float:
     return sum(outcome.steps for outcome in outcomes) / sum(outcome.canvases for outcome in outcomes)

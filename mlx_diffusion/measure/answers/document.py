@@ -6,7 +6,7 @@ Knows nothing of how the record came about.
 from __future__ import annotations
 
 from mlx_diffusion.measure.answers import tables
-from mlx_diffusion.measure.answers.record import Record
+from mlx_diffusion.measure.answers.record import Evaluation
 
 PAGE = """\
 # Right answers and what they cost
@@ -48,7 +48,7 @@ the most likely token is taken instead.
 """
 
 
-def page(record: Record, source: str, picture: str | None) -> str:
+def page(record: Evaluation, source: str, picture: str | None) -> str:
     """The page; `source` is the record's file and `picture` the plot's, both as the page links them."""
     plan = record.header["plan"]
     counts = [family["prompts"] for family in plan["families"].values()]

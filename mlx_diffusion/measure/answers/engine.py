@@ -18,7 +18,7 @@ from mlx_diffusion.engine.stopping import through_stop
 from mlx_diffusion.events import Draft, Finish
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.loading import load
-from mlx_diffusion.measure.answers.modes import Mode
+from mlx_diffusion.measure.answers.modes import MeasuredMode
 from mlx_diffusion.measure.answers.row_noise import noise_of
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
@@ -26,12 +26,12 @@ from mlx_diffusion.tokenizer import TextStream, Tokenizer
 
 
 @dataclass(frozen=True)
-class Request:
+class PromptBatch:
     """Prompts that are to be answered as one batch."""
 
     prompts: Sequence[Sequence[int]]  # token ids
     seeds: Sequence[int]  # one a prompt
-    mode: str  # a name that `Mode.parse` reads
+    mode: str  # a name that `MeasuredMode.parse` reads
     options: Mapping[str, float]
     max_tokens: int
 
@@ -48,20 +48,20 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Engine:
+class Examinee:
     """A model and its tokenizer."""
 
     model: DiffusionGemma
     tokenizer: Tokenizer
 
     @classmethod
-    def of(cls, folder: Path) -> Engine:
+    def of(cls, folder: Path) -> Examinee:
         """Load a checkpoint. Raises `CheckpointError`."""
         return cls(*load(folder))
 
-    def answer(self, request: Request) -> list[Answer]:
+    def answer(self, request: PromptBatch) -> list[Answer]:
         """Answer the prompts, in order."""
-        mode, count = Mode.parse(request.mode), len(request.prompts)
+        mode, count = MeasuredMode.parse(request.mode), len(request.prompts)
         config = GenerationConfig(max_tokens=request.max_tokens, mode=mode.library).override(request.options)
         limit = self.model.generation_defaults.resolve(config).max_denoising_steps
         texts = [""] * count

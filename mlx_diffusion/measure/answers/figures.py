@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlx_diffusion.measure.answers.comparison import matched_pairs
-from mlx_diffusion.measure.answers.record import Outcome, Record
+from mlx_diffusion.measure.answers.record import Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.statistics import wilson
 from mlx_diffusion.measure.answers.theory import bounds
 
@@ -33,7 +33,7 @@ class Figures:
     seconds: float  # of work on one core, or on the GPU
 
     @classmethod
-    def of(cls, outcomes: Sequence[Outcome], seconds: float, canvas_length: int) -> Figures:
+    def of(cls, outcomes: Sequence[PromptOutcome], seconds: float, canvas_length: int) -> Figures:
         right = sum(outcome.right for outcome in outcomes)
         steps = sum(outcome.steps for outcome in outcomes)
         canvases = sum(outcome.canvases for outcome in outcomes)
@@ -53,18 +53,18 @@ class Figures:
         )
 
 
-def of_family(record: Record, way: int, family: str) -> Figures:
+def of_family(record: Evaluation, way: int, family: str) -> Figures:
     """One family in one way."""
     cell = record.cells[way, family]
     return Figures.of(cell.outcomes, cell.seconds, record.canvas_length)
 
 
-def of_all(record: Record, way: int) -> Figures:
+def of_all(record: Evaluation, way: int) -> Figures:
     """All families together; each counts by its prompts."""
     return Figures.of(record.outcomes(way), record.seconds(way), record.canvas_length)
 
 
-def recommended(record: Record) -> int:
+def recommended(record: Evaluation) -> int:
     """The way to take: the fewest positions per token of all that lose no more than `MARGIN` against the best.
 
     A loss counts at the upper end of what the same prompts leave open at 95 %, so that few prompts recommend little.
@@ -75,14 +75,14 @@ def recommended(record: Record) -> int:
     return min(good, key=lambda way: all_of_them[way].positions_per_token)
 
 
-def _possible_loss(record: Record, best: int, way: int) -> float:
+def _possible_loss(record: Evaluation, best: int, way: int) -> float:
     """How much accuracy the way may lose against the best one, at most."""
     gained, lost = matched_pairs(record.outcomes(best), record.outcomes(way))
     count = len(record.outcomes(best))
     return wilson(lost, count)[1] - wilson(gained, count)[0]
 
 
-def report(record: Record) -> dict[str, Any]:
+def report(record: Evaluation) -> dict[str, Any]:
     """All figures as JSON."""
     ways = []
     for way, described in enumerate(record.header["plan"]["ways"]):

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.errors import EvaluationError
-from mlx_diffusion.measure.answers.record import Outcome
+from mlx_diffusion.measure.answers.record import PromptOutcome
 from mlx_diffusion.measure.answers.theory import FirstStep
 
 
 @dataclass(frozen=True)
-class Batch:
+class FinishedBatch:
     """A finished part of a measurement: prompts from `start` on of one family, run in one way."""
 
     way: int
     family: str
     start: int
     seconds: float
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[PromptOutcome, ...]
 
 
 class Journal:
@@ -35,7 +35,7 @@ class Journal:
     def __init__(self, file: Path, header: Mapping[str, Any]) -> None:
         """Open or begin the file for this measurement. Raises `EvaluationError` if it holds another one."""
         self.file = file
-        self.batches: list[Batch] = []
+        self.batches: list[FinishedBatch] = []
         self.first_steps: dict[int, FirstStep] = {}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,15 +60,15 @@ class Journal:
                 if "index" in line:
                     self.first_steps[line.pop("index")] = FirstStep(**line)
                 else:
-                    outcomes = tuple(Outcome(**outcome) for outcome in line.pop("outcomes"))
-                    self.batches.append(Batch(**line, outcomes=outcomes))
+                    outcomes = tuple(PromptOutcome(**outcome) for outcome in line.pop("outcomes"))
+                    self.batches.append(FinishedBatch(**line, outcomes=outcomes))
         except (ValueError, TypeError, KeyError):
             raise EvaluationError(f"{self.file} is no measurement that can be gone on with; remove it") from None
         self._stream.truncate(len(whole))
         if not lines:
             self._append(dict(header))
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: FinishedBatch) -> None:
         """Keep a finished batch."""
         self.batches.append(batch)
         self._append(asdict(batch))

@@ -16,8 +16,7 @@ import mlx.core as mx
 
 from mlx_diffusion.engine.sampler import Acceptance, Confidence
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.options import MODES
-from mlx_diffusion.options import Mode as LibraryMode
+from mlx_diffusion.options import MODES, Mode
 
 RULES = ("confidence", "random")
 USAGE = f"there are {', '.join(MODES)}, confidence:THRESHOLD and random:PROBABILITY, as in confidence:0.9"
@@ -50,16 +49,16 @@ def mixed(bits: mx.array) -> mx.array:
 
 
 @dataclass(frozen=True)
-class Mode:
+class MeasuredMode:
     """One way of denoising, read from its name."""
 
     name: str
-    library: LibraryMode | None = None  # set for the library's own
+    library: Mode | None = None  # set for the library's own
     rule: str = ""
     value: float = 0.0
 
     @classmethod
-    def parse(cls, name: str) -> Mode:
+    def parse(cls, name: str) -> MeasuredMode:
         """Read "reference" or "confidence:0.9". Raises `OptionError`."""
         for library in MODES:
             if name == library:

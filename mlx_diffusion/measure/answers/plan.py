@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.answers.item import Item, digest_of
-from mlx_diffusion.measure.answers.modes import Mode
+from mlx_diffusion.measure.answers.modes import MeasuredMode
 from mlx_diffusion.options import GenerationConfig, Settings
 
 SWEPT = {field.name: field.type for field in fields(Settings) if field.name not in ("mode", "seed", "eos_token_id")}
@@ -21,10 +21,10 @@ SWEPT = {field.name: field.type for field in fields(Settings) if field.name not 
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """One way of running the prompts: a mode and the options that differ from the checkpoint's."""
 
-    mode: Mode
+    mode: MeasuredMode
     options: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -38,11 +38,11 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """All that decides the result of a measurement but the checkpoint."""
 
     items: Mapping[str, Sequence[Item]]  # family -> prompts
-    ways: tuple[Way, ...]
+    ways: tuple[Variant, ...]
     seed: int
     max_tokens: int
     batch_size: int
@@ -73,16 +73,16 @@ class Plan:
         }
 
 
-def ways(modes: Sequence[str], sweeps: Sequence[str]) -> tuple[Way, ...]:
+def ways(modes: Sequence[str], sweeps: Sequence[str]) -> tuple[Variant, ...]:
     """Every mode with every combination of swept values, each once. Raises `OptionError`."""
-    parsed = list(dict.fromkeys(Mode.parse(mode) for mode in modes))
+    parsed = list(dict.fromkeys(MeasuredMode.parse(mode) for mode in modes))
     swept = [parse_sweep(sweep) for sweep in sweeps]
     names = [name for name, _ in swept]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise OptionError(f"--sweep {twice[0]} is given twice; list its values in one")
     choices = [[(name, value) for value in values] for name, values in swept]
-    return tuple(Way(mode, options) for mode in parsed for options in itertools.product(*choices))
+    return tuple(Variant(mode, options) for mode in parsed for options in itertools.product(*choices))
 
 
 def parse_sweep(text: str) -> tuple[str, list[float]]:

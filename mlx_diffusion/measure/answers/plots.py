@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.measure.answers import figures
 from mlx_diffusion.measure.answers.files import write_whole
-from mlx_diffusion.measure.answers.record import Record
+from mlx_diffusion.measure.answers.record import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def check(file: Path) -> None:
     _figure()
 
 
-def draw(record: Record, file: Path) -> None:
+def draw(record: Evaluation, file: Path) -> None:
     """Draw the record into a PNG or SVG file, which appears whole or not at all."""
     check(file)
     figure = curves(record)
@@ -43,7 +43,7 @@ def draw(record: Record, file: Path) -> None:
     write_whole(file, content.getvalue())
 
 
-def curves(record: Record) -> Figure:
+def curves(record: Evaluation) -> Figure:
     """The figure itself."""
     figure = _figure()
     axes = figure.add_subplot()

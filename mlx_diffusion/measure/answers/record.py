@@ -20,7 +20,7 @@ COLUMNS = ("steps", "canvases", "limited", "tokens")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PromptOutcome:
     """How one prompt went."""
 
     right: bool
@@ -35,13 +35,13 @@ class Outcome:
 class Cell:
     """The outcomes of one family run in one way, in the order of its prompts."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[PromptOutcome, ...]
     seconds: float  # of work, summed over batches
 
 
 @dataclass(frozen=True)
-class Record:
-    """A whole measurement. `header` holds what `HEADER` names; its "plan" is that of `Plan.as_dict`."""
+class Evaluation:
+    """A whole measurement. `header` holds what `HEADER` names; its "plan" is that of `EvaluationPlan.as_dict`."""
 
     header: Mapping[str, Any]
     cells: Mapping[tuple[int, str], Cell]  # by way and family
@@ -61,7 +61,7 @@ class Record:
         length: int = self.header["canvas_length"]
         return length
 
-    def outcomes(self, way: int) -> list[Outcome]:
+    def outcomes(self, way: int) -> list[PromptOutcome]:
         """Those of all families, in order."""
         return [outcome for family in self.families for outcome in self.cells[way, family].outcomes]
 
@@ -76,7 +76,7 @@ class Record:
         return head + ',\n "cells": [\n' + ",\n".join(cells) + "\n ]\n}\n"
 
     @classmethod
-    def read(cls, file: Path) -> Record:
+    def read(cls, file: Path) -> Evaluation:
         """Read a file that `to_json` made. Raises `EvaluationError`."""
         try:
             content = json.loads(file.read_bytes())
@@ -122,4 +122,4 @@ def _cell(entry: Mapping[str, Any]) -> Cell:
     right: str = entry["right"]
     answers: Sequence[str] = entry.get("answers") or [""] * len(right)
     rows = zip(right, *(entry[name] for name in COLUMNS), answers, strict=True)
-    return Cell(tuple(Outcome(mark == "1", *rest) for mark, *rest in rows), entry["seconds"])
+    return Cell(tuple(PromptOutcome(mark == "1", *rest) for mark, *rest in rows), entry["seconds"])

@@ -12,11 +12,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_diffusion.measure.answers.engine import Request
+from mlx_diffusion.measure.answers.engine import PromptBatch
 from mlx_diffusion.measure.answers.item import Item
-from mlx_diffusion.measure.answers.journal import Batch, Journal
-from mlx_diffusion.measure.answers.plan import Plan
-from mlx_diffusion.measure.answers.record import Cell, Outcome, Record
+from mlx_diffusion.measure.answers.journal import FinishedBatch, Journal
+from mlx_diffusion.measure.answers.plan import EvaluationPlan
+from mlx_diffusion.measure.answers.record import Cell, Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.row_noise import seed_of
 from mlx_diffusion.measure.answers.theory import FirstStep
 from mlx_diffusion.measure.answers.workers import Answerer, spread
@@ -24,7 +24,7 @@ from mlx_diffusion.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Progress:
+class EvaluationProgress:
     """A moment of a measurement, in prompts."""
 
     done: int
@@ -44,11 +44,11 @@ class Progress:
 class Pending:
     """What of a plan a journal does not hold yet."""
 
-    batches: list[tuple[int, str, int]]  # as `Plan.batches` gives them
+    batches: list[tuple[int, str, int]]  # as `EvaluationPlan.batches` gives them
     first_steps: list[int]  # of the shuffles, by index
 
     @classmethod
-    def of(cls, plan: Plan, journal: Journal, first_steps: bool) -> Pending:
+    def of(cls, plan: EvaluationPlan, journal: Journal, first_steps: bool) -> Pending:
         present = {(batch.way, batch.family, batch.start) for batch in journal.batches}
         shuffles = range(len(plan.items.get("shuffle", ()))) if first_steps else ()
         return cls(
@@ -64,15 +64,15 @@ class Pending:
 def measure(
     engines: Sequence[Answerer],
     tokenizer: Tokenizer,
-    plan: Plan,
+    plan: EvaluationPlan,
     pending: Pending,
     journal: Journal,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[EvaluationProgress], None] = lambda progress: None,
 ) -> None:
     """Run what is pending of the plan, into the journal."""
     meter = _Meter(plan, journal, report)
 
-    def batch(engine: Answerer, key: tuple[int, str, int]) -> Batch:
+    def batch(engine: Answerer, key: tuple[int, str, int]) -> FinishedBatch:
         return run_batch(engine, tokenizer, plan, *key)
 
     with closing(spread(batch, pending.batches, engines)) as batches:
@@ -91,11 +91,13 @@ def measure(
             meter.tell(f"one step of shuffle, {len(journal.first_steps)} of {len(plan.items['shuffle'])}")
 
 
-def run_batch(engine: Answerer, tokenizer: Tokenizer, plan: Plan, way: int, family: str, start: int) -> Batch:
+def run_batch(
+    engine: Answerer, tokenizer: Tokenizer, plan: EvaluationPlan, way: int, family: str, start: int
+) -> FinishedBatch:
     """Have the prompts of one batch answered, and check the answers."""
     began = time.perf_counter()
     items = plan.items[family][start : start + plan.batch_size]
-    request = Request(
+    request = PromptBatch(
         prompts=[item.tokens(tokenizer) for item in items],
         seeds=[seed_of(plan.seed, family, start + row) for row in range(len(items))],
         mode=plan.ways[way].mode.name,
@@ -104,7 +106,7 @@ def run_batch(engine: Answerer, tokenizer: Tokenizer, plan: Plan, way: int, fami
     )
     answers = engine.answer(request)
     outcomes = tuple(
-        Outcome(
+        PromptOutcome(
             right=item.is_right(answer.text),
             steps=answer.steps,
             canvases=answer.canvases,
@@ -114,7 +116,7 @@ def run_batch(engine: Answerer, tokenizer: Tokenizer, plan: Plan, way: int, fami
         )
         for item, answer in zip(items, answers, strict=True)
     )
-    return Batch(way, family, start, time.perf_counter() - began, outcomes)
+    return FinishedBatch(way, family, start, time.perf_counter() - began, outcomes)
 
 
 def run_first_step(engine: Answerer, tokenizer: Tokenizer, shuffle: Item, seed: int) -> FirstStep:
@@ -124,14 +126,14 @@ def run_first_step(engine: Answerer, tokenizer: Tokenizer, shuffle: Item, seed: 
     return FirstStep(shuffle.length, draw, argmax)
 
 
-def record_of(plan: Plan, header: Mapping[str, Any], journal: Journal) -> Record:
+def record_of(plan: EvaluationPlan, header: Mapping[str, Any], journal: Journal) -> Evaluation:
     """The whole record, once nothing is pending."""
     steps = tuple(step for _, step in sorted(journal.first_steps.items()))
-    return Record(header, _cells(plan, journal.batches), steps)
+    return Evaluation(header, _cells(plan, journal.batches), steps)
 
 
-def _cells(plan: Plan, batches: Sequence[Batch]) -> dict[tuple[int, str], Cell]:
-    own: dict[tuple[int, str], list[Batch]] = {
+def _cells(plan: EvaluationPlan, batches: Sequence[FinishedBatch]) -> dict[tuple[int, str], Cell]:
+    own: dict[tuple[int, str], list[FinishedBatch]] = {
         (way, family): [] for way in range(len(plan.ways)) for family in plan.items
     }
     for batch in sorted(batches, key=lambda batch: batch.start):
@@ -147,7 +149,7 @@ def _cells(plan: Plan, batches: Sequence[Batch]) -> dict[tuple[int, str], Cell]:
 class _Meter:
     """Counts prompts and tells `report`."""
 
-    def __init__(self, plan: Plan, journal: Journal, report: Callable[[Progress], None]) -> None:
+    def __init__(self, plan: EvaluationPlan, journal: Journal, report: Callable[[EvaluationProgress], None]) -> None:
         earlier = [outcome for batch in journal.batches for outcome in batch.outcomes]
         self._total = plan.prompts()
         self._done = self._earlier = len(earlier)
@@ -155,11 +157,11 @@ class _Meter:
         self._began = time.monotonic()
         self._report = report
 
-    def advance(self, outcomes: Sequence[Outcome], doing: str) -> None:
+    def advance(self, outcomes: Sequence[PromptOutcome], doing: str) -> None:
         self._done += len(outcomes)
         self._right += sum(outcome.right for outcome in outcomes)
         self.tell(doing)
 
     def tell(self, doing: str) -> None:
         seconds = time.monotonic() - self._began
-        self._report(Progress(self._done, self._total, self._right, seconds, self._earlier, doing))
+        self._report(EvaluationProgress(self._done, self._total, self._right, seconds, self._earlier, doing))

@@ -17,9 +17,9 @@ from mlx_diffusion.measure.answers.identity import fingerprint
 from mlx_diffusion.measure.answers.item import Item, digest
 from mlx_diffusion.measure.answers.journal import Journal, check_same
 from mlx_diffusion.measure.answers.own_suite import SUFFIX, read_suite
-from mlx_diffusion.measure.answers.plan import Plan
-from mlx_diffusion.measure.answers.record import Record
-from mlx_diffusion.measure.answers.runs import Pending, Progress, measure, record_of
+from mlx_diffusion.measure.answers.plan import EvaluationPlan
+from mlx_diffusion.measure.answers.record import Evaluation
+from mlx_diffusion.measure.answers.runs import EvaluationProgress, Pending, measure, record_of
 from mlx_diffusion.measure.answers.suites import families_of, items_of
 from mlx_diffusion.measure.answers.workers import default_workers, engines_of
 from mlx_diffusion.tokenizer import load_tokenizer
@@ -51,15 +51,15 @@ def items_from(suites: Sequence[str], count: int | None, seed: int) -> dict[str,
 
 def run(
     model: str | Path,
-    plan: Plan,
+    plan: EvaluationPlan,
     *,
     output: Path | None = None,
     state: Path | None = None,
     answers: bool = False,
     workers: int | None = None,
     first_steps: bool = True,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Record:
+    report: Callable[[EvaluationProgress], None] = lambda progress: None,
+) -> Evaluation:
     """Measure a checkpoint by a plan, going on where the same measurement was interrupted.
 
     The record goes into `output`; until it is whole, what is done lies beside it, or in the folder `state` where there
@@ -69,7 +69,7 @@ def run(
     folder = checkpoint.find(model)
     header = header_of(str(model), folder, plan)
     if output is not None and output.exists():
-        record = Record.read(output)
+        record = Evaluation.read(output)
         check_same(record.header, header, output)
         return record
     if output is not None and not output.parent.is_dir():
@@ -96,7 +96,7 @@ def _place(state: Path | None, header: dict[str, Any]) -> Path:
     return folder / f"evaluation-{digest(header)}.part"
 
 
-def header_of(model: str, folder: Path, plan: Plan) -> dict[str, Any]:
+def header_of(model: str, folder: Path, plan: EvaluationPlan) -> dict[str, Any]:
     """What is measured: the head of its record."""
     config = checkpoint.Checkpoint.open(folder).config
     return {

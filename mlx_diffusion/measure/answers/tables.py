@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from mlx_diffusion.measure.answers import figures
 from mlx_diffusion.measure.answers.comparison import Comparison, Difference
 from mlx_diffusion.measure.answers.figures import Figures
-from mlx_diffusion.measure.answers.record import Record
+from mlx_diffusion.measure.answers.record import Evaluation
 from mlx_diffusion.measure.answers.theory import bounds
 
 COSTS = ("steps/canvas", "positions/token", "tokens/forward", "at limit", "seconds")
@@ -53,7 +53,7 @@ def _row(name: str, found: Figures) -> list[str]:
     return [name, str(found.prompts), per_cent(found.accuracy), interval(found.low, found.high), *_costs(found)]
 
 
-def family_table(record: Record, way: int, markdown: bool = False) -> str:
+def family_table(record: Evaluation, way: int, markdown: bool = False) -> str:
     """One way of running, family by family, and all of them together in the last row."""
     rows = [_row(family, figures.of_family(record, way, family)) for family in record.families]
     if len(rows) > 1:
@@ -61,23 +61,23 @@ def family_table(record: Record, way: int, markdown: bool = False) -> str:
     return table(["family", "prompts", "right %", "95 % interval", *COSTS], rows, markdown)
 
 
-def way_table(record: Record, markdown: bool = False) -> str:
+def way_table(record: Evaluation, markdown: bool = False) -> str:
     """All families together, way by way."""
     rows = [_row(label, figures.of_all(record, way)) for way, label in enumerate(record.labels)]
     return table(["way", "prompts", "right %", "95 % interval", *COSTS], rows, markdown)
 
 
-def accuracy_tables(record: Record, markdown: bool = False) -> str:
+def accuracy_tables(record: Evaluation, markdown: bool = False) -> str:
     """Right answers in per cent, a family a row: one table a mode, a column for each of its ways."""
     return _by_mode(record, "right %", lambda found: per_cent(found.accuracy), markdown)
 
 
-def steps_tables(record: Record, markdown: bool = False) -> str:
+def steps_tables(record: Evaluation, markdown: bool = False) -> str:
     """Denoising steps a canvas, a family a row: one table a mode, a column for each of its ways."""
     return _by_mode(record, "steps/canvas", lambda found: f"{found.steps_per_canvas:.1f}", markdown)
 
 
-def _by_mode(record: Record, name: str, cell: Callable[[Figures], str], markdown: bool) -> str:
+def _by_mode(record: Evaluation, name: str, cell: Callable[[Figures], str], markdown: bool) -> str:
     described = record.header["plan"]["ways"]
     tables = []
     for mode in dict.fromkeys(way["mode"] for way in described):
@@ -91,7 +91,7 @@ def _by_mode(record: Record, name: str, cell: Callable[[Figures], str], markdown
     return "\n\n".join(tables)
 
 
-def bound_table(record: Record, markdown: bool = False) -> str:
+def bound_table(record: Evaluation, markdown: bool = False) -> str:
     """Shuffles after a single step beside n!/nⁿ."""
     rows = [
         [
@@ -143,7 +143,7 @@ def _difference_row(found: Difference) -> list[str]:
     ]
 
 
-def advice(record: Record) -> str:
+def advice(record: Evaluation) -> str:
     """Which way to take, and why."""
     return (
         f"Take {record.labels[figures.recommended(record)]}: it has the fewest decoder positions per token of all ways "
@@ -151,7 +151,7 @@ def advice(record: Record) -> str:
     )
 
 
-def text(record: Record) -> str:
+def text(record: Evaluation) -> str:
     """All that a terminal is shown of a measurement."""
     if len(record.labels) == 1:
         parts = [record.labels[0], family_table(record, 0)]

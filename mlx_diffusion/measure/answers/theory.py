@@ -31,7 +31,7 @@ class FirstStep:
 
 
 @dataclass(frozen=True)
-class Bound:
+class OneStepBound:
     """The shuffles of one length: how often a single step gave a valid one, and n!/nⁿ."""
 
     length: int
@@ -49,7 +49,7 @@ class Bound:
         return self.chance >= UNLIKELY
 
 
-def bounds(steps: Iterable[FirstStep]) -> list[Bound]:
+def bounds(steps: Iterable[FirstStep]) -> list[OneStepBound]:
     """One entry a length, shortest first."""
     by_length: dict[int, list[FirstStep]] = {}
     for step in steps:
@@ -60,5 +60,5 @@ def bounds(steps: Iterable[FirstStep]) -> list[Bound]:
         argmaxes = sum(step.argmax for step in own)
         bound = math.factorial(length) / length**length
         chance = 1 - binomial_at_most(draws - 1, len(own), bound)
-        found.append(Bound(length, len(own), draws, *wilson(draws, len(own)), argmaxes, bound, chance))
+        found.append(OneStepBound(length, len(own), draws, *wilson(draws, len(own)), argmaxes, bound, chance))
     return found

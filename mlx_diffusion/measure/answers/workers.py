@@ -27,16 +27,16 @@ from mlx_diffusion import errors
 from mlx_diffusion.checkpoint.folder import weight_files
 from mlx_diffusion.device import cores, on_cpu
 from mlx_diffusion.errors import DiffusionError, EvaluationError
-from mlx_diffusion.measure.answers.engine import Answer, Engine, Request
+from mlx_diffusion.measure.answers.engine import Answer, Examinee, PromptBatch
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+JobT = TypeVar("JobT")
+ResultT = TypeVar("ResultT")
 
 
 class Answerer(Protocol):
     """An engine, here or in a process of its own."""
 
-    def answer(self, request: Request) -> list[Answer]: ...
+    def answer(self, request: PromptBatch) -> list[Answer]: ...
 
     def first_step(self, prompt: Sequence[int], seed: int) -> tuple[str, str]: ...
 
@@ -57,7 +57,7 @@ def engines_of(folder: Path, count: int) -> Iterator[list[Answerer]]:
     Raises `CheckpointError`.
     """
     if count == 1:
-        yield [Engine.of(folder)]
+        yield [Examinee.of(folder)]
         return
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker()) for _ in range(count)]
@@ -69,8 +69,8 @@ def engines_of(folder: Path, count: int) -> Iterator[list[Answerer]]:
 
 
 def spread(
-    work: Callable[[Answerer, Job], Result], jobs: Sequence[Job], engines: Sequence[Answerer]
-) -> Generator[Result, None, None]:
+    work: Callable[[Answerer, JobT], ResultT], jobs: Sequence[JobT], engines: Sequence[Answerer]
+) -> Generator[ResultT, None, None]:
     """Results as they come, in no order; each engine does one job at a time. An error of the work is raised here."""
     if len(engines) == 1:
         yield from (work(engines[0], job) for job in jobs)
@@ -79,7 +79,7 @@ def spread(
     for engine in engines:
         idle.put(engine)
 
-    def do(job: Job) -> Result:
+    def do(job: JobT) -> ResultT:
         engine = idle.get()
         try:
             return work(engine, job)
@@ -114,7 +114,7 @@ class Worker:
         self.process.kill()
         self.process.communicate()
 
-    def answer(self, request: Request) -> list[Answer]:
+    def answer(self, request: PromptBatch) -> list[Answer]:
         self.send("answer", asdict(request))
         return [Answer(**answer) for answer in self.receive()]
 
@@ -147,10 +147,10 @@ class _Server:
 
     def load(self, folder: str, device: str) -> None:
         mx.set_default_device(mx.Device(getattr(mx, device)))
-        self.engine = Engine.of(Path(folder))
+        self.engine = Examinee.of(Path(folder))
 
     def answer(self, **request: Any) -> list[dict[str, Any]]:
-        return [asdict(answer) for answer in self.engine.answer(Request(**request))]
+        return [asdict(answer) for answer in self.engine.answer(PromptBatch(**request))]
 
     def first_step(self, prompt: list[int], seed: int) -> tuple[str, str]:
         return self.engine.first_step(prompt, seed)

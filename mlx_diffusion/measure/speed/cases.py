@@ -30,7 +30,7 @@ class Case:
     def __str__(self) -> str:
         return f"{self.prompt_tokens} + {self.output_tokens} tokens, {self.mode}"
 
-    def wishes(self, base: GenerationConfig) -> GenerationConfig:
+    def options(self, base: GenerationConfig) -> GenerationConfig:
         """The options of its runs: `base`, and no token ends the text.
 
         Where `base` says how many denoising steps a canvas may take, every canvas takes exactly that many.

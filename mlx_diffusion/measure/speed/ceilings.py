@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.device import over_cores, transposed
-from mlx_diffusion.measure.speed.cost import Cost, Product
+from mlx_diffusion.measure.speed.cost import PassCost, Product
 from mlx_diffusion.network.head import Rows
 
 REPEATS = 5
@@ -51,7 +51,7 @@ class Ceilings:
     copy_bytes: float
     shapes: dict[Shape, float]
 
-    def compute_seconds(self, cost: Cost) -> float:
+    def compute_seconds(self, cost: PassCost) -> float:
         """The products of a pass at their own kernels' rates, and its other operations at the dense rate."""
         rest = cost.attention_flops + cost.sampler_flops
         return rest / self.dense_flops + sum(p.flops / self.shapes[shape_of(p)] for p in cost.products)
@@ -64,7 +64,7 @@ class Ceilings:
         }
 
 
-def measure(costs: Iterable[Cost], dtype: mx.Dtype, report: Callable[[str], None]) -> Ceilings:
+def measure(costs: Iterable[PassCost], dtype: mx.Dtype, report: Callable[[str], None]) -> Ceilings:
     """Measure the device for these passes, in activations of `dtype`; `report` is told what is being measured."""
     report("measuring the device: copy and dense product")
     copy, dense = _copy_rate(), _dense_rate(dtype)

@@ -58,7 +58,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Cost:
+class PassCost:
     """The work of one pass over `positions` positions."""
 
     positions: int
@@ -100,7 +100,7 @@ class Cost:
         }
 
 
-def step_cost(config: ModelConfig, formats: Formats, prefix: int, item_bytes: int) -> Cost:
+def step_cost(config: ModelConfig, formats: Formats, prefix: int, item_bytes: int) -> PassCost:
     """One denoising step of one canvas behind `prefix` encoded tokens, with a soft signal from the step before."""
     length = config.canvas_length
     products = [
@@ -116,13 +116,13 @@ def step_cost(config: ModelConfig, formats: Formats, prefix: int, item_bytes: in
         _attention_flops(config, layer_type, length * (_seen(config, layer_type, prefix) + length))
         for layer_type in config.layer_types
     )
-    return Cost(
+    return PassCost(
         length, tuple(products), attention, SAMPLER_OPERATIONS * length * vocab,
         _cache_bytes(config, prefix, item_bytes), item_bytes,
     )  # fmt: skip
 
 
-def encode_cost(config: ModelConfig, formats: Formats, tokens: int, prefix: int, item_bytes: int) -> Cost:
+def encode_cost(config: ModelConfig, formats: Formats, tokens: int, prefix: int, item_bytes: int) -> PassCost:
     """Encoding `tokens` tokens at once behind `prefix` others. Of the last layer only keys and values are wanted."""
     products: list[Product] = []
     attention = 0
@@ -134,7 +134,7 @@ def encode_cost(config: ModelConfig, formats: Formats, tokens: int, prefix: int,
             products += _layer(config, formats, index, tokens)
             window = config.sliding_window if layer_type == SLIDING else None
             attention += _attention_flops(config, layer_type, _causal_pairs(prefix, tokens, window))
-    return Cost(tokens, tuple(products), attention, 0, _cache_bytes(config, prefix, item_bytes), item_bytes)
+    return PassCost(tokens, tuple(products), attention, 0, _cache_bytes(config, prefix, item_bytes), item_bytes)
 
 
 def formats_of(model: nn.Module) -> Formats:

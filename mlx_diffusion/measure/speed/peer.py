@@ -20,8 +20,8 @@ import numpy as np
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.measure.speed.cases import Case, random_prompt
-from mlx_diffusion.measure.speed.primitives import Counter, Step
-from mlx_diffusion.measure.speed.runs import Clock, Run, Sample, clear_memory, sample
+from mlx_diffusion.measure.speed.primitives import CountArrays, StepCounter
+from mlx_diffusion.measure.speed.runs import CaseRunner, RunFigures, Stopwatch, clear_memory
 from mlx_diffusion.options import Settings
 
 NAME = "mlx-vlm"
@@ -72,25 +72,25 @@ def load_peer(folder: Path, config: ModelConfig, dtype: mx.Dtype) -> Peer:
     )
 
 
-def peer_run(peer: Peer, settings_of: Callable[[Case], Settings], avoid: tuple[int, ...]) -> Run:
+def peer_runner(peer: Peer, settings_of: Callable[[Case], Settings], avoid: tuple[int, ...]) -> CaseRunner:
     """How a case is run by the peer, with this library's settings and prompt, which has no tokens to `avoid`."""
 
-    def run(case: Case) -> Sample:
+    def run(case: Case) -> RunFigures:
         settings = settings_of(case)
         peer.model.config.generation_config = {**_rules(settings), **_stop_rule(settings)}
         prompt = mx.array([random_prompt(peer.config, case.prompt_tokens, settings.seed, avoid)], dtype=mx.int32)
         mx.eval(prompt)
         mx.random.seed(settings.seed)
         before = clear_memory()
-        clock = Clock.start()
+        stopwatch = Stopwatch.start()
         first_text = None
         with peer.common.wired_limit(peer.model, [peer.common.generation_stream]):
             for result in _stream(peer, prompt, settings):
                 if result.text and first_text is None:
-                    first_text = clock.stop().seconds
-        passed = clock.stop()
+                    first_text = stopwatch.stop().seconds
+        passed = stopwatch.stop()
         prompt_seconds = result.prompt_tokens / result.prompt_tps
-        return sample(
+        return RunFigures.of(
             prompt_tokens=result.prompt_tokens,
             tokens=result.generation_tokens,
             steps=result.diffusion_denoising_steps,
@@ -99,13 +99,13 @@ def peer_run(peer: Peer, settings_of: Callable[[Case], Settings], avoid: tuple[i
             generation_seconds=passed.seconds - prompt_seconds,
             first_text_seconds=first_text,
             memory_bytes=mx.get_peak_memory() - before,
-            clock=passed,
+            stopwatch=passed,
         )
 
     return run
 
 
-def peer_step(peer: Peer, settings: Settings, case: Case) -> Step:
+def peer_step_counter(peer: Peer, settings: Settings, case: Case) -> StepCounter:
     """One of its denoising steps.
 
     Without a stop rule it evaluates nothing between steps: what goes into the decoder then hangs on all steps before,
@@ -113,7 +113,7 @@ def peer_step(peer: Peer, settings: Settings, case: Case) -> Step:
     """
     prompt = mx.array([random_prompt(peer.config, case.prompt_tokens, settings.seed, ())], dtype=mx.int32)
 
-    def step(count: Counter) -> np.ndarray:
+    def step(count: CountArrays) -> np.ndarray:
         peer.model.config.generation_config = _rules(settings)
         counts: list[np.ndarray] = []
         decode = peer.model.diffusion_decoder_logits

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.measure.speed.results import COMPARED, Results
-from mlx_diffusion.measure.speed.runs import Measured, Spread
+from mlx_diffusion.measure.speed.results import COMPARED, BenchmarkResults
+from mlx_diffusion.measure.speed.runs import CaseRuns, Spread
 from mlx_diffusion.measure.speed.tables import LABELS
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def check_plot(file: Path) -> None:
         raise OptionError("--plot needs matplotlib; install it: pip install 'mlx-diffusion[plot]'") from None
 
 
-def plot(results: Results, suffix: str) -> bytes:
+def plot(results: BenchmarkResults, suffix: str) -> bytes:
     """The results as the content of a PNG or SVG file."""
     content = BytesIO()
     draw(results).savefig(content, format=suffix.removeprefix(".").lower(), dpi=150)
     return content.getvalue()
 
 
-def draw(results: Results) -> Figure:
+def draw(results: BenchmarkResults) -> Figure:
     """The figure: three charts of the cases, and one of ratios where a peer was run."""
     from matplotlib.figure import Figure
 
@@ -62,7 +62,7 @@ def draw(results: Results) -> Figure:
 
 
 def _bars(
-    axes: Axes, title: str, name: str, ours: Sequence[Measured], theirs: Sequence[Measured], peer: str | None
+    axes: Axes, title: str, name: str, ours: Sequence[CaseRuns], theirs: Sequence[CaseRuns], peer: str | None
 ) -> None:
     """Medians as bars, the lowest and the highest run as whiskers."""
     groups = [("mlx-diffusion", OURS, ours)] + ([(str(peer), THEIRS, theirs)] if theirs else [])
@@ -86,7 +86,7 @@ def _bars(
         axes.legend(fontsize=8, frameon=False)
 
 
-def _reach(axes: Axes, results: Results) -> None:
+def _reach(axes: Axes, results: BenchmarkResults) -> None:
     """A step's seconds beside what the device would need for it, and the share that this is."""
     cases = results.cases
     steps = [case.measured.median("step_seconds") for case in cases]
@@ -101,7 +101,7 @@ def _reach(axes: Axes, results: Results) -> None:
     _name_cases(axes, [case.measured for case in cases])
 
 
-def _ratios(axes: Axes, results: Results) -> None:
+def _ratios(axes: Axes, results: BenchmarkResults) -> None:
     """Ours over theirs: left of the line is better."""
     height = 0.8 / len(results.comparisons)
     for index, comparison in enumerate(results.comparisons):
@@ -131,7 +131,7 @@ def _whiskers(spreads: Sequence[Spread]) -> Any:
     return [below, [spread.high - spread.median for spread in spreads]]
 
 
-def _name_cases(axes: Axes, measured: Sequence[Measured]) -> None:
+def _name_cases(axes: Axes, measured: Sequence[CaseRuns]) -> None:
     modes = {one.case.mode for one in measured}
     names = [
         f"{one.case.prompt_tokens} + {one.case.output_tokens}" + (f"\n{one.case.mode}" if len(modes) > 1 else "")

@@ -32,8 +32,8 @@ VIEWS = ("Broadcast", "ExpandDims", "Squeeze", "Reshape", "Transpose", "StopGrad
 
 MOST_PROMPT = 128  # tokens; longer ones change little of what is counted, and encoding them takes long
 
-Counter = Callable[[list[mx.array]], np.ndarray]  # whole numbers, of whatever is counted
-Step = Callable[[Counter], np.ndarray]  # builds one denoising step and gives what the counter counts in it
+CountArrays = Callable[[list[mx.array]], np.ndarray]  # whole numbers, of whatever is counted
+StepCounter = Callable[[CountArrays], np.ndarray]  # builds one denoising step and gives what the counter counts in it
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def counted_case(case: Case) -> Case:
     return replace(case, prompt_tokens=min(case.prompt_tokens, MOST_PROMPT))
 
 
-def counted(step: Step, config: ModelConfig, case: Case) -> Counted:
+def counted(step: StepCounter, config: ModelConfig, case: Case) -> Counted:
     """Count a step of this case by every measure. Bytes are None where MLX cannot export a primitive of the step."""
     length, vocab = config.canvas_length, config.vocab_size
     scores = case.prompt_tokens + length  # as wide as attention's, which are not meant
@@ -68,7 +68,9 @@ def counted(step: Step, config: ModelConfig, case: Case) -> Counted:
     return Counted(run, *([None, None] if moved_bytes is None else moved_bytes.tolist()))
 
 
-def own_step(model: DiffusionGemma, tokenizer: Tokenizer, case: Case, base: GenerationConfig) -> Step:
+def library_step_counter(
+    model: DiffusionGemma, tokenizer: Tokenizer, case: Case, base: GenerationConfig
+) -> StepCounter:
     """The first denoising step of this library, built as a GPU would run it and not evaluated.
 
     A CPU runs its steps uncompiled, since each fused kernel costs it a run of the C++ compiler.
@@ -76,7 +78,7 @@ def own_step(model: DiffusionGemma, tokenizer: Tokenizer, case: Case, base: Gene
     prompt = random_prompt(model.config, case.prompt_tokens, base.seed or 0, ())
     evaluate = mx.eval
 
-    def step(count: Counter) -> np.ndarray:
+    def step(count: CountArrays) -> np.ndarray:
         noise = _MarkedNoise(base.seed or 0, model.config.vocab_size)
 
         def counting(*trees: Any) -> None:
@@ -89,7 +91,7 @@ def own_step(model: DiffusionGemma, tokenizer: Tokenizer, case: Case, base: Gene
         compiled, model.compiled = model.compiled, True
         try:
             with patch.object(mx, "eval", counting), patch.object(device, "on_cpu", lambda: False):
-                for _ in stream_generate(model, tokenizer, prompt, config=case.wishes(base), noise=noise):
+                for _ in stream_generate(model, tokenizer, prompt, config=case.options(base), noise=noise):
                     pass
         except _Enough as enough:
             return enough.numbers

@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlx_diffusion.measure.speed.ceilings import Ceilings
-from mlx_diffusion.measure.speed.cost import Cost
+from mlx_diffusion.measure.speed.cost import PassCost
 from mlx_diffusion.measure.speed.primitives import Counted
-from mlx_diffusion.measure.speed.runs import Measured, Spread
+from mlx_diffusion.measure.speed.runs import CaseRuns, Spread
 
-# What is compared with a peer, in Sample's names: less is better in all.
+# What is compared with a peer, in RunFigures's names: less is better in all.
 COMPARED = ("step_seconds", "prompt_seconds", "first_text_seconds", "cpu_seconds", "memory_bytes")
 
 
 @dataclass(frozen=True)
-class Subject:
+class Setup:
     """What was measured, and where."""
 
     model: str
@@ -50,16 +50,16 @@ class Reach:
 class Work:
     """What a case consists of."""
 
-    step: Cost  # one denoising step behind the prompt
-    canvas: Cost  # encoding one finished canvas behind it
-    prompt: tuple[Cost, ...]  # encoding the prompt, in parts
+    step: PassCost  # one denoising step behind the prompt
+    canvas: PassCost  # encoding one finished canvas behind it
+    prompt: tuple[PassCost, ...]  # encoding the prompt, in parts
 
 
 @dataclass(frozen=True)
 class CaseResult:
     """One case: what was measured, what it costs, how near that comes to the ceilings."""
 
-    measured: Measured
+    measured: CaseRuns
     work: Work
     reach: Reach
 
@@ -76,11 +76,11 @@ class CaseResult:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PeerComparison:
     """One case run by this library and by a peer in turn."""
 
-    ours: Measured
-    theirs: Measured
+    ours: CaseRuns
+    theirs: CaseRuns
     our_step: Counted
     their_step: Counted
 
@@ -109,14 +109,14 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Results:
+class BenchmarkResults:
     """All of a run of the benchmark."""
 
-    subject: Subject
+    subject: Setup
     ceilings: Ceilings
     cases: Sequence[CaseResult]
     peer: str | None = None  # name and version
-    comparisons: Sequence[Comparison] = ()
+    comparisons: Sequence[PeerComparison] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -128,7 +128,7 @@ class Results:
         }
 
 
-def reach(measured: Measured, work: Work, ceilings: Ceilings) -> Reach:
+def reach(measured: CaseRuns, work: Work, ceilings: Ceilings) -> Reach:
     """How near a case comes to the ceilings."""
     step, canvas = work.step, work.canvas
     steps = measured.median("steps")

@@ -22,7 +22,7 @@ from mlx_diffusion.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Sample:
+class RunFigures:
     """The figures of one run. None is what a run does not have: no text, a prompt that takes no time."""
 
     tokens_per_second: float  # of the text, the prompt's time left out
@@ -37,6 +37,36 @@ class Sample:
     tokens: int
     seconds: float  # the whole run
     cpu_seconds: float  # of all of the process's threads
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        prompt_tokens: int,
+        tokens: int,
+        steps: int,
+        positions: int,
+        prompt_seconds: float,
+        generation_seconds: float,
+        first_text_seconds: float | None,
+        memory_bytes: int,
+        stopwatch: Stopwatch,
+    ) -> RunFigures:
+        """The figures of a run from what was counted and timed, the same for every engine."""
+        return cls(
+            tokens_per_second=tokens / generation_seconds,
+            step_seconds=generation_seconds / steps,
+            steps_per_token=steps / tokens,
+            positions_per_token=positions / tokens,
+            first_text_seconds=first_text_seconds,
+            prompt_seconds=prompt_seconds,
+            prompt_tokens_per_second=prompt_tokens / prompt_seconds,
+            memory_bytes=memory_bytes,
+            steps=steps,
+            tokens=tokens,
+            seconds=stopwatch.seconds,
+            cpu_seconds=stopwatch.cpu_seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -54,11 +84,11 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A case and the figures of its runs, by the names of Sample's fields."""
+class CaseRuns:
+    """A case and the figures of its runs, by the names of RunFigures's fields."""
 
     case: Case
-    samples: tuple[Sample, ...]
+    samples: tuple[RunFigures, ...]
 
     def spread(self, name: str) -> Spread | None:
         return Spread.of(getattr(sample, name) for sample in self.samples)
@@ -67,7 +97,7 @@ class Measured:
         return float(statistics.median(getattr(sample, name) for sample in self.samples))
 
     def as_dict(self) -> dict[str, Any]:
-        spreads: Mapping[str, Spread | None] = {field.name: self.spread(field.name) for field in fields(Sample)}
+        spreads: Mapping[str, Spread | None] = {field.name: self.spread(field.name) for field in fields(RunFigures)}
         return {
             **asdict(self.case),
             "runs": len(self.samples),
@@ -76,52 +106,52 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Clock:
+class Stopwatch:
     """Seconds that have passed, and those that the process has computed in them."""
 
     seconds: float
     cpu_seconds: float
 
     @classmethod
-    def start(cls) -> Clock:
+    def start(cls) -> Stopwatch:
         return cls(time.perf_counter(), time.process_time())
 
-    def stop(self) -> Clock:
-        return Clock(time.perf_counter() - self.seconds, time.process_time() - self.cpu_seconds)
+    def stop(self) -> Stopwatch:
+        return Stopwatch(time.perf_counter() - self.seconds, time.process_time() - self.cpu_seconds)
 
 
-Run = Callable[[Case], Sample]
+CaseRunner = Callable[[Case], RunFigures]
 
 
 def measure(
-    case: Case, runs: Sequence[Run], repeats: int, report: Callable[[str], None], *, warm_up: bool = True
-) -> list[Measured]:
+    case: Case, runs: Sequence[CaseRunner], repeats: int, report: Callable[[str], None], *, warm_up: bool = True
+) -> list[CaseRuns]:
     """Run a case by each of `runs` in turn, `repeats` times, with `warm_up` after one turn that is not counted.
 
     In turn, so that whatever slows the machine for a while slows all of them. `report` is told how far it is.
     """
-    samples: list[list[Sample]] = [[] for _ in runs]
+    samples: list[list[RunFigures]] = [[] for _ in runs]
     for turn in range(0 if warm_up else 1, repeats + 1):
         report(f"{case}: " + ("warm-up" if turn == 0 else f"run {turn} of {repeats}"))
         for run, kept in zip(runs, samples, strict=True):
             sample = run(case)
             if turn:
                 kept.append(sample)
-    return [Measured(case, tuple(kept)) for kept in samples]
+    return [CaseRuns(case, tuple(kept)) for kept in samples]
 
 
-def own_run(model: DiffusionGemma, tokenizer: Tokenizer, base: GenerationConfig) -> Run:
-    """How a case is run by this library, with the options that `Case.wishes` makes of `base`."""
+def library_runner(model: DiffusionGemma, tokenizer: Tokenizer, base: GenerationConfig) -> CaseRunner:
+    """How a case is run by this library, with the options that `Case.options` makes of `base`."""
 
-    def run(case: Case) -> Sample:
-        wishes = case.wishes(base)
+    def run(case: Case) -> RunFigures:
+        options = case.options(base)
         prompt = random_prompt(model.config, case.prompt_tokens, base.seed or 0, stop_tokens(model))
         before = clear_memory()
-        clock = Clock.start()
-        for event in stream_generate(model, tokenizer, prompt, config=wishes):
+        stopwatch = Stopwatch.start()
+        for event in stream_generate(model, tokenizer, prompt, config=options):
             if isinstance(event, Finish):
                 stats = event.stats
-        return sample(
+        return RunFigures.of(
             prompt_tokens=stats.prompt_tokens,
             tokens=stats.generated_tokens,
             steps=stats.denoising_steps,
@@ -130,7 +160,7 @@ def own_run(model: DiffusionGemma, tokenizer: Tokenizer, base: GenerationConfig)
             generation_seconds=stats.generation_seconds,
             first_text_seconds=stats.first_text_seconds,
             memory_bytes=mx.get_peak_memory() - before,
-            clock=clock.stop(),
+            stopwatch=stopwatch.stop(),
         )
 
     return run
@@ -146,32 +176,3 @@ def clear_memory() -> int:
     mx.clear_cache()
     mx.reset_peak_memory()
     return mx.get_active_memory()
-
-
-def sample(
-    *,
-    prompt_tokens: int,
-    tokens: int,
-    steps: int,
-    positions: int,
-    prompt_seconds: float,
-    generation_seconds: float,
-    first_text_seconds: float | None,
-    memory_bytes: int,
-    clock: Clock,
-) -> Sample:
-    """The figures of a run from what was counted and timed, the same for every engine."""
-    return Sample(
-        tokens_per_second=tokens / generation_seconds,
-        step_seconds=generation_seconds / steps,
-        steps_per_token=steps / tokens,
-        positions_per_token=positions / tokens,
-        first_text_seconds=first_text_seconds,
-        prompt_seconds=prompt_seconds,
-        prompt_tokens_per_second=prompt_tokens / prompt_seconds,
-        memory_bytes=memory_bytes,
-        steps=steps,
-        tokens=tokens,
-        seconds=clock.seconds,
-        cpu_seconds=clock.cpu_seconds,
-    )

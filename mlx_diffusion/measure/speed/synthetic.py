@@ -37,7 +37,7 @@ SAMPLE_WORDS = 1 << 12
 
 
 @dataclass(frozen=True)
-class Plan:
+class Blueprint:
     """A synthetic model before it is made: its config.json, as it would be saved, and what its tensors become."""
 
     raw: Mapping[str, Any]
@@ -49,7 +49,9 @@ class Plan:
         return self.config.quantization.of(DECODER + path) if self.config.quantization else None
 
 
-def plan(raw: Mapping[str, Any], recipe: Recipe, layers: int | None = None, canvas_length: int | None = None) -> Plan:
+def plan(
+    raw: Mapping[str, Any], recipe: Recipe, layers: int | None = None, canvas_length: int | None = None
+) -> Blueprint:
     """What a model of this config.json is in a recipe, if wanted with its last layers alone or another canvas.
 
     Raises OptionError for bounds that it does not have, CheckpointError for a config that cannot be read or quantised.
@@ -73,10 +75,12 @@ def plan(raw: Mapping[str, Any], recipe: Recipe, layers: int | None = None, canv
     table = quantization_table(made)
     if table is not None:
         changed["quantization"] = {**table, **{p.module: False for p in made if p.spec is None}}
-    return Plan(changed, ModelConfig.from_dict(changed), made)
+    return Blueprint(changed, ModelConfig.from_dict(changed), made)
 
 
-def make(planned: Plan, seed: int = 0, report: Callable[[int, int], None] = lambda done, total: None) -> DiffusionGemma:
+def make(
+    planned: Blueprint, seed: int = 0, report: Callable[[int, int], None] = lambda done, total: None
+) -> DiffusionGemma:
     """The model with random weights, in memory. `report` is told how many bytes of how many are made."""
     model = DiffusionGemma(planned.config)
 
@@ -101,7 +105,7 @@ def make(planned: Plan, seed: int = 0, report: Callable[[int, int], None] = lamb
     return model
 
 
-def save(planned: Plan, model: DiffusionGemma, folder: Path) -> None:
+def save(planned: Blueprint, model: DiffusionGemma, folder: Path) -> None:
     """Write the model as a checkpoint of mlx-community's layout, generation defaults included, without a tokenizer."""
     settings = model.generation_defaults.resolve()
     generation = {

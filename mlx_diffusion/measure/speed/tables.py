@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from rich.table import Table
 
 from mlx_diffusion.measure.speed.cases import Case
-from mlx_diffusion.measure.speed.cost import Cost
-from mlx_diffusion.measure.speed.results import COMPARED, CaseResult, Comparison, Results
+from mlx_diffusion.measure.speed.cost import PassCost
+from mlx_diffusion.measure.speed.results import COMPARED, BenchmarkResults, CaseResult, PeerComparison
 from mlx_diffusion.measure.speed.runs import Spread
 
 ALONE = 0.9  # of a core, below which a run on the processor was not alone
@@ -25,7 +25,7 @@ LABELS = {
 }
 
 
-def tables(results: Results) -> Iterator[Table | str]:
+def tables(results: BenchmarkResults) -> Iterator[Table | str]:
     """What was measured, what a step consists of, what the device gives, and how a peer compares."""
     yield heading(results)
     yield speed_table(results.cases)
@@ -39,7 +39,7 @@ def tables(results: Results) -> Iterator[Table | str]:
         yield comparison_table(comparison, str(results.peer))
 
 
-def heading(results: Results) -> str:
+def heading(results: BenchmarkResults) -> str:
     subject = results.subject
     device = subject.device
     steps = "the checkpoint's stop rule" if subject.steps is None else f"{subject.steps} denoising steps a canvas"
@@ -52,7 +52,7 @@ def heading(results: Results) -> str:
     )
 
 
-def busy(results: Results) -> str | None:
+def busy(results: BenchmarkResults) -> str | None:
     """A warning where MLX runs on the processor and did not have it to itself."""
     shares = [one.cpu_seconds / one.seconds for case in results.cases for one in case.measured.samples]
     if results.subject.device["device"] != "cpu" or min(shares) >= ALONE:
@@ -111,7 +111,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def step_table(step: Cost, prompt_tokens: int) -> Table:
+def step_table(step: PassCost, prompt_tokens: int) -> Table:
     """What a denoising step has to compute and to read, part by part."""
     title = f"One denoising step behind {prompt_tokens} tokens, counted"
     table = _table(title, "part", "FLOPs", "share", "bytes read", "share")
@@ -126,7 +126,7 @@ def step_table(step: Cost, prompt_tokens: int) -> Table:
     return table
 
 
-def ceiling_text(results: Results) -> str:
+def ceiling_text(results: BenchmarkResults) -> str:
     ceilings = results.ceilings
     rates = ceilings.shapes.values()
     lines = [
@@ -145,7 +145,7 @@ def ceiling_text(results: Results) -> str:
     return "\n".join(lines)
 
 
-def comparison_table(comparison: Comparison, peer: str) -> Table:
+def comparison_table(comparison: PeerComparison, peer: str) -> Table:
     """Ours, theirs, and the ratio with its spread over the runs."""
     table = _table(f"Against {peer}: {comparison.ours.case}", "", "ours", "theirs", "ours / theirs")
     for name in COMPARED:

@@ -10,7 +10,6 @@ from hashlib import blake2b
 from random import Random
 from typing import Any, Literal
 
-Message = dict[str, str]
 Split = Literal["train", "held_out"]
 
 HELD_OUT_SHARE = 8  # one key in eight
@@ -27,7 +26,7 @@ class Task:
     """
 
     family: str
-    messages: tuple[Message, ...]
+    messages: tuple[dict[str, str], ...]
     answer: str
     key: str | None
     check: Callable[[str], bool]
