@@ -3,6 +3,7 @@
 # make lint    ruff and mypy
 # make check   lint and test
 # make picture draw the README's picture from recorded events
+# make house   draw docs/house.* anew from the modules' docstrings
 # make quality measure the bundled checkpoint and write docs/quality.* and tests/floor.json; COUNT prompts a family
 #
 # PYTHON is the interpreter that .venv is made from, 3.11 or later; by default the first one found.
@@ -16,7 +17,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 COUNT ?= 100
 
-.PHONY: demo test lint check picture quality clean
+.PHONY: demo test lint check picture house quality clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -36,6 +37,9 @@ check: lint test
 
 picture: $(VENV)/.installed
 	@$(BIN)/python tests/draw_picture.py docs/canvas.svg
+
+house: $(VENV)/.made
+	@$(BIN)/python tests/draw_house.py
 
 quality: $(VENV)/.tested
 	@rm -f docs/quality.json

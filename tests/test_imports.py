@@ -4,12 +4,8 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-FOLDERS = {"mlx_diffusion": ROOT / "mlx_diffusion", "mlx_diffusion.cli": ROOT / "cli"}
-FOLDERS["mlx_diffusion.convert"] = ROOT / "convert"
+from house import MODULES, ROOT, imports, ours
 
 # A module imports only from its own place and from places further down; `training` and tests stand outside.
 PLACES = (
@@ -29,40 +25,10 @@ LEVEL = {place: level for level, places in enumerate(PLACES) for place in places
 PUBLIC = "__init__"  # names for users, imported on first use
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    """(full name, file) of every module that is installed."""
-    for package, folder in FOLDERS.items():
-        for file in sorted(folder.rglob("*.py")):
-            yield ".".join([package, *file.relative_to(folder).with_suffix("").parts]), file
-
-
-MODULES = dict(modules())
-
-
-def imports(name: str, file: Path) -> Iterator[str]:
-    """Full names of what a module imports, at its top, inside functions and for type checking alike."""
-    package = name.rsplit(".", 1)[0]
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
-            source = ".".join(filter(None, [base, node.module]))
-            for alias in node.names:
-                inner = f"{source}.{alias.name}"
-                yield inner if inner in MODULES or f"{inner}.__init__" in MODULES else source
-
-
 def top(name: str) -> str:
     """The module of the package that a full name belongs to: mlx_diffusion.cli.main -> cli."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 else PUBLIC
-
-
-def ours(name: str) -> set[str]:
-    """Full names of our own modules that a module imports."""
-    return {imported for imported in imports(name, MODULES[name]) if imported.split(".")[0] == "mlx_diffusion"}
 
 
 def test_imports_run_down() -> None:
@@ -110,6 +76,6 @@ def test_third_party_imports_are_declared() -> None:
         return {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in requirements}
 
     declared, optional = names(project["dependencies"]), names(project["optional-dependencies"]["plot"])
-    used = {imported.split(".")[0] for name, file in MODULES.items() for imported in imports(name, file)}
+    used = {imported.split(".")[0] for name in MODULES for imported in imports(name)}
     assert used - set(sys.stdlib_module_names) - {"mlx_diffusion"} <= declared | optional
     assert declared | optional <= used, "declared and never imported"
