@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlx_diffusion.cli.arguments import add_model, help_format
 from mlx_diffusion.cli.progress import ProgressLine, duration
 from mlx_diffusion.cli.state import state_folder
-from mlx_diffusion.errors import OptionError
+from mlx_diffusion.errors import EvaluationError, OptionError
 
 if TYPE_CHECKING:
     from mlx_diffusion.measure.answers.plan import EvaluationPlan
@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
     from mlx_diffusion.measure.answers import tables
     from mlx_diffusion.measure.answers.document import page
     from mlx_diffusion.measure.answers.figures import report
-    from mlx_diffusion.measure.answers.files import write_whole
     from mlx_diffusion.measure.answers.record import Evaluation
+    from mlx_diffusion.whole_files import write_whole
 
     record = Evaluation.read(args.show) if args.show else _measure(args)
     print(json.dumps(report(record), ensure_ascii=False) if args.json else tables.text(record))
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown:
         source = args.show or args.output
         picture = next((file for file in args.plot if file.parent == args.markdown.parent), None)
-        write_whole(args.markdown, page(record, source.name, picture and picture.name).encode())
+        write_whole(args.markdown, page(record, source.name, picture and picture.name).encode(), error=EvaluationError)
     return 0
 
 
@@ -231,7 +231,7 @@ def _is_of_recipes(file: Path) -> bool:
 def _recipes(args: argparse.Namespace) -> int:
     """What recipes cost, measured or shown."""
     from mlx_diffusion.convert.cost import CostReport, costs
-    from mlx_diffusion.measure.answers.files import write_whole
+    from mlx_diffusion.whole_files import write_whole
 
     if args.show:
         report = CostReport.from_dict(json.loads(args.show.read_bytes()))
@@ -240,8 +240,8 @@ def _recipes(args: argparse.Namespace) -> int:
         with ProgressLine() as line:
             report = costs(args.model, names, _plan(args), workers=args.workers, report=line.show)
     if args.output:
-        write_whole(args.output, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
+        write_whole(args.output, (json.dumps(report.as_dict(), indent=1) + "\n").encode(), error=EvaluationError)
     if args.markdown:
-        write_whole(args.markdown, report.page((args.show or args.output).name).encode())
+        write_whole(args.markdown, report.page((args.show or args.output).name).encode(), error=EvaluationError)
     print(json.dumps(report.as_dict(), ensure_ascii=False) if args.json else report.text())
     return 0

@@ -28,16 +28,16 @@ from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, Recipe
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
 from mlx_diffusion.convert import shards
 from mlx_diffusion.convert.card import CARD, card
-from mlx_diffusion.convert.files import errors_of, flush_folder, locked, write_whole
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.progress import Meter, Progress
 from mlx_diffusion.convert.record import Record, record_of
 from mlx_diffusion.convert.shards import Shard
 from mlx_diffusion.convert.source import Source
-from mlx_diffusion.convert.target import CONFIG, begin, check_apart, earlier_revision, is_finished
+from mlx_diffusion.convert.target import CONFIG, begin, check_apart, earlier_revision, errors_of, is_finished, locked
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.errors import ConversionError
 from mlx_diffusion.json_fields import parse_json
+from mlx_diffusion.whole_files import flush, write_whole
 
 OURS = (CONFIG, INDEX_FILE, CARD, UNFINISHED)  # what a conversion writes itself instead of copying it
 DOWNLOADS = ".downloads"  # in the target, for shards that are streamed
@@ -220,7 +220,7 @@ def _finish(job: Job, target: Path) -> None:
         write_whole(target / name, content)
     shutil.rmtree(target / DOWNLOADS, ignore_errors=True)  # there only where files were streamed
     (target / UNFINISHED).unlink()
-    flush_folder(target)
+    flush(target)
 
 
 def _json(content: dict[str, Any]) -> bytes:

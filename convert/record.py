@@ -16,8 +16,8 @@ from mlx_diffusion import __version__
 from mlx_diffusion.checkpoint.folder import UNFINISHED
 from mlx_diffusion.checkpoint.headers import Stored
 from mlx_diffusion.checkpoint.layout import Piece
-from mlx_diffusion.convert.files import write_whole
 from mlx_diffusion.errors import ConversionError
+from mlx_diffusion.whole_files import write_whole
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from pathlib import Path
 from mlx_diffusion.checkpoint.folder import SINGLE_FILE
 from mlx_diffusion.checkpoint.headers import Stored, Tensor, write_header
 from mlx_diffusion.checkpoint.layout import Piece
-from mlx_diffusion.convert.files import PART, flush, flush_folder, forget, uncached
+from mlx_diffusion.convert.large_files import flush, forget, uncached
 from mlx_diffusion.convert.quantise import chunks, transfer
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.whole_files import PART
+from mlx_diffusion.whole_files import flush as flush_folder
 
 SHARD_BYTES = 4_000_000_000  # a further tensor does not go into a file of this size; one alone may be larger
 FLUSH_BYTES = 32_000_000  # of the source

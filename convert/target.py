@@ -5,18 +5,23 @@ Knows nothing of the source but how much room its files take.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import errno
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import INDEX_FILE, UNFINISHED, check_utf8, local_folder
 from mlx_diffusion.convert.card import CARD, revision_in
-from mlx_diffusion.convert.files import PART, flush_folder, free_bytes, same_disk
 from mlx_diffusion.convert.record import Record
 from mlx_diffusion.convert.shards import Shard
 from mlx_diffusion.convert.source import Source
 from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import ConversionError
+from mlx_diffusion.fit.disk import free_bytes, same_disk
+from mlx_diffusion.whole_files import PART, flush
 
 CONFIG = "config.json"
 STREAM = "; with --stream the source needs no more than two of its files at once"
@@ -83,7 +88,9 @@ def begin(
     difference = record.difference(earlier) if earlier is not None else None
     if earlier is not None and difference is None:
         missing = [file for file in files if file.name not in whole]
-        _check_space(missing, rest, source, target, _matching(target, f"*{PART}"))
+        unfinished = _matching(target, f"*{PART}")  # whoever wrote them is gone: the folder is locked
+        _check_space(missing, rest, source, target, unfinished)
+        _remove(unfinished)
         record.write(target)
         return whole
     if earlier is not None and not force:
@@ -98,15 +105,19 @@ def begin(
     if old:
         # While old files are there, no record may vouch for them: one that no conversion equals marks the folder.
         replace(record, contents="to be replaced").write(target)
-        for file in old:
-            file.unlink(missing_ok=True)
-        flush_folder(target)
+        _remove(old)
+        flush(target)
     record.write(target)
     return set()
 
 
 def _matching(target: Path, *patterns: str) -> list[Path]:
     return sorted({file for pattern in patterns for file in target.glob(pattern) if file.is_file()})
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _occupied(target: Path) -> bool:
@@ -132,3 +143,30 @@ def _check_space(missing: Sequence[Shard], rest: int, source: Source, target: Pa
 
 def _refuse(folder: Path, needed: int, free: int, remedy: str) -> None:
     raise ConversionError(f"{folder}: {size_text(needed)} are needed and {size_text(free)} are free; {remedy}")
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Hold the folder against a second process; the lock goes with the process, however it ends."""
+    descriptor = os.open(target, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConversionError(f"{target}: another conversion is writing here; wait for it, or end it") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def errors_of(target: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a ConversionError of one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        remedy = "free some and run the same command: it goes on from the last finished file"
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "once that is mended, the same command goes on from the last finished file"
+        raise ConversionError(f"{error.filename or target}: {reason}; {remedy}") from None

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mlx_diffusion.cli.chat import archive, markup
-from mlx_diffusion.cli.chat.archive import Archive, read, write_whole
+from mlx_diffusion.cli.chat.archive import Archive, read, write
 from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
 from mlx_diffusion.cli.chat.channels import MARKERS, Channels
 from mlx_diffusion.cli.chat.conversation import FORMAT, Conversation, ConversationError, Message
@@ -180,17 +180,18 @@ def test_files_that_are_no_conversation(tmp_path: Path) -> None:
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "talk.json"
-    write_whole(file, "before")
+    write(file, talk())
+    before = file.read_text()
 
     def fail(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(ConversationError, match="No space left"):
-        write_whole(file, "after")
-    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
+        write(file, Conversation("another"))
+    assert file.read_text() == before and list(tmp_path.iterdir()) == [file]
     with pytest.raises(ConversationError, match="cannot be written"):
-        write_whole(tmp_path / "missing" / "talk.json", "text")
+        write(tmp_path / "missing" / "talk.json", talk())
 
 
 def test_conversations_are_kept_for_the_user_alone(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ PLACES = (
     ("network",),
     ("checkpoint",),
     ("options",),
-    ("json_fields", "tokenizer", "events", "display", "device"),
+    ("json_fields", "tokenizer", "events", "display", "device", "whole_files"),
     ("errors",),
 )
 LEVEL = {place: level for level, places in enumerate(PLACES) for place in places}

@@ -46,6 +46,10 @@ class Fault:
             patch.setattr(os, name, self.counted(getattr(os, name), real=name != "fsync"))
         for name in ("unlink", "mkdir"):
             patch.setattr(Path, name, self.counted(getattr(Path, name), real=True))
+        look, make = os.open, self.counted(os.open, real=True)
+        patch.setattr(
+            os, "open", lambda file, flags, *a, **b: (make if flags & os.O_CREAT else look)(file, flags, *a, **b)
+        )
         read, write = Path.open, self.counted(Path.open, real=True)
         patch.setattr(
             Path, "open", lambda file, mode="r", *a, **b: (write if "w" in mode else read)(file, mode, *a, **b)

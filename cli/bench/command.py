@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.cli.arguments import REAL_MODEL, add_model, help_format
 from mlx_diffusion.cli.progress import ProgressLine
+from mlx_diffusion.errors import EvaluationError
 from mlx_diffusion.options import MODES
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def run(args: argparse.Namespace) -> int:
     if args.synthetic is not None and args.model != "demo":
         args.usage_error("--model and --synthetic exclude each other; leave out one of them")
 
-    from mlx_diffusion.convert.files import write_whole
     from mlx_diffusion.measure.speed.plots import check_plot, plot
+    from mlx_diffusion.whole_files import write_whole
 
     if args.plot:
         check_plot(args.plot)
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(results)
     if args.plot:
-        write_whole(args.plot, plot(results, args.plot.suffix))
+        write_whole(args.plot, plot(results, args.plot.suffix), error=EvaluationError)
         print(f"mlx-diffusion: drawn into {args.plot}", file=sys.stderr)
     return 0
 

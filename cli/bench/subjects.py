@@ -19,9 +19,9 @@ from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
 from mlx_diffusion.cli.progress import ProgressLine
-from mlx_diffusion.convert.files import free_bytes
 from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.fit.disk import free_bytes
 from mlx_diffusion.fit.machine import Machine
 from mlx_diffusion.fit.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes
 from mlx_diffusion.fit.room import check_room, stored_weight_bytes

@@ -4,30 +4,18 @@ Files appear whole or not at all, readable by the user alone. Knows nothing of w
 """
 
 import os
-import tempfile
 import time
 from pathlib import Path
 
 from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
+from mlx_diffusion.whole_files import write_whole
 
 MOST_KEPT = 30
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all. Raises ConversationError."""
-    partial = None
-    try:
-        path = path.resolve()  # a link stays one
-        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
-        raise ConversationError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+def write(path: Path, conversation: Conversation) -> None:
+    """Save a conversation. Raises ConversationError."""
+    write_whole(path, conversation.to_json().encode(), error=ConversationError, private=True)
 
 
 def read(path: Path) -> Conversation:
@@ -56,7 +44,7 @@ class Archive:
             self._file = self._new_name()
             for old in self.kept()[MOST_KEPT - 1 :]:
                 old.unlink(missing_ok=True)
-        write_whole(self._file, conversation.to_json())
+        write(self._file, conversation)
 
     def begin_anew(self) -> None:
         """Leave the file as it is; what follows is another conversation."""

@@ -123,7 +123,7 @@ def _save(session: Session, argument: str) -> None:
     if not argument:
         raise OptionError("/save needs the file to write, as in: /save talk.json")
     path = Path(argument).expanduser()
-    archive.write_whole(path, session.conversation.to_json())
+    archive.write(path, session.conversation)
     session.tell(f"saved to {path}")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import mlx.core as mx
 
 from mlx_diffusion import __version__
 from mlx_diffusion.device import on_cpu
+from mlx_diffusion.fit.disk import free_bytes
 
 PACKAGES = ("mlx", "mlx-lm", "transformers", "huggingface_hub", "numpy")
 
@@ -75,7 +75,7 @@ def _device_facts() -> Mapping[str, Any]:
 
 def _free(folder: Path) -> int | None:
     try:
-        return shutil.disk_usage(folder).free
+        return free_bytes(folder)
     except OSError:
         return None
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.measure.answers import figures
-from mlx_diffusion.measure.answers.files import write_whole
 from mlx_diffusion.measure.answers.record import Evaluation
+from mlx_diffusion.whole_files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def draw(record: Evaluation, file: Path) -> None:
 
     with rc_context({"svg.hashsalt": "mlx-diffusion", "svg.fonttype": "none"}):
         figure.savefig(content, format=kind, dpi=150, metadata=without_date)
-    write_whole(file, content.getvalue())
+    write_whole(file, content.getvalue(), error=EvaluationError)
 
 
 def curves(record: Evaluation) -> Figure:

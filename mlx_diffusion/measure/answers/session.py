@@ -12,7 +12,6 @@ from typing import Any
 from mlx_diffusion.checkpoint import folder as checkpoint
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.errors import EvaluationError, OptionError
-from mlx_diffusion.measure.answers.files import write_whole
 from mlx_diffusion.measure.answers.identity import fingerprint
 from mlx_diffusion.measure.answers.item import Item, digest
 from mlx_diffusion.measure.answers.journal import Journal, check_same
@@ -23,6 +22,7 @@ from mlx_diffusion.measure.answers.runs import EvaluationProgress, Pending, meas
 from mlx_diffusion.measure.answers.suites import families_of, items_of
 from mlx_diffusion.measure.answers.workers import default_workers, engines_of
 from mlx_diffusion.tokenizer import load_tokenizer
+from mlx_diffusion.whole_files import write_whole
 
 DEFAULT_COUNT = 200
 DEFAULT_MAX_TOKENS = 128  # the longest right answer of a bundled family, a story, has 108
@@ -84,7 +84,8 @@ def run(
                 measure(engines, tokenizer, plan, pending, journal, report)
         record = record_of(plan, header, journal)
         if output is not None:
-            write_whole(output, record.to_json(answers).encode("utf-8", "surrogatepass"))
+            content = record.to_json(answers).encode("utf-8", "surrogatepass")
+            write_whole(output, content, error=EvaluationError)
         journal.remove()
     finally:
         journal.close()

@@ -1,0 +1,71 @@
+"""Files that appear whole or not at all."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from mlx_diffusion import whole_files
+from mlx_diffusion.errors import EvaluationError
+from mlx_diffusion.whole_files import whole_file, write_whole
+
+
+def test_it_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+    file, link = tmp_path / "a", tmp_path / "link"
+    link.symlink_to(file)
+    write_whole(file, b"before")
+    write_whole(link, b"after")
+    assert link.is_symlink() and file.read_bytes() == b"after" and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_what_fails_leaves_nothing_behind(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"before")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, name, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(file, b"after")
+    with pytest.raises(EvaluationError, match=r"a cannot be written \(No space left on device\); choose another place"):
+        write_whole(file, b"after", error=EvaluationError)
+    assert file.read_bytes() == b"before" and list(tmp_path.iterdir()) == [file]
+
+
+def test_file_and_folder_are_on_the_disk_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush, replace = whole_files.flush, os.replace
+    order: list[str] = []
+
+    def noted_flush(path: Path) -> None:
+        order.append(path.suffix or "folder")
+        flush(path)
+
+    def noted_replace(part: Path, file: Path) -> None:
+        order.append("renamed")
+        replace(part, file)
+
+    monkeypatch.setattr(whole_files, "flush", noted_flush)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    write_whole(tmp_path / "a.json", b"content")
+    assert order == [".part", "renamed", "folder"]
+
+
+def test_the_users_umask_counts_and_what_is_private_is_his_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_whole(tmp_path / "open", b"")
+        write_whole(tmp_path / "closed", b"", private=True)
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("open", "closed")]
+    assert modes == [0o644, 0o600]
+
+
+def test_a_writer_that_looks_at_the_name_gets_its_ending(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "a", suffix=".part.safetensors") as part:
+        assert part.name.endswith(".part.safetensors") and part.parent == tmp_path.resolve()
+        part.write_text("content")
+    assert (tmp_path / "a").read_text() == "content" and len(list(tmp_path.iterdir())) == 1
