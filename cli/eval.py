@@ -219,7 +219,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _is_of_recipes(file: Path) -> bool:
     """Whether a file holds what recipes cost, by its beginning."""
-    from mlx_diffusion.convert.cost import FORMAT
+    from mlx_diffusion.measure.answers.recipe_costs import FORMAT
 
     try:
         with file.open("rb") as stream:
@@ -230,7 +230,8 @@ def _is_of_recipes(file: Path) -> bool:
 
 def _recipes(args: argparse.Namespace) -> int:
     """What recipes cost, measured or shown."""
-    from mlx_diffusion.convert.cost import CostReport, costs
+    from mlx_diffusion.convert import convert
+    from mlx_diffusion.measure.answers.recipe_costs import CostReport, costs
     from mlx_diffusion.whole_files import write_whole
 
     if args.show:
@@ -238,7 +239,7 @@ def _recipes(args: argparse.Namespace) -> int:
     else:
         names = [name.strip() for name in args.recipes.split(",") if name.strip()]
         with ProgressLine() as line:
-            report = costs(args.model, names, _plan(args), workers=args.workers, report=line.show)
+            report = costs(args.model, names, _plan(args), convert, workers=args.workers, report=line.show)
     if args.output:
         write_whole(args.output, (json.dumps(report.as_dict(), indent=1) + "\n").encode(), error=EvaluationError)
     if args.markdown:

@@ -1,7 +1,8 @@
 """What a recipe costs in answers and in steps: the checkpoint as it is beside its conversions, on the same prompts.
 
 Conversions go into a temporary folder. Beside right answers and denoising steps stands the divergence of the logits
-from those of the source, at the first step and at converged canvases. Knows nothing of the terminal.
+from those of the source, at the first step and at converged canvases. Knows nothing of the terminal, nor of how a
+checkpoint is converted: whoever asks hands that in.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 from mlx_diffusion.checkpoint import folder as checkpoint
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
-from mlx_diffusion.convert.conversion import convert
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.answers import figures, session
 from mlx_diffusion.measure.answers.comparison import Comparison, compare
@@ -25,6 +25,8 @@ from mlx_diffusion.measure.answers.record import HEADER, Evaluation
 from mlx_diffusion.measure.answers.runs import EvaluationProgress
 from mlx_diffusion.measure.answers.tables import comparison_text, interval, per_cent, table
 from mlx_diffusion.measure.logit_errors import CONVERGED, RANDOM, LogitError, logit_errors
+
+Convert = Callable[[Path, Path, str], object]  # from one folder into another, by a recipe's name
 
 SOURCE = "as it is"
 LOGIT_PROMPTS = 24  # over all families
@@ -130,6 +132,7 @@ def costs(
     source: str,
     recipes: Sequence[str],
     plan: EvaluationPlan,
+    convert: Convert,
     *,
     workers: int | None = None,
     report: Callable[[str], None] = lambda line: None,
