@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
-from mlx_diffusion.convert.cost import CostReport
 from mlx_diffusion.measure.answers.document import page
 from mlx_diffusion.measure.answers.identity import fingerprint
+from mlx_diffusion.measure.answers.recipe_costs import CostReport
 from mlx_diffusion.measure.answers.record import Evaluation
 
 DOCS = Path(__file__).parent.parent / "docs"
