@@ -3,7 +3,7 @@
 The sizes of their files are all that it looks at. What cannot be found out is no reason to warn.
 """
 
-from huggingface_hub import HfApi
+import huggingface_hub
 
 from mlx_diffusion.checkpoint.hub_errors import hub_errors
 from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
@@ -35,7 +35,7 @@ def weight_bytes(model: str) -> int | None:
     """The size of a model's weight files on the Hub."""
     try:
         with hub_errors(model):
-            files = HfApi().model_info(model, files_metadata=True, timeout=10).siblings or []
+            files = huggingface_hub.HfApi().model_info(model, files_metadata=True, timeout=10).siblings or []
     except CheckpointError:
         return None  # loading says what is wrong, or finds it in the Hub's cache
     return sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors"))

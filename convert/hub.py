@@ -29,7 +29,7 @@ from mlx_diffusion.checkpoint.folder import (
 )
 from mlx_diffusion.checkpoint.headers import HEADER_LIMIT, LENGTH_BYTES, Stored, parse_header
 from mlx_diffusion.checkpoint.hub_cache import cache_folder, cached_snapshots, is_cached, is_whole
-from mlx_diffusion.checkpoint.hub_errors import HTTP_ERROR, hub_errors
+from mlx_diffusion.checkpoint.hub_errors import http_error, hub_errors
 from mlx_diffusion.convert.source import SMALL, LocalSource, Source
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
 from mlx_diffusion.json_fields import parse_json
@@ -53,7 +53,7 @@ def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_i
             info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
         except hub.HfHubHTTPError:  # an answer of the Hub's
             raise
-        except (HTTP_ERROR, OSError):
+        except (http_error(), OSError):
             cached = _cached(repo_id, revision)
             return LocalSource(cached, label=repo_id, revision=cached.name)
     return HubSource(repo_id, str(info.sha), info.siblings or [], stream_into)

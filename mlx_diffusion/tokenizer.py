@@ -1,21 +1,21 @@
 """Text to tokens and back: the checkpoint's own tokenizer and chat template, and text that arrives block by block.
 
-Knows nothing of models, canvases or options. Files are read through Transformers' tokenizers, as in mlx-lm, and no code
-of a checkpoint is ever run.
+Knows nothing of models, canvases or options. Files are read through Transformers' tokenizers, as in mlx-lm, or in a
+simple case through what they read them through themselves; no code of a checkpoint is ever run.
 """
 
 import operator
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
 import mlx.core as mx
 import numpy as np
-from jinja2 import TemplateError
-from transformers import AutoTokenizer
 
 from mlx_diffusion.errors import CheckpointError, PromptError
+from mlx_diffusion.plain_tokenizer import PlainTokenizer
 
 Message = Mapping[str, Any]
 SinglePrompt = str | Sequence[Message] | Sequence[int] | mx.array | np.ndarray
@@ -78,6 +78,8 @@ class Tokenizer:
         """
         if not self.has_chat_template:
             raise PromptError("this checkpoint has no chat template for messages; pass the prompt as text or as ids")
+        from jinja2 import TemplateError
+
         try:
             text = self._backend.apply_chat_template(
                 [dict(message) for message in messages],
@@ -185,8 +187,15 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         raise CheckpointError(
             f"{folder}: no tokenizer.json or tokenizer.model; copy the tokenizer from the original checkpoint"
         )
+    plain = PlainTokenizer.read(folder, partial(_transformers_tokenizer, folder))
+    return Tokenizer(_transformers_tokenizer(folder) if plain is None else plain)
+
+
+def _transformers_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
     try:
-        return Tokenizer(AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the tokenizers library raises nothing narrower for a file that it cannot parse
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({reason}); download its files again") from error

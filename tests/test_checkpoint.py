@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import mlx.core as mx
 import pytest
 from conftest import FIXTURES
@@ -16,9 +17,8 @@ from huggingface_hub import errors as hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion.checkpoint import folder as checkpoint
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, INDEX_FILE, Checkpoint, find, weight_names
-from mlx_diffusion.checkpoint.hub_errors import HTTP_ERROR
+from mlx_diffusion.checkpoint.hub_errors import http_error
 from mlx_diffusion.errors import CheckpointError
 
 
@@ -40,7 +40,7 @@ def test_a_folder_is_taken_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatc
     "path", ["./nope", "/no/such", "~/nope", "nope", "a/b/c", "a b/c", "owner/", "../a", Path("a/b")]
 )
 def test_what_looks_like_a_path_is_not_sought_on_the_hub(path: str | Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "snapshot_download", lambda *_, **__: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(CheckpointError, match="no such folder"):
         find(path)
 
@@ -75,14 +75,14 @@ def test_a_hub_id_is_downloaded_without_what_is_not_needed(folder: Path, monkeyp
         asked.append((arguments, options))
         return str(folder)
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find("owner/name") == folder
     assert asked == [
         (("owner/name",), {"allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]}),
     ]
 
 
-def http_error(kind: type[Exception]) -> Exception:
+def answer(kind: type[Exception]) -> Exception:
     response = SimpleNamespace(headers={}, request=None, status_code=404)
     return kind("first line\nsecond line", response=response)  # type: ignore[call-arg]
 
@@ -90,14 +90,14 @@ def http_error(kind: type[Exception]) -> Exception:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (http_error(hub.RepositoryNotFoundError), "no such model on the Hub"),
-        (http_error(hub.GatedRepoError), "accept its licence first"),
+        (answer(hub.RepositoryNotFoundError), "no such model on the Hub"),
+        (answer(hub.GatedRepoError), "accept its licence first"),
         (hub.HFValidationError("bad"), "no such model on the Hub"),
         (hub.LocalEntryNotFoundError("gone"), "not in the Hub's cache"),
         (hub.OfflineModeIsEnabled("off"), "not in the Hub's cache"),
-        (http_error(hub.RevisionNotFoundError), "has no revision"),
-        (http_error(hub.HfHubHTTPError), r"the download failed \(first line\)"),
-        (HTTP_ERROR("connection lost"), r"the download failed \(connection lost\)"),
+        (answer(hub.RevisionNotFoundError), "has no revision"),
+        (answer(hub.HfHubHTTPError), r"the download failed \(first line\)"),
+        (http_error()("connection lost"), r"the download failed \(connection lost\)"),
         (RuntimeError("CAS lost"), r"the download failed \(CAS lost\)"),
         (OSError("disk full"), r"the download failed \(disk full\)"),
     ],
@@ -106,7 +106,7 @@ def test_every_failure_of_the_hub_is_one_line(error: Exception, message: str, mo
     def fail(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(CheckpointError, match=message) as caught:
         find("owner/name")
     assert str(caught.value).startswith("owner/name") and "\n" not in str(caught.value)

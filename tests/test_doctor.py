@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import mlx.core as mx
 import pytest
 from conftest import FIXTURES
@@ -115,7 +116,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (add("models--toy--broken", FIXTURES / "hub") / "config.json").write_text("{")
     add("datasets--toy--data", FIXTURES / "hub")
     (folder / "rubbish").write_text("")
-    monkeypatch.setattr(hub_cache, "scan_cache_dir", lambda: scan_cache_dir(folder))
+    monkeypatch.setattr(huggingface_hub, "scan_cache_dir", lambda: scan_cache_dir(folder))
     return folder
 
 

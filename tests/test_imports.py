@@ -18,7 +18,9 @@ PLACES = (
     ("network",),
     ("checkpoint",),
     ("options",),
-    ("json_fields", "tokenizer", "events", "display", "device", "whole_files"),
+    ("tokenizer", "json_fields", "events", "display", "device", "whole_files"),
+    ("plain_tokenizer",),
+    ("plain_template",),
     ("errors",),
 )
 LEVEL = {place: level for level, places in enumerate(PLACES) for place in places}

@@ -36,6 +36,16 @@ def test_mapped_packages_are_found_wherever_python_is_started(cwd: str, tmp_path
     assert python("-c", probe, cwd=ROOT if cwd == "root" else tmp_path) == "found\n"
 
 
+def test_heavy_packages_are_imported_when_they_are_needed(tmp_path: Path) -> None:
+    heavy = "transformers mlx_lm rich pygments prompt_toolkit matplotlib huggingface_hub.errors".split()
+    probe = (
+        "import sys, mlx_diffusion.loading, mlx_diffusion.cli.main as command\n"
+        "code = command.main(['generate', 'Copy: fig oak ant'])\n"
+        f"print(code, sorted(set({heavy}) & set(sys.modules)))"
+    )
+    assert python("-c", probe, cwd=tmp_path) == "fig oak ant\n0 []\n"
+
+
 def test_every_package_of_the_repository_is_installed_and_no_other() -> None:
     tops = {"mlx_diffusion": ROOT / "mlx_diffusion", "mlx_diffusion.cli": ROOT / "cli"}
     tops["mlx_diffusion.convert"] = ROOT / "convert"

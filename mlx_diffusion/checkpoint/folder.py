@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub  # imports of its own only what is asked of it
 import mlx.core as mx
-from huggingface_hub import snapshot_download
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.headers import read_header
@@ -74,7 +74,7 @@ def find(path_or_id: str | Path) -> Path:
     if folder is not None:
         return folder
     with hub_errors(str(path_or_id)):
-        return Path(snapshot_download(str(path_or_id), allow_patterns=DOWNLOADED))
+        return Path(huggingface_hub.snapshot_download(str(path_or_id), allow_patterns=DOWNLOADED))
 
 
 def local_folder(path_or_id: str | Path) -> Path | None:

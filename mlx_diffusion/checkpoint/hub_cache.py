@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, CacheNotFound, scan_cache_dir, try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.file_download import repo_folder_name
+import huggingface_hub
 
 from mlx_diffusion.checkpoint.folder import weight_files
 from mlx_diffusion.checkpoint.formats import read_quantization, spec_text
@@ -31,7 +29,7 @@ class CachedCheckpoint:
 
 def cache_folder() -> Path:
     """Where huggingface_hub keeps what it has downloaded."""
-    return Path(HF_HUB_CACHE)
+    return Path(huggingface_hub.constants.HF_HUB_CACHE)
 
 
 def cached_checkpoints() -> list[CachedCheckpoint]:
@@ -48,8 +46,10 @@ def cached_snapshots(repo_id: str) -> list[Path]:
 
 def is_cached(repo_id: str, name: str, revision: str | None, sha256: str | None) -> bool:
     """Whether a file need not be downloaded: it is there, at this revision or with this content at another one."""
-    if isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str):
+    if isinstance(huggingface_hub.try_to_load_from_cache(repo_id, name, revision=revision), str):
         return True
+    from huggingface_hub.file_download import repo_folder_name
+
     blobs = cache_folder() / repo_folder_name(repo_id=repo_id, repo_type="model") / "blobs"
     return sha256 is not None and (blobs / sha256).is_file()
 
@@ -62,14 +62,14 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def _models() -> list[CachedRepoInfo]:
+def _models() -> list[huggingface_hub.CachedRepoInfo]:
     try:
-        return [repository for repository in scan_cache_dir().repos if repository.repo_type == "model"]
-    except (CacheNotFound, OSError, ValueError):
+        return [repository for repository in huggingface_hub.scan_cache_dir().repos if repository.repo_type == "model"]
+    except (huggingface_hub.CacheNotFound, OSError, ValueError):
         return []
 
 
-def _checkpoint(repo_id: str, revision: CachedRevisionInfo) -> CachedCheckpoint | None:
+def _checkpoint(repo_id: str, revision: huggingface_hub.CachedRevisionInfo) -> CachedCheckpoint | None:
     """None for what is no checkpoint of DiffusionGemma."""
     folder = revision.snapshot_path
     try:

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import errors as hub
-
 from mlx_diffusion.errors import CheckpointError
 
-# The base error of the HTTP client under huggingface_hub, which changed with its releases: requests, httpx, httpx2.
-HTTP_ERROR: type[Exception] = hub.HTTPError  # type: ignore[attr-defined]
 TRY_AGAIN = "try again"
+
+
+def http_error() -> type[Exception]:
+    """The base error of the HTTP client under huggingface_hub, which changed with its releases: requests, httpx, …"""
+    from huggingface_hub import errors as hub
+
+    base: type[Exception] = hub.HTTPError  # type: ignore[attr-defined]
+    return base
 
 
 @contextmanager
@@ -22,6 +26,8 @@ def hub_errors(
     repo_id: str, remedy: str = TRY_AGAIN, revision: str | None = None, work: str = "download"
 ) -> Iterator[None]:
     """Turn what huggingface_hub raises into a CheckpointError; `remedy` is for what may pass, such as no network."""
+    from huggingface_hub import errors as hub
+
     try:
         yield
     except hub.GatedRepoError:
@@ -40,7 +46,7 @@ def hub_errors(
             f"{repo_id}: not in the Hub's cache, and the Hub cannot be reached (offline mode, no network, or it is "
             f"down); connect once to download it, or give a folder{'' if remedy == TRY_AGAIN else f'; {remedy}'}"
         ) from None
-    except (HTTP_ERROR, OSError, RuntimeError) as error:  # RuntimeError is hf_xet's
+    except (http_error(), OSError, RuntimeError) as error:  # RuntimeError is hf_xet's
         raise CheckpointError(f"{repo_id}: the {work} failed ({_first_line(error)}); {remedy}") from None
 
 

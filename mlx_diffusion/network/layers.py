@@ -8,10 +8,10 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.switch_layers import SwitchLinear
 
 from mlx_diffusion.checkpoint.config import LayerType, ModelConfig
 from mlx_diffusion.device import over_cores
+from mlx_diffusion.network.switch import SwitchLinear
 
 
 def rms_norm(x: mx.array, eps: float) -> mx.array:
@@ -88,8 +88,8 @@ class Experts(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden, inner, count = config.hidden_size, config.moe_intermediate_size, config.num_experts
-        self.gate_up_proj = SwitchLinear(hidden, 2 * inner, count, bias=False)
-        self.down_proj = SwitchLinear(inner, hidden, count, bias=False)
+        self.gate_up_proj = SwitchLinear(hidden, 2 * inner, count)
+        self.down_proj = SwitchLinear(inner, hidden, count)
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
         """x [T, D], experts and weights [T, A] -> [T, D]. Tokens are sorted by expert, so each matrix is read once."""
