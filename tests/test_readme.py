@@ -1,30 +1,88 @@
-"""What the README says is true: its Python runs, its commands parse."""
+"""What the README and the pages in docs/ say is true: Python runs, commands parse and find their files, links lead on."""
 
+import argparse
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mlx_diffusion.cli.main import build_parser
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+MOST_WORDS = 1500  # of the README: three minutes
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def lines(page: Path, *beginnings: str) -> list[str]:
+    """The indented command lines of a page that begin so."""
+    indented = (line for line in page.read_text("utf-8").splitlines() if line.startswith("    "))
+    return [line.strip() for line in indented if line.strip().startswith(beginnings)]
 
 
 def test_the_python_examples_run(tmp_path: Path) -> None:
-    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    code = "\n".join(code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    first, *_ = lines = done.stdout.splitlines()
-    assert lines.count(first) >= 3, "generate, the joined stream and a kept prefix differ"
+    first, *_ = printed = done.stdout.splitlines()
+    assert printed.count(first) >= 3, "generate, the joined stream and a kept prefix differ"
 
 
-def commands() -> list[str]:
-    return [line.strip() for line in README.splitlines() if line.startswith("    mlx-diffusion ")]
+@each_page
+def test_the_commands_parse_and_read_what_is_there(page: Path) -> None:
+    """A file or folder that a command reads is in the repository, or an earlier line of the page has written it."""
+    written: set[str] = set()
+    for line in lines(page, "mlx-diffusion ", "echo "):
+        words = shlex.split(line)
+        if words[0] == "echo":
+            written.add(words[-1])
+            continue
+        args = build_parser().parse_args(words[1:])
+        for name in read_by(args):
+            assert name in written or (ROOT / name).exists(), f"{page.name}: {line} reads {name}"
+        written |= written_by(args)
 
 
-def test_the_commands_parse() -> None:
-    assert commands()
-    for command in commands():
-        build_parser().parse_args(shlex.split(command)[1:])
+def read_by(args: argparse.Namespace) -> set[str]:
+    given = vars(args)
+    local = {name.removeprefix("./") for name in (given.get("model"), given.get("source")) if name and name[0] == "."}
+    files = [*(given.get("compare") or ()), *filter(None, [given.get("show")])]
+    suites = (name for name in (given.get("suite") or "").split(",") if name.endswith(".jsonl"))
+    return local | set(map(str, files)) | set(suites)
+
+
+def written_by(args: argparse.Namespace) -> set[str]:
+    given = vars(args)
+    return {str(given[name]) for name in ("output", "markdown", "target") if given.get(name)}
+
+
+@each_page
+def test_make_has_the_targets(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:`|^    )make ([a-z]+)", page.read_text("utf-8"), re.MULTILINE)
+    assert set(named) <= targets
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        file, _, anchor = target.partition("#")
+        if ":" not in file:
+            found = page.parent / file if file else page
+            assert found.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(found), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_read_in_three_minutes() -> None:
+    assert len(README.read_text("utf-8").split()) <= MOST_WORDS
