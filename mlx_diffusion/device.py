@@ -1,4 +1,4 @@
-"""What a CPU wants otherwise than a GPU: other types and layouts, all cores set to work, and less in memory at once.
+"""Where a CPU is served otherwise than a GPU: types, layouts of matrices, use of all cores, memory held at once.
 
 Knows nothing of what is computed.
 """
@@ -9,12 +9,12 @@ from functools import cache
 
 import mlx.core as mx
 
-LEAST_WORK = 2**24  # multiplications of a product, some milliseconds: handing over less to another core does not pay
-LEAST_BYTES = 2**18  # of an array: to wait until smaller ones are gone costs time and does not lower the peak
+LEAST_WORK = 2**24  # multiplications in a product, some milliseconds of work; smaller ones are not worth splitting
+LEAST_BYTES = 2**18  # of an array; waiting until smaller ones are freed costs time and does not lower the peak
 
 
 def on_cpu() -> bool:
-    """Whether arrays are computed on a CPU."""
+    """True if MLX computes on a CPU."""
     return mx.default_device() == mx.Device(mx.cpu)
 
 
@@ -24,25 +24,25 @@ def activation_dtype() -> mx.Dtype:
 
 
 def transposed(matrix: mx.array) -> mx.array:
-    """[..., N, K] as a right operand, [..., K, N]: a view, but on a CPU its rows always lie in one piece.
+    """A matrix [..., N, K] as a right operand, [..., K, N]: a view on a GPU, contiguous rows on a CPU.
 
-    MLX's products on a CPU come from a BLAS that is 1.5 to 2.5 times slower on such a view, to the same bits; Metal and
-    CUDA read both alike.
+    On a CPU, MLX multiplies with a BLAS that takes 1.5 to 2.5 times as long with a view, and gives the same bits. Metal
+    and CUDA read both equally fast.
     """
     view = matrix.swapaxes(-1, -2)
     return mx.contiguous(view) if on_cpu() else view
 
 
 def cores() -> int:
-    """How many of the CPU's cores this process may use."""
+    """The number of CPU cores that this process may use."""
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
 
 
 def over_cores(product: Callable[..., mx.array], work: int, *arrays: mx.array, axis: int = 0) -> mx.array:
-    """product(*arrays), to the same bits; where it has `work` multiplications enough, on all cores of a CPU.
+    """`product(*arrays)`, on all cores of a CPU if its `work`, in multiplications, is worth it; the bits are the same.
 
-    On a CPU, MLX runs what is in one stream on one core. Here each core has a stream, and gets a part of the arrays
-    along an axis that is the result's, too.
+    On a CPU, MLX runs everything in one stream on one core. Here each core has a stream of its own and gets a part of
+    the arrays, cut along `axis`, which must be an axis of the result too.
     """
     rows = arrays[0].shape[axis]
     count = min(cores(), rows)
@@ -58,14 +58,14 @@ def over_cores(product: Callable[..., mx.array], work: int, *arrays: mx.array, a
 
 @cache
 def _streams() -> list[mx.ThreadLocalStream]:
-    """One a core, in any thread."""
+    """One stream a core, to be used from any thread."""
     return [mx.new_thread_local_stream(mx.cpu) for _ in range(cores())]
 
 
 def evaluated_after(arrays: list[mx.array], earlier: list[mx.array]) -> list[mx.array]:
-    """`mx.depends` for a CPU, outside of traces: arrays that come after earlier ones, which are evaluated now.
+    """Evaluate `earlier` and return `arrays`: takes the place of `mx.depends` on a CPU, outside of traces.
 
-    There MLX allocates some hundred primitives ahead of the one that it runs, whatever they depend on.
+    On a CPU, MLX allocates the results of some hundred primitives ahead of the one that runs, whatever they depend on.
     """
     mx.eval(earlier)
     return arrays

@@ -12,7 +12,7 @@ def size_text(nbytes: float) -> str:
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines in columns: the first to the left, the others to the right."""
+    """Rows as lines of text in columns, the first aligned left and the others right."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return [

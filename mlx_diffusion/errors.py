@@ -1,7 +1,7 @@
-"""The errors that a user can meet, each one line that says what, where and what to do.
+"""The errors that the library raises on purpose, each one line: what is wrong, where, and what to do about it.
 
-Knows nothing of models, checkpoints or tokens: those who raise say what went wrong. The command catches
-`DiffusionError` in one place; everything else is a bug and shows its traceback.
+Knows nothing of models, checkpoints or tokens: whoever raises an error writes its message. The command catches
+`DiffusionError` in one place; any other exception is a bug and shows its traceback.
 """
 
 
@@ -22,8 +22,8 @@ class OptionError(DiffusionError, ValueError):
 
 
 class ConversionError(DiffusionError):
-    """A conversion that cannot start, go on or be trusted: target folder, disk, interruption, verification."""
+    """A conversion that cannot start, be resumed or be trusted: target folder, disk, interruption, verification."""
 
 
 class EvaluationError(DiffusionError):
-    """A measurement that cannot be made, gone on with or compared: a suite's file, a record, a missing plot library."""
+    """A measurement that cannot be made, resumed or compared: a suite's file, a record, a missing plot library."""

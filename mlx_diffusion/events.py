@@ -1,6 +1,6 @@
-"""What a run tells while it goes on: progress through a long prompt, drafts, final text, and the end with its figures.
+"""The events of a run: progress through a long prompt, drafts, final text, and the end with its figures.
 
-Plain frozen records on the host, safe to keep and to hand to another thread. Knows nothing of how they come about.
+Plain frozen records on the host, safe to keep and to hand to another thread. Knows nothing of the run that makes them.
 Joining `.text` over all events of a row gives that row's whole text.
 """
 
@@ -39,7 +39,7 @@ class Prefill:
 
     @property
     def text(self) -> str:
-        """Nothing: nothing has been written yet."""
+        """Empty: nothing has been written yet."""
         return ""
 
 
@@ -57,7 +57,7 @@ class Draft:
 
     @property
     def text(self) -> str:
-        """Nothing: a draft may still change."""
+        """Empty: a draft may still change."""
         return ""
 
 
@@ -81,7 +81,7 @@ class Finish:
 
     @property
     def text(self) -> str:
-        """Nothing: all text has come with the segments."""
+        """Empty: all text has come with the segments."""
         return ""
 
 

@@ -1,4 +1,4 @@
-"""JSON files of a checkpoint, and their fields taken out one by one, with errors of one line.
+"""A checkpoint's JSON files, read and checked field by field, with errors of one line.
 
 Knows nothing of which fields there are or what they mean.
 """
@@ -35,12 +35,13 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
 
 
 def require(holds: bool, name: str, value: object, rule: str) -> None:
+    """Raise CheckpointError, which names the field, its value and the rule, unless the rule holds."""
     if not holds:
         raise CheckpointError(f"{name} = {value!r} {rule}")
 
 
 def get(table: Mapping[str, Any], name: str, kind: type, prefix: str = "text_config.") -> Any:
-    """The field of that kind; a whole number is a float too, a bool is never a number."""
+    """The field `name`, which must be of that kind. A whole number is also a float; a bool is never a number."""
     label = name if kind is dict else prefix + name
     if name not in table:
         raise CheckpointError(f"the field {label} is missing; sizes are never guessed")
@@ -53,7 +54,10 @@ def get(table: Mapping[str, Any], name: str, kind: type, prefix: str = "text_con
 
 
 def refuse(table: Mapping[str, Any], prefix: str, rules: tuple[tuple[str, tuple[object, ...]], ...]) -> None:
-    """Fields that may be absent (then Transformers means the first value) but change the computation if they differ."""
+    """Raise CheckpointError for a value that would change the computation into one that is not built.
+
+    `rules` give each field's allowed values; the first is what Transformers takes where the field is absent.
+    """
     for name, allowed in rules:
         value = table.get(name, allowed[0])
         if value not in allowed:

@@ -1,7 +1,7 @@
 """The wishes of a user and the defaults of a checkpoint: how many tokens, how many steps, when to stop.
 
-Knows nothing of models and runs none. `GenerationConfig` is what someone asks for, each field optional; `Settings` is
-what a run uses, complete. Bounds are those of Transformers' `DiffusionGemmaGenerationConfig`.
+Knows nothing of models and runs none. `GenerationConfig` is what a user asks for, each field optional; `Settings` is
+what a run uses, none missing. Bounds are those of Transformers' `DiffusionGemmaGenerationConfig`.
 """
 
 import difflib
@@ -76,8 +76,8 @@ class GenerationConfig:
     max_tokens            the longest text, in tokens
     max_denoising_steps   the most steps a canvas may take
     entropy_bound         nats; the higher, the more tokens a step accepts
-    t_min, t_max          temperature after the last and at the first denoising step
-    stability_threshold   k: a canvas is finished once k + 1 steps in a row agree …
+    t_min, t_max          temperature: t_max at the first denoising step, falling towards t_min
+    stability_threshold   k: a canvas is finished once its most likely tokens were the same in k + 1 steps in a row …
     confidence_threshold  … and its mean entropy, in nats, is below this
     seed                  of the randomness; 0 when not given
     mode                  how a canvas is denoised; "reference" is the published sampler
@@ -141,7 +141,7 @@ class GenerationConfig:
             raise CheckpointError(f"{path}: {error}") from error
 
     def override(self, options: Mapping[str, Any]) -> "GenerationConfig":
-        """This config with `options` (names of fields) in place of its own; None keeps a field as it is."""
+        """A copy with `options`, by the names of fields, in place of its own values; None keeps a field as it is."""
         _check_names(options)
         return GenerationConfig(**{**_given(self), **{k: v for k, v in options.items() if v is not None}})
 
@@ -194,7 +194,7 @@ def _ids(name: str, value: object) -> tuple[int, ...]:
 
 
 def _entropy_bound(sampler: object, path: Path) -> object:
-    """The one number of the sampler's config, after making sure that it is our sampler's."""
+    """The entropy bound in a stored sampler config. Raises CheckpointError for a sampler of another kind."""
     if sampler is None:
         return None
     if not isinstance(sampler, dict):

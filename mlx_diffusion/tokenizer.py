@@ -1,7 +1,7 @@
 """Text to tokens and back: the checkpoint's own tokenizer and chat template, and text that arrives block by block.
 
-Knows nothing of models, canvases or options. Files are read through Transformers' tokenizers, as in mlx-lm, or in a
-simple case through what they read them through themselves; no code of a checkpoint is ever run.
+Knows nothing of models, canvases or options. Files are read by Transformers, as in mlx-lm, or directly where
+tokenizer.json says everything (see `plain_tokenizer`); no code of a checkpoint is ever run.
 """
 
 import operator
@@ -37,11 +37,11 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the checkpoint can render messages."""
+        """True if the checkpoint can turn messages into a prompt."""
         return self._backend.chat_template is not None
 
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
-        """Token ids of `text`; by default the begin token is added unless the text starts with it, as in mlx-lm."""
+        """Token ids of `text`. By default the begin token is put first unless the text starts with it, as in mlx-lm."""
         if add_special_tokens is None:
             bos = self._backend.bos_token
             add_special_tokens = bos is None or not text.startswith(bos)
@@ -98,8 +98,8 @@ class Tokenizer:
     def encode_prompt(self, prompt: SinglePrompt, vocab_size: int) -> list[int]:
         """Token ids of one prompt in any of its forms, all of them within the vocabulary.
 
-        Text is used as it is, messages go through the chat template up to where the model's turn begins, ids stay as
-        they are. Raises `PromptError`.
+        Text is used as it is. Messages go through the chat template, which also opens the model's turn. Ids stay as they
+        are. Raises `PromptError`.
         """
         if isinstance(prompt, str):
             if not prompt:
@@ -130,13 +130,13 @@ class Tokenizer:
         return cast(str, text)
 
     def is_byte(self, token: int) -> bool:
-        """Whether a token stands for one byte of a character that has no token of its own."""
+        """True for a token that stands for one byte of a character without a token of its own."""
         piece = self._backend.convert_ids_to_tokens(token)
         return piece is not None and BYTE_PIECE.fullmatch(piece) is not None
 
 
 def split_batch(prompt: Prompt) -> tuple[list[SinglePrompt], bool]:
-    """The prompts in `prompt`, and whether it was a list of prompts rather than a single one."""
+    """The prompts in `prompt`, and True if it was a list of prompts rather than a single one."""
     if (
         isinstance(prompt, list | tuple)
         and prompt
@@ -156,8 +156,8 @@ def _as_ids(tokens: Sequence[Any]) -> list[int]:
 class TextStream:
     """The text of a token sequence that arrives in parts: the parts joined are the text of the whole.
 
-    What later tokens may still change is held back: a run of byte tokens, which only together make characters, and a
-    character that a byte-level tokenizer has cut in two. `hidden` tokens (stop tokens, padding) are not text.
+    Text that later tokens may still change is held back: a run of byte tokens, which make characters only together, and
+    a character that a byte-level tokenizer has cut in two. `hidden` tokens (stop tokens, padding) give no text.
     """
 
     def __init__(self, tokenizer: Tokenizer, hidden: Collection[int] = ()):
@@ -167,7 +167,7 @@ class TextStream:
         self._given = 0  # characters
 
     def push(self, tokens: Sequence[int], *, last: bool = False) -> str:
-        """Take more tokens, give the text that is now certain; with `last`, all that was held back."""
+        """Add tokens and return the text that is now certain; with `last`, also what was held back."""
         self._tokens += [token for token in tokens if token not in self._hidden]
         certain = len(self._tokens)
         while not last and certain and self._tokenizer.is_byte(self._tokens[certain - 1]):

@@ -1,4 +1,4 @@
-"""What the README and the pages in docs/ say is true: Python runs, commands parse and find their files, links lead on."""
+"""What the README and docs/ say is true: Python runs, commands parse and find their files, links lead somewhere."""
 
 import argparse
 import re
