@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_diffusion.cli.arguments import add_model, help_format
+from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine, duration
 from mlx_diffusion.cli.state import state_folder
 from mlx_diffusion.errors import EvaluationError, OptionError
@@ -188,6 +189,7 @@ def _measure(args: argparse.Namespace) -> "Evaluation":
                 answers=args.answers,
                 workers=args.workers,
                 report=lambda progress: line.show(progress_text(progress)),
+                warn=say,
             )
     except KeyboardInterrupt:
         print("\nmlx-diffusion: what is measured stays; the same command goes on", end="", file=sys.stderr)
@@ -239,7 +241,7 @@ def _recipes(args: argparse.Namespace) -> int:
     else:
         names = [name.strip() for name in args.recipes.split(",") if name.strip()]
         with ProgressLine() as line:
-            report = costs(args.model, names, _plan(args), convert, workers=args.workers, report=line.show)
+            report = costs(args.model, names, _plan(args), convert, workers=args.workers, report=line.show, warn=say)
     if args.output:
         write_whole(args.output, (json.dumps(report.as_dict(), indent=1) + "\n").encode(), error=EvaluationError)
     if args.markdown:

@@ -16,6 +16,7 @@ from mlx_diffusion.cli.arguments import (
     help_format,
     read_standard_input,
 )
+from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.report import report, summary
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
     config = build_config(args)
 
     from mlx_diffusion import stream_generate
-    from mlx_diffusion.cli.opening import open_model
+    from mlx_diffusion.fit.opening import open_model
 
     if args.model == "demo":
         print(TOY_NOTICE, end="", file=sys.stderr, flush=True)
-    model, tokenizer = open_model(args.model)
+    model, tokenizer = open_model(args.model, say)
     if not (args.raw or tokenizer.has_chat_template):
         args.usage_error(f"{args.model} has no chat template; add --raw to use the prompt as it is")
     turns = [{"role": "system", "content": args.system}] if args.system is not None else []

@@ -16,9 +16,9 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.cli.bench import subjects
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.fit import room
 from mlx_diffusion.fit.machine import Machine, this_machine
-from mlx_diffusion.fit.memory import CPU_ITEM, Memory
+from mlx_diffusion.fit.memory import CPU_ITEM, Memory, stored_weight_bytes
+from mlx_diffusion.fit.verdict import judge
 from mlx_diffusion.measure.speed import ceilings, peer, plots
 
 HUB = str(FIXTURES / "hub")
@@ -143,15 +143,27 @@ def machine(memory: int, device: str = "cpu") -> Machine:
 def test_what_does_not_fit_is_told_with_numbers_and_the_recipe_that_would() -> None:
     memory = Memory(ModelConfig.from_dict(RAW), 10_000_000, CPU_ITEM)
     needed = memory.total_bytes(100)
-    assert room.check_room(memory, 100, machine(2 * needed), "it", RAW) is None
-    slow = room.check_room(memory, 100, machine(needed + 1), "it", RAW)
-    assert slow is not None and "may have to swap; the recipe 4bit would fit" in slow and "weights 10.00 MB" in slow
+    told: list[str] = []
+    judge("it", memory, 100, machine(2 * needed), RAW).heed(told.append)
+    assert not told
+    judge("it", memory, 100, machine(needed + 1), RAW).heed(told.append)
+    (slow,) = told
+    assert "may have to swap; the recipe 4bit would fit" in slow and "weights 10.00 MB" in slow
     with pytest.raises(CheckpointError, match=r"it needs .* with 100 tokens .*this machine has .*the recipe 4bit"):
-        room.check_room(memory, 100, machine(needed - 1), "it", RAW)
+        judge("it", memory, 100, machine(needed - 1), RAW).heed(told.append)
     with pytest.raises(CheckpointError, match="this machine has"):
-        room.check_room(memory, 100, machine(needed + 1, "gpu"), "it", RAW)
+        judge("it", memory, 100, machine(needed + 1, "gpu"), RAW).heed(told.append)
     with pytest.raises(CheckpointError, match="no recipe fits"):
-        room.check_room(memory, 100, machine(1000), "it", RAW)
+        judge("it", memory, 100, machine(1000), RAW).heed(told.append)
+
+
+def test_every_copy_of_a_model_counts() -> None:
+    memory = Memory(ModelConfig.from_dict(RAW), 10_000_000, CPU_ITEM)
+    here = machine(4 * memory.total_bytes(100))  # three quarters of it for models
+    assert judge("it", memory, 100, here, RAW, copies=3).fits
+    four = judge("it", memory, 100, here, RAW, copies=4)
+    assert not four.fits and four.can_run and "in each of 4 workers" in four.line
+    assert judge("it", memory, 100, here, RAW, copies=5).line.endswith("; --workers 3 would fit")
 
 
 def test_the_published_model_is_too_large_for_a_small_machine(
@@ -172,7 +184,7 @@ def test_weights_are_counted_from_the_headers(tmp_path: Path) -> None:
         "model.encoder.vision_tower.y": mx.ones((9,)),
     }
     folder = write_checkpoint(tmp_path, {}, tensors)
-    assert room.stored_weight_bytes([folder / "model.safetensors"], CPU_ITEM) == 8 * 4 + 3 * 4
+    assert stored_weight_bytes([folder / "model.safetensors"], CPU_ITEM) == 8 * 4 + 3 * 4
 
 
 def test_the_peer_runs_in_turn_where_it_is_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

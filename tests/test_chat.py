@@ -8,21 +8,17 @@ import sys
 from collections.abc import Iterator
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import FIXTURES
-from huggingface_hub import HfApi
 
 import mlx_diffusion
-from mlx_diffusion.cli import room
 from mlx_diffusion.cli.arguments import REAL_MODEL
 from mlx_diffusion.cli.chat import speaker
 from mlx_diffusion.cli.chat.speaker import load_speaker
 from mlx_diffusion.cli.chat.welcome import TRY, welcome
 from mlx_diffusion.cli.main import main
-from mlx_diffusion.fit.machine import Machine
 from mlx_diffusion.options import GenerationConfig
 
 HUB = str(FIXTURES / "hub")
@@ -186,29 +182,6 @@ def test_the_toy_answers_what_the_welcome_says_it_does() -> None:
     for prompt, answer in zip(TRY, answers, strict=True):
         assert prompt in welcome("demo")
         assert mlx_diffusion.generate(*toy, [{"role": "user", "content": prompt}]) == answer
-
-
-def test_too_little_memory_is_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine("chip", 24 << 30, 19_100_000_000, "gpu", 8, "macOS", "3.12", {}, None)
-    monkeypatch.setattr(room, "this_machine", lambda: machine)
-    monkeypatch.setattr(room, "weight_bytes", lambda model: 28_000_000_000)
-    warning = room.warning("owner/name")
-    assert warning is not None and "28.00 GB" in warning and "19.10 GB" in warning and "--recipe 4bit" in warning
-    monkeypatch.setattr(room, "weight_bytes", lambda model: None)
-    assert room.warning("owner/name") is None
-
-
-def test_sizes_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [SimpleNamespace(rfilename="a.safetensors", size=7), SimpleNamespace(rfilename="config.json", size=9)]
-
-    def model_info(self: Any, model: str, **options: Any) -> Any:
-        if model != "owner/name":
-            raise OSError("no network")
-        return SimpleNamespace(siblings=files)
-
-    monkeypatch.setattr(HfApi, "model_info", model_info)
-    assert room.weight_bytes("owner/name") == 7
-    assert room.weight_bytes("owner/other") is None
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -2,28 +2,46 @@
 
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 
 from mlx_diffusion.checkpoint import folder as checkpoint
-from mlx_diffusion.cli import opening, room
+from mlx_diffusion.checkpoint.hub_files import hub_weight_bytes
 from mlx_diffusion.cli.main import main
-from mlx_diffusion.fit.machine import this_machine
+from mlx_diffusion.fit import machine, opening
+from mlx_diffusion.fit.machine import Machine, this_machine
+from mlx_diffusion.measure.answers.engine import Examinee
 
 DEMO = checkpoint.DEMO_FOLDER
 
 
 def on(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> None:
-    monkeypatch.setattr(opening, "this_machine", lambda folder: replace(this_machine(), **facts))
+    for module in (opening, machine):
+        monkeypatch.setattr(module, "this_machine", lambda folder=None: replace(this_machine(), **facts))
 
 
-@pytest.mark.parametrize("command", [["generate", "Copy: fig oak ant"], ["chat", "-m", "Copy: fig oak ant"]])
+COMMANDS = [
+    ["generate", "Copy: fig oak ant"],
+    ["chat", "-m", "Copy: fig oak ant"],
+    ["bench", "--steps", "1"],
+    ["eval", "--suite", "copy", "--count", "1"],
+    ["eval", "--recipes", "4bit", "--suite", "copy", "--count", "1"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_what_does_not_fit_is_refused_before_loading(
-    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     on(monkeypatch, device="gpu", memory_bytes=5_000_000, gpu_bytes=3_000_000)
-    monkeypatch.setattr(opening, "load", lambda name: pytest.fail("it was loaded"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for load in ("mlx_diffusion.fit.opening.load", "mlx_diffusion.cli.bench.subjects.load"):
+        monkeypatch.setattr(load, lambda name: pytest.fail("it was loaded"))
+    monkeypatch.setattr(Examinee, "of", lambda folder: pytest.fail("it was loaded"))
     monkeypatch.setattr("sys.stdin", StringIO())
     assert main(command) == 1
     printed = capsys.readouterr()
@@ -50,8 +68,31 @@ def test_a_model_too_large_is_told_before_its_download(
         happened.append(what)
         return answer
 
-    monkeypatch.setattr(room, "warning", lambda name: note("looked", f"{name} is too large"))
-    monkeypatch.setattr(checkpoint, "find", lambda name: note("downloaded", DEMO))
+    monkeypatch.setattr(opening, "download_warning", lambda name: note("looked", f"{name} is too large"))
+    monkeypatch.setattr(opening, "find", lambda name: note("downloaded", DEMO))
     assert main(["generate", "--model", "owner/name", "Copy: fig oak ant"]) == 0
     assert happened[:2] == ["looked", "downloaded"]
     assert "owner/name is too large" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_said_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    mac = Machine("chip", 24 << 30, 19_100_000_000, "gpu", 8, "macOS", "3.12", {}, None)
+    monkeypatch.setattr(opening, "this_machine", lambda: mac)
+    monkeypatch.setattr(opening, "hub_weight_bytes", lambda model: 28_000_000_000)
+    warning = opening.download_warning("owner/name")
+    assert warning is not None and "28.00 GB" in warning and "19.10 GB" in warning and "--recipe 4bit" in warning
+    monkeypatch.setattr(opening, "hub_weight_bytes", lambda model: None)
+    assert opening.download_warning("owner/name") is None
+
+
+def test_sizes_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [SimpleNamespace(rfilename="a.safetensors", size=7), SimpleNamespace(rfilename="config.json", size=9)]
+
+    def model_info(self: Any, model: str, **options: Any) -> Any:
+        if model != "owner/name":
+            raise OSError("no network")
+        return SimpleNamespace(siblings=files)
+
+    monkeypatch.setattr(HfApi, "model_info", model_info)
+    assert hub_weight_bytes("owner/name") == 7
+    assert hub_weight_bytes("owner/other") is None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.cli.arguments import REAL_MODEL, add_model, help_format
+from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.errors import EvaluationError
 from mlx_diffusion.options import MODES
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         _print(results)
     if args.plot:
         write_whole(args.plot, plot(results, args.plot.suffix), error=EvaluationError)
-        print(f"mlx-diffusion: drawn into {args.plot}", file=sys.stderr)
+        say(f"drawn into {args.plot}")
     return 0
 
 

@@ -4,7 +4,6 @@ Knows the command line, and nothing of what is measured.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.folder import Checkpoint, find, local_folder
+from mlx_diffusion.checkpoint.folder import local_folder
+from mlx_diffusion.checkpoint.layout import written
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fit.disk import free_bytes
 from mlx_diffusion.fit.machine import Machine
-from mlx_diffusion.fit.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes
-from mlx_diffusion.fit.room import check_room, stored_weight_bytes
+from mlx_diffusion.fit.memory import Memory, item_bytes_on, weight_bytes
+from mlx_diffusion.fit.opening import find_model, memory_of
+from mlx_diffusion.fit.verdict import judge
 from mlx_diffusion.json_fields import read_json
 from mlx_diffusion.loading import load
 from mlx_diffusion.measure.speed.cases import Case, grid
@@ -63,11 +65,11 @@ def opened(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> It
 
 
 def _checkpoint(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> Subject:
-    folder = find(args.model)
-    found = Checkpoint.open(folder)
+    found = find_model(args.model, say)
+    folder = found.folder
     config, cases = _wanted(args, found.config)
-    weights = stored_weight_bytes(found.files, _item_bytes(machine))
-    _check_room(args, cases, config, weights, machine, args.model, read_json(folder / "config.json"))
+    weights = memory_of(found, machine.device).weight_bytes
+    _heed_verdict(args, cases, config, weights, machine, args.model, read_json(folder / "config.json"))
 
     line.announce(f"loading {args.model}")
     started = time.perf_counter()
@@ -81,8 +83,8 @@ def _synthetic(args: argparse.Namespace, machine: Machine, folder: Path, line: P
     """Made in memory; written into `folder` for the peer alone."""
     planned, name = _planned(args)
     config, cases = _wanted(args, planned.config)
-    weights = weight_bytes(planned.pieces, _item_bytes(machine))
-    _check_room(args, cases, config, weights, machine, name, planned.raw)
+    weights = weight_bytes(written(planned.pieces), item_bytes_on(machine.device))
+    _heed_verdict(args, cases, config, weights, machine, name, planned.raw)
     if args.against and free_bytes(folder) < weights:
         raise CheckpointError(
             f"{args.against} would read the random weights, {size_text(weights)}, from {folder.parent}, which has "
@@ -136,19 +138,13 @@ def _wanted(args: argparse.Namespace, config: ModelConfig) -> tuple[ModelConfig,
     return changed, grid(args.prompt_tokens, args.output_tokens, modes, changed)
 
 
-def _item_bytes(machine: Machine) -> int:
-    return GPU_ITEM if machine.device == "gpu" else CPU_ITEM
-
-
-def _check_room(
+def _heed_verdict(
     args: argparse.Namespace, cases: Sequence[Case], config: ModelConfig, weights: int, machine: Machine, name: str,
     raw: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Whether the longest case fits; with a peer, the weights are there twice."""
+    """Warn or refuse where the longest case does not fit; with a peer, the weights are there twice."""
     longest = max(case.prompt_tokens + case.output_tokens for case in cases) + config.canvas_length
-    memory = Memory(config, weights * (2 if args.against else 1), _item_bytes(machine))
+    memory = Memory(config, weights * (2 if args.against else 1), item_bytes_on(machine.device))
     if args.prefill_step_size:
         memory = memory.in_steps_of(args.prefill_step_size)
-    warning = check_room(memory, longest, machine, name, raw)
-    if warning:
-        print(f"mlx-diffusion: {warning}", file=sys.stderr)
+    judge(name, memory, longest, machine, raw).heed(say)

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from mlx_diffusion.cli.opening import open_model
+from mlx_diffusion.cli.messages import say
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.events import Event
+from mlx_diffusion.fit.opening import open_model
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
@@ -96,4 +97,4 @@ class Checkpoint:
 
 def load_speaker(name: str) -> Checkpoint:
     """Load "demo", a folder or a Hub id. Raises CheckpointError."""
-    return Checkpoint(name, *open_model(name))
+    return Checkpoint(name, *open_model(name, say))

@@ -180,6 +180,11 @@ def _written(tensor: Tensor, module: str, spec: QuantSpec | None) -> tuple[Tenso
     return weight, Tensor(f"{module}.scales", "BF16", groups), Tensor(f"{module}.biases", "BF16", groups)
 
 
+def written(made: Iterable[Piece]) -> list[Tensor]:
+    """All tensors that the pieces become, in order."""
+    return [tensor for piece in made for tensor in piece.written]
+
+
 def quantization_table(made: Iterable[Piece]) -> dict[str, object] | None:
     """config.json's `quantization`: the most frequent spec of the experts as the default, other modules by path.
 

@@ -20,6 +20,7 @@ from mlx_diffusion.errors import CheckpointError, OptionError
 Rule = tuple[str, QuantSpec | None]
 
 DEFAULT_RECIPE = "4bit"
+LADDER = (DEFAULT_RECIPE, "4bit-small", "3bit", "2bit")  # what to try where memory is short, from the best down
 DEFAULT_GROUP = 64
 UNQUANTIZED = ("16", "bf16")
 

@@ -17,11 +17,9 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec
+from mlx_diffusion.checkpoint.layout import VISION
 from mlx_diffusion.device import activation_dtype, transposed
 from mlx_diffusion.errors import CheckpointError
-
-# The vision tower and its projection, as the Hub and mlx-vlm both spell them.
-SKIPPED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 
 # A tensor's name -> the path of the parameter; the first pattern that fits the whole name counts.
 RENAMES = (
@@ -84,7 +82,7 @@ def _sources(tensors: Iterable[str], where: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     unknown = []
     for name in sorted(tensors):  # gate comes before up
-        if name.startswith(SKIPPED):
+        if name.startswith(VISION):
             continue
         path = parameter_path(name)
         if path is None:

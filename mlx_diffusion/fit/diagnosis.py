@@ -12,12 +12,11 @@ from typing import Any
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.hub_cache import CachedCheckpoint, cache_folder, cached_checkpoints
 from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
-from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
+from mlx_diffusion.checkpoint.recipes import LADDER, RECIPES
 from mlx_diffusion.fit.footprint import SHORT_STEP, Sizes, config_tensors, sizes_of
 from mlx_diffusion.fit.machine import Machine, this_machine
-from mlx_diffusion.fit.memory import CPU_ITEM, GPU_ITEM, Memory
+from mlx_diffusion.fit.memory import Memory, item_bytes_on
 
-LADDER = (DEFAULT_RECIPE, "4bit-small", "3bit", "2bit")  # from the best to the smallest
 ENOUGH_CONTEXT = 8192  # tokens that a recipe must leave room for to be recommended
 
 
@@ -60,10 +59,9 @@ def diagnose() -> Diagnosis:
 
 def sizes_on(device: str, raw: Mapping[str, Any]) -> list[Sizes]:
     """Every recipe of the checkpoint with this config.json, the largest in memory first."""
-    item_bytes = GPU_ITEM if device == "gpu" else CPU_ITEM
     config = ModelConfig.from_dict(raw)
     tensors = config_tensors(raw, config)
-    sized = [sizes_of(config, tensors, recipe, item_bytes) for recipe in RECIPES.values()]
+    sized = [sizes_of(config, tensors, recipe, item_bytes_on(device)) for recipe in RECIPES.values()]
     return sorted(sized, key=lambda one: -one.memory.weight_bytes)
 
 

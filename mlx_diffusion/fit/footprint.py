@@ -12,7 +12,7 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.headers import Tensor
-from mlx_diffusion.checkpoint.layout import pieces, sizes, text_tensors
+from mlx_diffusion.checkpoint.layout import pieces, sizes, text_tensors, written
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.vision_tensors import vision_tensors
 from mlx_diffusion.fit.macs import MACS, Mac
@@ -63,7 +63,7 @@ class Sizes:
 def sizes_of(config: ModelConfig, tensors: Iterable[Tensor], recipe: Recipe, item_bytes: int = GPU_ITEM) -> Sizes:
     """The figures of one recipe, for activations of that many bytes."""
     made = pieces(tensors, recipe)
-    return Sizes(recipe.name, sizes(made), Memory(config, weight_bytes(made, item_bytes), item_bytes))
+    return Sizes(recipe.name, sizes(made), Memory(config, weight_bytes(written(made), item_bytes), item_bytes))
 
 
 def stated_context(config: ModelConfig) -> int:

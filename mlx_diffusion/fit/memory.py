@@ -2,17 +2,18 @@
 
 Weights and cache are exact. The arrays are upper bounds, counted with mx.get_peak_memory on small models, where MLX's
 fused attention does not apply: nor does it on Apple's GPUs, for heads of 256 and 512 and more than a few queries.
-Knows nothing of files or machines.
+Knows nothing of machines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlx_diffusion.checkpoint.config import FULL, ModelConfig
-from mlx_diffusion.checkpoint.headers import ITEM_BYTES
-from mlx_diffusion.checkpoint.layout import VISION, Piece
+from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Tensor, read_header
+from mlx_diffusion.checkpoint.layout import VISION
 from mlx_diffusion.network.cache import PrefixCache
 from mlx_diffusion.network.sampling import columns
 from mlx_diffusion.network.split_attention import CANVAS_SCORES, PROMPT_SCORES, widest
@@ -90,11 +91,20 @@ class Memory:
         return round(max(attention, experts) * self.item_bytes)
 
 
-def weight_bytes(made: Iterable[Piece], item_bytes: int = GPU_ITEM) -> int:
-    """The text model's weights in memory: packed bits as they are, all else in the type of activations."""
+def item_bytes_on(device: str) -> int:
+    """Bytes of an activation on "gpu" or "cpu"."""
+    return GPU_ITEM if device == "gpu" else CPU_ITEM
+
+
+def weight_bytes(tensors: Iterable[Tensor], item_bytes: int = GPU_ITEM) -> int:
+    """The weights of the text model in memory: packed bits as they are, all else in the type of activations."""
     return sum(
         tensor.nbytes if tensor.dtype.startswith("U") else tensor.nbytes // ITEM_BYTES[tensor.dtype] * item_bytes
-        for piece in made
-        if not piece.source.name.startswith(VISION)
-        for tensor in piece.written
+        for tensor in tensors
+        if not tensor.name.startswith(VISION)
     )
+
+
+def stored_weight_bytes(files: Iterable[Path], item_bytes: int = GPU_ITEM) -> int:
+    """The same for a checkpoint's files, from their headers."""
+    return weight_bytes((stored.tensor for file in files for stored in read_header(file)), item_bytes)

@@ -17,6 +17,7 @@ import numpy as np
 from mlx_diffusion.checkpoint import weights
 from mlx_diffusion.checkpoint.config import SLIDING, ModelConfig
 from mlx_diffusion.checkpoint.folder import Checkpoint
+from mlx_diffusion.checkpoint.layout import VISION
 from mlx_diffusion.engine.denoise import Denoiser
 from mlx_diffusion.engine.noise import Noise
 from mlx_diffusion.engine.sampler import EntropyBound
@@ -133,6 +134,6 @@ def _fill(module: nn.Module, checkpoint: Checkpoint, wanted: Callable[[str], boo
     tensors = {
         name: array
         for name, array in checkpoint.tensors().items()
-        if (path := weights.parameter_path(name)) is not None and wanted(path) and not name.startswith(weights.SKIPPED)
+        if (path := weights.parameter_path(name)) is not None and wanted(path) and not name.startswith(VISION)
     }
     weights.fill(module, tensors, checkpoint.config.quantization, where=str(checkpoint.folder))

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_diffusion.checkpoint import folder as checkpoint
-from mlx_diffusion.checkpoint.folder import Checkpoint
+from mlx_diffusion.checkpoint.folder import Checkpoint, weight_files
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
 from mlx_diffusion.errors import OptionError
+from mlx_diffusion.fit.opening import find_model
+from mlx_diffusion.fit.verdict import Warn
 from mlx_diffusion.measure.answers import figures, session
 from mlx_diffusion.measure.answers.comparison import Comparison, compare
 from mlx_diffusion.measure.answers.figures import Figures
@@ -136,6 +137,7 @@ def costs(
     *,
     workers: int | None = None,
     report: Callable[[str], None] = lambda line: None,
+    warn: Warn = lambda line: None,
 ) -> CostReport:
     """Measure a checkpoint and its conversions by one plan of one way. Raises `OptionError` for unknown recipes."""
     if not recipes:
@@ -144,7 +146,7 @@ def costs(
         recipe_named(name)
     if len(plan.ways) != 1:
         raise OptionError("recipes are compared in one way of running; leave out further modes and sweeps")
-    folder = checkpoint.find(source)
+    folder = find_model(source, warn).folder
     found: list[RecipeCost] = []
     comparisons = []
 
@@ -153,7 +155,13 @@ def costs(
             report(f"{name}: {progress.done} of {progress.total} prompts, {progress.doing}")
 
         return session.run(
-            where, plan, output=Path(temporary) / f"{name}.json", workers=workers, first_steps=False, report=tell
+            where,
+            plan,
+            output=Path(temporary) / f"{name}.json",
+            workers=workers,
+            first_steps=False,
+            report=tell,
+            warn=warn if name == SOURCE else lambda line: None,  # conversions are no larger
         )
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -195,4 +203,4 @@ def _divergences(
 
 
 def _weights(folder: Path) -> int:
-    return sum(file.stat().st_size for file in checkpoint.weight_files(folder))
+    return sum(file.stat().st_size for file in weight_files(folder))

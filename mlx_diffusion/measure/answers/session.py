@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_diffusion.checkpoint import folder as checkpoint
+from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.errors import EvaluationError, OptionError
+from mlx_diffusion.fit.opening import find_model, verdict_on
+from mlx_diffusion.fit.verdict import Warn
 from mlx_diffusion.measure.answers.identity import fingerprint
 from mlx_diffusion.measure.answers.item import Item, digest
 from mlx_diffusion.measure.answers.journal import Journal, check_same
@@ -59,15 +61,17 @@ def run(
     workers: int | None = None,
     first_steps: bool = True,
     report: Callable[[EvaluationProgress], None] = lambda progress: None,
+    warn: Warn = lambda line: None,
 ) -> Evaluation:
     """Measure a checkpoint by a plan, going on where the same measurement was interrupted.
 
     The record goes into `output`; until it is whole, what is done lies beside it, or in the folder `state` where there
     is no output. An output that holds this very measurement is read, and nothing is run. Raises `EvaluationError` if
-    it holds another.
+    it holds another, and `CheckpointError` where not all workers fit into memory; `warn` is told where they are tight.
     """
-    folder = checkpoint.find(model)
-    header = header_of(str(model), folder, plan)
+    found = find_model(model, warn)
+    folder = found.folder
+    header = header_of(str(model), found, plan)
     if output is not None and output.exists():
         record = Evaluation.read(output)
         check_same(record.header, header, output)
@@ -80,7 +84,9 @@ def run(
     try:
         pending = Pending.of(plan, journal, first_steps)
         if len(pending):
-            with engines_of(folder, min(workers or default_workers(folder), len(pending))) as engines:
+            count = min(workers or default_workers(found), len(pending))
+            verdict_on(str(model), found, copies=count).heed(warn)
+            with engines_of(folder, count) as engines:
                 measure(engines, tokenizer, plan, pending, journal, report)
         record = record_of(plan, header, journal)
         if output is not None:
@@ -97,13 +103,12 @@ def _place(state: Path | None, header: dict[str, Any]) -> Path:
     return folder / f"evaluation-{digest(header)}.part"
 
 
-def header_of(model: str, folder: Path, plan: EvaluationPlan) -> dict[str, Any]:
+def header_of(model: str, found: Checkpoint, plan: EvaluationPlan) -> dict[str, Any]:
     """What is measured: the head of its record."""
-    config = checkpoint.Checkpoint.open(folder).config
     return {
         "model": model,
-        "checkpoint": fingerprint(folder),
-        "canvas_length": config.canvas_length,
+        "checkpoint": fingerprint(found.folder),
+        "canvas_length": found.config.canvas_length,
         "device": "cpu" if on_cpu() else "gpu",
         "plan": plan.as_dict(),
     }

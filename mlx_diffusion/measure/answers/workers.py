@@ -24,9 +24,10 @@ from typing import Any, Protocol, TypeVar
 import mlx.core as mx
 
 from mlx_diffusion import errors
-from mlx_diffusion.checkpoint.folder import weight_files
+from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.device import cores, on_cpu
 from mlx_diffusion.errors import DiffusionError, EvaluationError
+from mlx_diffusion.fit.opening import copies_here
 from mlx_diffusion.measure.answers.engine import Answer, Examinee, PromptBatch
 
 JobT = TypeVar("JobT")
@@ -41,13 +42,12 @@ class Answerer(Protocol):
     def first_step(self, prompt: Sequence[int], seed: int) -> tuple[str, str]: ...
 
 
-def default_workers(folder: Path) -> int:
-    """One a core on a CPU, where memory holds the weights of all twice; one alone on a GPU, which it keeps busy."""
+def default_workers(found: Checkpoint) -> int:
+    """One a core on a CPU, as far as memory holds a copy of the model for each; one alone on a GPU: it is busy then."""
     if not on_cpu():
         return 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    weights = sum(file.stat().st_size for file in weight_files(folder))
-    return max(1, min(cores(), memory // (2 * weights)))
+    copies = copies_here(found)
+    return 1 if copies is None else max(1, min(cores(), copies))
 
 
 @contextmanager

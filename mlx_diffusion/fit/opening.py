@@ -1,0 +1,80 @@
+"""The one door to a model that is to run: found or downloaded, and refused before it is loaded where it does not fit.
+
+Every command opens its model here. Knows nothing of what is run with it, nor of how a warning is shown.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlx_diffusion.checkpoint.folder import Checkpoint, find, local_folder
+from mlx_diffusion.checkpoint.hub_files import hub_weight_bytes
+from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
+from mlx_diffusion.display import size_text
+from mlx_diffusion.fit.diagnosis import recommended, runnable, sizes_on
+from mlx_diffusion.fit.machine import this_machine
+from mlx_diffusion.fit.memory import Memory, item_bytes_on, stored_weight_bytes
+from mlx_diffusion.fit.verdict import Verdict, Warn, copies_that_fit, judge
+from mlx_diffusion.json_fields import read_json
+from mlx_diffusion.loading import load
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.tokenizer import Tokenizer
+
+
+def open_model(name: str, warn: Warn) -> tuple[DiffusionGemma, Tokenizer]:
+    """`load`, refused beforehand where not even one canvas fits: a CheckpointError with the recipe that would.
+
+    `warn` is told of a model that is too large before it is downloaded, and of one that is tight before it is loaded.
+    """
+    found = find_model(name, warn)
+    verdict_on(name, found).heed(warn)
+    return load(found.folder)
+
+
+def find_model(path_or_id: str | Path, warn: Warn) -> Checkpoint:
+    """The checkpoint in its folder, downloaded where need be; `warn` is told before a download that is too large."""
+    if local_folder(path_or_id) is None:
+        line = download_warning(str(path_or_id))
+        if line is not None:
+            warn(line)
+    return Checkpoint.open(find(path_or_id))
+
+
+def verdict_on(name: str, found: Checkpoint, copies: int = 1) -> Verdict:
+    """The verdict on a checkpoint on this machine, for the shortest run: one canvas."""
+    machine = this_machine(found.folder)
+    raw = read_json(found.folder / "config.json")
+    return judge(name, memory_of(found, machine.device), found.config.canvas_length, machine, raw, copies)
+
+
+def copies_here(found: Checkpoint) -> int | None:
+    """How many copies of a checkpoint this machine runs side by side; None where nothing is known of its memory."""
+    machine = this_machine(found.folder)
+    return copies_that_fit(memory_of(found, machine.device), found.config.canvas_length, machine)
+
+
+def memory_of(found: Checkpoint, device: str) -> Memory:
+    """The memory that a run of the checkpoint takes on "gpu" or "cpu", from the headers of its files."""
+    item_bytes = item_bytes_on(device)
+    return Memory(found.config, stored_weight_bytes(found.files, item_bytes), item_bytes)
+
+
+def download_warning(repo_id: str) -> str | None:
+    """One line about a model that is too large for this machine, with the recipe that fits; None if all is well.
+
+    Sizes of files are all that is known before a download, and what cannot be found out is no reason to warn.
+    """
+    machine = this_machine()
+    weights, usable = hub_weight_bytes(repo_id), machine.usable_bytes
+    if weights is None or usable is None or weights <= usable:
+        return None
+    recipe = recommended(runnable(sizes_on(machine.device, CONFIG), usable))
+    remedy = (
+        f"of {REPO_ID} no recipe fits here; `mlx-diffusion doctor` says more"
+        if recipe is None
+        else f"what fits: mlx-diffusion convert {REPO_ID} OUTPUT --recipe {recipe} --stream"
+    )
+    return (
+        f"the weights of {repo_id} take {size_text(weights)} and a model may use {size_text(usable)} of this machine, "
+        f"so it will be slow or fail; {remedy}"
+    )
