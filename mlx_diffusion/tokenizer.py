@@ -98,8 +98,8 @@ class Tokenizer:
     def encode_prompt(self, prompt: SinglePrompt, vocab_size: int) -> list[int]:
         """Token ids of one prompt in any of its forms, all of them within the vocabulary.
 
-        Text is used as it is. Messages go through the chat template, which also opens the model's turn. Ids stay as they
-        are. Raises `PromptError`.
+        Text is used as it is. Messages go through the chat template, which also opens the model's turn. Ids stay as
+        they are. Raises `PromptError`.
         """
         if isinstance(prompt, str):
             if not prompt:
