@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, DiffusionGemmaForBlockDiffusion
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES, REFERENCE = Path(__file__).parent / "fixtures", Path(__file__).parent / "reference"
 
 SIZES = {"vocab": 96, "hidden": 32, "dense": 32, "moe": 16, "head-dim": 8, "window": 12, "canvas": 16}
 
@@ -193,7 +193,7 @@ def record_toys(folder: Path, recorder: ModuleType) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the folder of the reference scripts")
+    parser.add_argument("folder", type=Path, nargs="?", default=REFERENCE, help="of the reference scripts")
     parser.add_argument("--demo", action="store_true", help="record the bundled checkpoint alone")
     args = parser.parse_args()
     recorder = load_script(args.folder / "record_trajectory.py")
