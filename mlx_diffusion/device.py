@@ -1,4 +1,4 @@
-"""Where a CPU is served otherwise than a GPU: types, layouts of matrices, use of all cores, memory held at once.
+"""The differences between a CPU and a GPU: types, layouts of matrices, use of all cores, memory held at once.
 
 Knows nothing of what is computed.
 """
