@@ -36,7 +36,7 @@ from mlx_diffusion.convert.source import Source
 from mlx_diffusion.convert.target import CONFIG, begin, check_apart, earlier_revision, errors_of, is_finished, locked
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.errors import ConversionError
-from mlx_diffusion.json_fields import parse_json
+from mlx_diffusion.json_files import parse_json
 from mlx_diffusion.whole_files import flush, write_whole
 
 OURS = (CONFIG, INDEX_FILE, CARD, UNFINISHED)  # what a conversion writes itself instead of copying it

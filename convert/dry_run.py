@@ -23,7 +23,7 @@ from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fit.footprint import SHORT_STEP, Sizes, config_tensors, context_text, sizes_of, stated_context
 from mlx_diffusion.fit.macs import MACS, Mac
 from mlx_diffusion.fit.memory import Memory
-from mlx_diffusion.json_fields import parse_json
+from mlx_diffusion.json_files import parse_json
 
 
 @dataclass(frozen=True)

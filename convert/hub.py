@@ -32,7 +32,7 @@ from mlx_diffusion.checkpoint.hub_cache import cache_folder, cached_snapshots, i
 from mlx_diffusion.checkpoint.hub_errors import http_error, hub_errors
 from mlx_diffusion.convert.source import SMALL, LocalSource, Source
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
-from mlx_diffusion.json_fields import parse_json
+from mlx_diffusion.json_files import parse_json
 
 HEADER_GUESS = 1 << 18  # most headers are shorter and come with one request
 TIMEOUT = 30.0  # seconds without an answer

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
 from mlx_diffusion.errors import CheckpointError, OptionError
-from mlx_diffusion.json_fields import read_json
+from mlx_diffusion.json_files import read_json
 
 Mode = Literal["reference"]
 FLOAT32_MAX = 3.4e38

@@ -18,7 +18,7 @@ PLACES = (
     ("network",),
     ("checkpoint",),
     ("options",),
-    ("tokenizer", "json_fields", "events", "display", "device", "whole_files"),
+    ("tokenizer", "json_files", "events", "display", "device", "whole_files"),
     ("plain_tokenizer",),
     ("plain_template",),
     ("errors",),

@@ -20,7 +20,7 @@ from mlx_diffusion.checkpoint.layout import (
 )
 from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe
 from mlx_diffusion.errors import CheckpointError, OptionError
-from mlx_diffusion.json_fields import read_json
+from mlx_diffusion.json_files import read_json
 
 DEMO = Path(__file__).parent.parent / "mlx_diffusion" / "demo"
 CONFIG = ModelConfig.from_dict(read_json(DEMO / "config.json"))

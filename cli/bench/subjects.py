@@ -27,7 +27,7 @@ from mlx_diffusion.fit.machine import Machine
 from mlx_diffusion.fit.memory import Memory, item_bytes_on, weight_bytes
 from mlx_diffusion.fit.opening import find_model, memory_of
 from mlx_diffusion.fit.verdict import judge
-from mlx_diffusion.json_fields import read_json
+from mlx_diffusion.json_files import read_json
 from mlx_diffusion.loading import load
 from mlx_diffusion.measure.speed.cases import Case, grid
 from mlx_diffusion.measure.speed.peer import Peer, load_peer

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mlx_diffusion.checkpoint.config_fields import read_field, refuse_others, require
 from mlx_diffusion.checkpoint.formats import Quantization, read_quantization
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.json_fields import get, refuse, require
 
 LayerType = Literal["sliding_attention", "full_attention"]
 SLIDING: LayerType = "sliding_attention"
@@ -109,9 +109,9 @@ def _read(raw: Mapping[str, Any]) -> ModelConfig:
         raise CheckpointError(
             f"model_type is {model_type!r}, this library runs 'diffusion_gemma' only; other models run in mlx-lm"
         )
-    text = get(raw, "text_config", dict)
-    refuse(raw, "", (("tie_word_embeddings", (True,)),))
-    refuse(
+    text = read_field(raw, "text_config", dict)
+    refuse_others(raw, "", (("tie_word_embeddings", (True,)),))
+    refuse_others(
         text,
         "text_config.",
         (
@@ -124,7 +124,7 @@ def _read(raw: Mapping[str, Any]) -> ModelConfig:
     layer_types = _layer_types(text)
     global_head_dim, global_kv_heads = _full_layer_sizes(text, layer_types)
     return ModelConfig(
-        **{name: get(text, name, int) for name in (
+        **{name: read_field(text, name, int) for name in (
             "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads",
             "num_key_value_heads", "head_dim", "num_experts", "top_k_experts", "sliding_window",
             "max_position_embeddings", "pad_token_id",
@@ -133,21 +133,21 @@ def _read(raw: Mapping[str, Any]) -> ModelConfig:
         num_global_key_value_heads=global_kv_heads,
         layer_types=layer_types,
         rope=_rope(text, layer_types),
-        rms_norm_eps=get(text, "rms_norm_eps", float),
+        rms_norm_eps=read_field(text, "rms_norm_eps", float),
         final_logit_softcapping=_softcap(text),
-        canvas_length=get(raw, "canvas_length", int, prefix=""),
-        bos_token_id=None if text.get("bos_token_id") is None else get(text, "bos_token_id", int),
+        canvas_length=read_field(raw, "canvas_length", int, prefix=""),
+        bos_token_id=None if text.get("bos_token_id") is None else read_field(text, "bos_token_id", int),
         eos_token_id=_eos(text),
         quantization=read_quantization(raw),
     )  # fmt: skip
 
 
 def _layer_types(text: Mapping[str, Any]) -> tuple[LayerType, ...]:
-    names = get(text, "layer_types", list)
+    names = read_field(text, "layer_types", list)
     for name in names:
         if name not in (SLIDING, FULL):
             raise CheckpointError(f"text_config.layer_types holds {name!r}, known are {SLIDING!r} and {FULL!r}")
-    count = get(text, "num_hidden_layers", int)
+    count = read_field(text, "num_hidden_layers", int)
     if len(names) != count:
         raise CheckpointError(
             f"text_config.layer_types has {len(names)} entries, num_hidden_layers is {count}: they must be equal"
@@ -160,16 +160,16 @@ def _layer_types(text: Mapping[str, Any]) -> tuple[LayerType, ...]:
 def _full_layer_sizes(text: Mapping[str, Any], layer_types: tuple[LayerType, ...]) -> tuple[int, int]:
     """(S, K) of the full layers from either spelling; where both stand, per_layer_config wins, as in Transformers."""
     if "per_layer_config" not in text:
-        head_dim = get(text, "global_head_dim", int)
+        head_dim = read_field(text, "global_head_dim", int)
         if text.get("num_global_key_value_heads", 0) is None:  # null: as many as in sliding layers
-            return head_dim, get(text, "num_key_value_heads", int)
-        return head_dim, get(text, "num_global_key_value_heads", int)
+            return head_dim, read_field(text, "num_key_value_heads", int)
+        return head_dim, read_field(text, "num_global_key_value_heads", int)
     sizes: dict[LayerType, set[tuple[int, int]]] = {SLIDING: set(), FULL: set()}
     overrides = _per_layer(text, len(layer_types))
     for index, layer_type in enumerate(layer_types):
         merged = {**text, **overrides.get(index, {})}
-        sizes[layer_type].add((get(merged, "head_dim", int), get(merged, "num_key_value_heads", int)))
-    plain = (get(text, "head_dim", int), get(text, "num_key_value_heads", int))
+        sizes[layer_type].add((read_field(merged, "head_dim", int), read_field(merged, "num_key_value_heads", int)))
+    plain = (read_field(text, "head_dim", int), read_field(text, "num_key_value_heads", int))
     if len(sizes[FULL]) > 1 or sizes[SLIDING] - {plain}:
         raise CheckpointError("text_config.per_layer_config gives layers of one type different sizes: not supported")
     return next(iter(sizes[FULL]), plain)
@@ -177,7 +177,7 @@ def _full_layer_sizes(text: Mapping[str, Any], layer_types: tuple[LayerType, ...
 
 def _per_layer(text: Mapping[str, Any], count: int) -> dict[int, dict[str, Any]]:
     overrides = {}
-    for key, values in get(text, "per_layer_config", dict).items():
+    for key, values in read_field(text, "per_layer_config", dict).items():
         if not str(key).isdecimal() or int(key) >= count or not isinstance(values, dict):
             raise CheckpointError(
                 f"text_config.per_layer_config has the entry {key!r}: expected layer indices below {count} with sizes"
@@ -190,19 +190,19 @@ def _per_layer(text: Mapping[str, Any], count: int) -> dict[int, dict[str, Any]]
 
 
 def _rope(text: Mapping[str, Any], layer_types: tuple[LayerType, ...]) -> dict[LayerType, Rope]:
-    table = get(text, "rope_parameters", dict)
+    table = read_field(text, "rope_parameters", dict)
     ropes = {}
     for layer_type in sorted(set(layer_types)):
         prefix = f"text_config.rope_parameters.{layer_type}."
-        raw = get(table, layer_type, dict)
-        kind = get(raw, "rope_type", str, prefix)
-        theta = get(raw, "rope_theta", float, prefix)
+        raw = read_field(table, layer_type, dict)
+        kind = read_field(raw, "rope_type", str, prefix)
+        theta = read_field(raw, "rope_theta", float, prefix)
         if kind == "default":
             rotated = 1.0
-            refuse(raw, prefix, (("partial_rotary_factor", (1.0,)),))
+            refuse_others(raw, prefix, (("partial_rotary_factor", (1.0,)),))
         elif kind == "proportional":
-            rotated = get(raw, "partial_rotary_factor", float, prefix)
-            refuse(raw, prefix, (("factor", (1.0,)),))
+            rotated = read_field(raw, "partial_rotary_factor", float, prefix)
+            refuse_others(raw, prefix, (("factor", (1.0,)),))
         else:
             raise CheckpointError(f"{prefix}rope_type = {kind!r} is not supported, known are default and proportional")
         require(theta > 0, prefix + "rope_theta", theta, "must be above 0")
@@ -214,7 +214,7 @@ def _rope(text: Mapping[str, Any], layer_types: tuple[LayerType, ...]) -> dict[L
 def _softcap(text: Mapping[str, Any]) -> float:
     if "final_logit_softcapping" not in text and "per_layer_config" in text:
         return TRANSFORMERS_SOFTCAP
-    cap: float = get(text, "final_logit_softcapping", float)
+    cap: float = read_field(text, "final_logit_softcapping", float)
     return cap
 
 

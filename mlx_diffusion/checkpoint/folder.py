@@ -20,7 +20,7 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.headers import read_header
 from mlx_diffusion.checkpoint.hub_errors import hub_errors
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.json_fields import read_json
+from mlx_diffusion.json_files import read_json
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"

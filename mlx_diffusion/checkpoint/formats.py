@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_diffusion.checkpoint.config_fields import read_field
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.json_fields import get
 
 # Group size and bits that MLX allows in a mode; affine takes any pair of the two lists.
 AFFINE_GROUPS, AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
@@ -75,7 +75,7 @@ def _quant_spec(table: Mapping[str, Any], path: str) -> QuantSpec:
     fixed = dict(zip(("group_size", "bits"), FIXED_MODES.get(mode, ()), strict=False))
     merged = {**fixed, **table}
     prefix = "quantization." if path == "quantization" else f"quantization.{path}."
-    return QuantSpec(get(merged, "group_size", int, prefix), get(merged, "bits", int, prefix), mode)
+    return QuantSpec(read_field(merged, "group_size", int, prefix), read_field(merged, "bits", int, prefix), mode)
 
 
 def spec_text(spec: QuantSpec | None) -> str:

@@ -13,7 +13,7 @@ import huggingface_hub
 from mlx_diffusion.checkpoint.folder import weight_files
 from mlx_diffusion.checkpoint.formats import read_quantization, spec_text
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.json_fields import read_json
+from mlx_diffusion.json_files import read_json
 
 
 @dataclass(frozen=True)

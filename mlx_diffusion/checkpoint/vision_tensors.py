@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlx_diffusion.checkpoint.config_fields import read_field
 from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.layout import VISION
-from mlx_diffusion.json_fields import get
 
 TOWER, PROJECTION = VISION
 CHANNELS = 3
@@ -20,7 +20,7 @@ CLIPPED = ("input_min", "input_max", "output_min", "output_max")  # beside each 
 def vision_tensors(vision: Mapping[str, Any], hidden_size: int) -> list[Tensor]:
     """The tower of a `vision_config` and its projection into a text model of this width. Raises CheckpointError."""
     width, inner, count, heads, kv_heads, head, patch, positions = (
-        get(vision, name, int, "vision_config.")
+        read_field(vision, name, int, "vision_config.")
         for name in (
             "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
             "head_dim", "patch_size", "position_embedding_size",

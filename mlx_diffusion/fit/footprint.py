@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.config_fields import read_field
 from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.layout import pieces, sizes, text_tensors, written
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.vision_tensors import vision_tensors
 from mlx_diffusion.fit.macs import MACS, Mac
 from mlx_diffusion.fit.memory import GPU_ITEM, Memory, weight_bytes
-from mlx_diffusion.json_fields import get
 
 CONTEXT = 32768  # tokens, for which the cache and a step's arrays are stated; no more than the model takes
 SHORT_STEP = 256  # --prefill-step-size for the longest contexts: one canvas's worth
@@ -75,7 +75,7 @@ def config_tensors(raw: Mapping[str, Any], config: ModelConfig) -> list[Tensor]:
     text = text_tensors(config)
     if raw.get("vision_config") is None:
         return text
-    return text + vision_tensors(get(raw, "vision_config", dict), config.hidden_size)
+    return text + vision_tensors(read_field(raw, "vision_config", dict), config.hidden_size)
 
 
 def context_text(context: int | None) -> str:

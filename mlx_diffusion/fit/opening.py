@@ -15,7 +15,7 @@ from mlx_diffusion.fit.diagnosis import recommended, runnable, sizes_on
 from mlx_diffusion.fit.machine import this_machine
 from mlx_diffusion.fit.memory import Memory, item_bytes_on, stored_weight_bytes
 from mlx_diffusion.fit.verdict import Verdict, Warn, copies_that_fit, judge
-from mlx_diffusion.json_fields import read_json
+from mlx_diffusion.json_files import read_json
 from mlx_diffusion.loading import load
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.tokenizer import Tokenizer
