@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
-from mlx_diffusion.cli.progress import ProgressLine, duration
+from mlx_diffusion.cli.progress import ProgressLine, duration, left_text
 from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import ConversionError
 
@@ -119,10 +119,9 @@ def _convert(args: argparse.Namespace) -> "Result":
 
 def progress_text(progress: "Progress") -> str:
     """One line: how much, how fast, how long."""
-    left = progress.seconds_left
     return (
         f"{progress.fraction:4.0%} · {size_text(progress.done_bytes)} of {size_text(progress.total_bytes)} · "
-        f"{progress.bytes_per_second / 1e6:.0f} MB/s · {'?' if left is None else duration(left)} left · {progress.file}"
+        f"{progress.bytes_per_second / 1e6:.0f} MB/s · {left_text(progress.seconds_left)} · {progress.file}"
     )
 
 

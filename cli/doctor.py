@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 def report(diagnosis: "Diagnosis") -> str:
     """The diagnosis as text."""
-    from mlx_diffusion.display import grid, size_text
+    from mlx_diffusion.display import size_text, table
     from mlx_diffusion.fit.footprint import SHORT_STEP, context_text
 
     def size(nbytes: int | None) -> str:
@@ -67,7 +67,7 @@ def report(diagnosis: "Diagnosis") -> str:
         "",
         f"{diagnosis.model} here, in {usable} for weights, cache and arrays:",
         "",
-        *grid(
+        table(
             ["recipe", "on disk", "weights", "context", f"with --prefill-step-size {SHORT_STEP}"],
             [
                 [

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 from mlx_diffusion.cli.arguments import add_model, help_format
 from mlx_diffusion.cli.messages import say
-from mlx_diffusion.cli.progress import ProgressLine, duration
+from mlx_diffusion.cli.progress import ProgressLine, left_text
 from mlx_diffusion.cli.state import state_folder
 from mlx_diffusion.errors import EvaluationError, OptionError
 
 if TYPE_CHECKING:
-    from mlx_diffusion.measure.answers.plan import EvaluationPlan
-    from mlx_diffusion.measure.answers.record import Evaluation
-    from mlx_diffusion.measure.answers.runs import EvaluationProgress
+    from mlx_diffusion.measure import CostReport, Evaluation, EvaluationPlan, EvaluationProgress
 
 EPILOG = """\
 examples:
@@ -111,28 +109,13 @@ def run(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(args)
 
-    from mlx_diffusion.measure.answers import plots
+    from mlx_diffusion.measure import check_plot, is_cost_report
 
     for file in args.plot:
-        plots.check(file)
-    if args.recipes is not None or (args.show and _is_of_recipes(args.show)):
+        check_plot(file)
+    if args.recipes is not None or (args.show and is_cost_report(args.show)):
         return _recipes(args)
-
-    from mlx_diffusion.measure.answers import tables
-    from mlx_diffusion.measure.answers.document import page
-    from mlx_diffusion.measure.answers.figures import report
-    from mlx_diffusion.measure.answers.record import Evaluation
-    from mlx_diffusion.whole_files import write_whole
-
-    record = Evaluation.read(args.show) if args.show else _measure(args)
-    print(json.dumps(report(record), ensure_ascii=False) if args.json else tables.text(record))
-    for file in args.plot:
-        plots.draw(record, file)
-    if args.markdown:
-        source = args.show or args.output
-        picture = next((file for file in args.plot if file.parent == args.markdown.parent), None)
-        write_whole(args.markdown, page(record, source.name, picture and picture.name).encode(), error=EvaluationError)
-    return 0
+    return _evaluation(args)
 
 
 def _check_usage(args: argparse.Namespace) -> None:
@@ -156,32 +139,55 @@ def _check_usage(args: argparse.Namespace) -> None:
         args.usage_error("--answers are kept in the output; add --output FILE")
 
 
-def _plan(args: argparse.Namespace) -> "EvaluationPlan":
-    """What the command line asks for. Raises OptionError."""
-    from mlx_diffusion.measure.answers.plan import EvaluationPlan, ways
-    from mlx_diffusion.measure.answers.session import DEFAULT_BATCH_SIZE, DEFAULT_MAX_TOKENS, items_from
-    from mlx_diffusion.measure.answers.suites import DEFAULT_SUITES
+def _evaluation(args: argparse.Namespace) -> int:
+    """An evaluation, measured or shown."""
+    from mlx_diffusion.measure import Evaluation, evaluation_plot, evaluation_text, figures_dict, markdown_page
+    from mlx_diffusion.whole_files import write_whole
 
-    names = DEFAULT_SUITES if args.suite is None else [name.strip() for name in args.suite.split(",") if name.strip()]
-    if not names:
+    evaluation = Evaluation.read(args.show) if args.show else _measure(args)
+    if args.json:
+        print(json.dumps(figures_dict(evaluation), ensure_ascii=False))
+    else:
+        print(evaluation_text(evaluation))
+    for file in args.plot:
+        write_whole(file, evaluation_plot(evaluation, file.suffix), error=EvaluationError)
+    if args.markdown:
+        picture = next((file for file in args.plot if file.parent == args.markdown.parent), None)
+        page = markdown_page(evaluation, (args.show or args.output).name, picture and picture.name)
+        write_whole(args.markdown, page.encode(), error=EvaluationError)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> "EvaluationPlan":
+    """The plan that the command line asks for. Raises OptionError."""
+    from mlx_diffusion.measure import make_plan
+
+    suites = None if args.suite is None else _names(args.suite)
+    if suites == []:
         raise OptionError("--suite is empty; leave it out, or name suites, families or FILE.jsonl")
-    chosen = ways(args.mode or ["reference"], args.sweep)
-    return EvaluationPlan(
-        items_from(names, args.count, args.seed),
-        chosen,
-        args.seed,
-        args.max_tokens or DEFAULT_MAX_TOKENS,
-        args.batch_size or DEFAULT_BATCH_SIZE,
+    return make_plan(
+        suites,
+        count=args.count,
+        modes=args.mode,
+        sweeps=args.sweep,
+        seed=args.seed,
+        max_tokens=args.max_tokens,
+        batch_size=args.batch_size,
     )
 
 
+def _names(listed: str) -> list[str]:
+    """Names with commas between them."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
 def _measure(args: argparse.Namespace) -> "Evaluation":
-    from mlx_diffusion.measure.answers import session
+    from mlx_diffusion.measure import evaluate
 
     plan = _plan(args)
     try:
         with ProgressLine() as line:
-            return session.run(
+            return evaluate(
                 args.model,
                 plan,
                 output=args.output,
@@ -197,54 +203,44 @@ def _measure(args: argparse.Namespace) -> "Evaluation":
 
 
 def progress_text(progress: "EvaluationProgress") -> str:
-    """One line: how much, how many right so far, how long."""
-    left = progress.seconds_left
+    """One line: how many prompts are done, how many of them right, how long the rest will take."""
     right = f"{progress.right / progress.done:.0%} right" if progress.done else "nothing yet"
     return (
         f"{progress.done / progress.total:4.0%} · {progress.done} of {progress.total} prompts, {right} · "
-        f"{'?' if left is None else duration(left)} left · {progress.doing}"
+        f"{left_text(progress.seconds_left)} · {progress.doing}"
     )
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from mlx_diffusion.measure.answers import tables
-    from mlx_diffusion.measure.answers.comparison import compare
-    from mlx_diffusion.measure.answers.record import Evaluation
+    from mlx_diffusion.measure import Evaluation, compare, comparison_text
 
     found = compare(*map(Evaluation.read, args.compare))
     if args.json:
         print(json.dumps([comparison.as_dict() for comparison in found], ensure_ascii=False))
     else:
-        print("\n\n".join(tables.comparison_text(comparison) for comparison in found))
+        print("\n\n".join(map(comparison_text, found)))
     return 0
 
 
-def _is_of_recipes(file: Path) -> bool:
-    """Whether a file holds what recipes cost, by its beginning."""
-    from mlx_diffusion.measure.answers.recipe_costs import FORMAT
-
-    try:
-        with file.open("rb") as stream:
-            return FORMAT.encode() in stream.read(200)
-    except OSError:
-        return False  # reading it as a record says what is wrong
-
-
 def _recipes(args: argparse.Namespace) -> int:
-    """What recipes cost, measured or shown."""
-    from mlx_diffusion.convert import convert
-    from mlx_diffusion.measure.answers.recipe_costs import CostReport, costs
+    """The costs of recipes, measured or shown."""
+    from mlx_diffusion.measure import CostReport
     from mlx_diffusion.whole_files import write_whole
 
-    if args.show:
-        report = CostReport.from_dict(json.loads(args.show.read_bytes()))
-    else:
-        names = [name.strip() for name in args.recipes.split(",") if name.strip()]
-        with ProgressLine() as line:
-            report = costs(args.model, names, _plan(args), convert, workers=args.workers, report=line.show, warn=say)
+    report = CostReport.read(args.show) if args.show else _measure_recipes(args)
     if args.output:
         write_whole(args.output, (json.dumps(report.as_dict(), indent=1) + "\n").encode(), error=EvaluationError)
     if args.markdown:
         write_whole(args.markdown, report.page((args.show or args.output).name).encode(), error=EvaluationError)
     print(json.dumps(report.as_dict(), ensure_ascii=False) if args.json else report.text())
     return 0
+
+
+def _measure_recipes(args: argparse.Namespace) -> "CostReport":
+    from mlx_diffusion.convert import convert
+    from mlx_diffusion.measure import measure_recipes
+
+    with ProgressLine() as line:
+        return measure_recipes(
+            args.model, _names(args.recipes), _plan(args), convert, workers=args.workers, report=line.show, warn=say
+        )

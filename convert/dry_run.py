@@ -18,7 +18,7 @@ from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.source import LocalSource, Source
-from mlx_diffusion.display import grid, size_text
+from mlx_diffusion.display import size_text, table
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fit.footprint import SHORT_STEP, Sizes, config_tensors, context_text, sizes_of, stated_context
 from mlx_diffusion.fit.macs import MACS, Mac
@@ -78,12 +78,12 @@ class DryRun:
             "",
             f"The converted tensors, in {unit}:",
             "",
-            *grid(["recipe", "all", *parts], figures),
+            table(["recipe", "all", *parts], figures),
             *(f"{name}: {problem}" for name, problem in self.problems.items()),
             "",
             "The longest context that fits a Mac's GPU, in tokens, on older – newer macOS (no: not even one canvas):",
             "",
-            *grid(["recipe", "weights", *(f"{mac.memory_gib} GB" for mac in MACS)], contexts),
+            table(["recipe", "weights", *(f"{mac.memory_gib} GB" for mac in MACS)], contexts),
             "",
             f"Weights are without the vision tower, which is not loaded. Beside them, at {context:,} tokens, stand"
             f" {size_text(memory.cache_bytes(context))} of",

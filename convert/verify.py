@@ -18,7 +18,7 @@ from mlx_diffusion.checkpoint.headers import Stored, read_header
 from mlx_diffusion.checkpoint.layout import PARTS, module_of, part_of, pieces
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.convert.tensor_errors import TensorError, tensor_errors
-from mlx_diffusion.display import grid
+from mlx_diffusion.display import table
 from mlx_diffusion.errors import ConversionError
 from mlx_diffusion.measure.logit_errors import LogitError, logit_errors
 
@@ -117,9 +117,9 @@ class Report:
         taken = ", ".join(str(steps) for steps, _ in self.steps)
         return "\n".join(
             [
-                *grid(["part", "tensors", "kept as", "largest error", "at most", "nearest to bound", "of"], parts),
+                table(["part", "tensors", "kept as", "largest error", "at most", "nearest to bound", "of"], parts),
                 "",
-                *grid(["canvases", "divergence (nats)", "worst position", "same token"], logits),
+                table(["canvases", "divergence (nats)", "worst position", "same token"], logits),
                 "",
                 f"Converged canvases took {taken} steps; {sum(settled for _, settled in self.steps)} of "
                 f"{len(self.steps)} had settled. Bounds: divergence {self.bound.divergence}, same token "

@@ -1,4 +1,4 @@
-"""Figures as people read them: sizes, and tables. Knows nothing of what they measure."""
+"""Figures as people read them: sizes, shares, quantities, tables. Knows nothing of what they measure."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,37 @@ def size_text(nbytes: float) -> str:
     return f"{nbytes / 1e3:.2f} kB"
 
 
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines of text in columns, the first aligned left and the others right."""
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    ]
+def quantity(value: float, unit: str = "") -> str:
+    """Three digits with the prefix of their thousand: 1.23 GFLOP/s."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def per_cent(share: float) -> str:
+    """A share in per cent with one decimal, without the sign."""
+    return f"{100 * share:.1f}"
+
+
+def interval(low: float, high: float) -> str:
+    """An interval of shares in per cent: 12.3 to 45.6."""
+    return f"{per_cent(low)} to {per_cent(high)}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool = False) -> str:
+    """Rows of text under a header, as plain text or in Markdown; the first column to the left, the others to the right.
+
+    Every row has as many cells as the header.
+    """
+    if markdown:
+        rule = ["---", *["---:"] * (len(header) - 1)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        first, *others = row
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(map(line, [header, *rows]))

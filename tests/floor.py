@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
-from mlx_diffusion.measure.answers.identity import fingerprint
-from mlx_diffusion.measure.answers.plan import EvaluationPlan, ways
-from mlx_diffusion.measure.answers.record import Evaluation
-from mlx_diffusion.measure.answers.session import run
+from mlx_diffusion.measure.answers.evaluation import Evaluation
+from mlx_diffusion.measure.answers.fingerprint import fingerprint
+from mlx_diffusion.measure.answers.plan import EvaluationPlan, variants_of
+from mlx_diffusion.measure.answers.runner import evaluate
 from mlx_diffusion.measure.answers.statistics import binomial_at_most, wilson
-from mlx_diffusion.measure.answers.suites import items_of
+from mlx_diffusion.measure.answers.suites import draw_items
 from mlx_diffusion.options import MODES
 
 FLOOR = Path(__file__).parent / "floor.json"
@@ -34,10 +34,10 @@ CHANCE = 0.001
 
 def measure(mode: str, counts: Mapping[str, int], seed: int) -> Evaluation:
     """A run of the bundled checkpoint in one mode, so many prompts of each family."""
-    items = {family: items_of(family, count, seed) for family, count in counts.items()}
-    plan = EvaluationPlan(items, ways([mode], [f"max_denoising_steps={STEPS}"]), seed, MAX_TOKENS, batch_size=1)
+    items = {family: draw_items(family, count, seed) for family, count in counts.items()}
+    plan = EvaluationPlan(items, variants_of([mode], [f"max_denoising_steps={STEPS}"]), seed, MAX_TOKENS, batch_size=1)
     with tempfile.TemporaryDirectory() as folder:
-        return run("demo", plan, state=Path(folder), first_steps=False)
+        return evaluate("demo", plan, state=Path(folder), first_steps=False)
 
 
 def below(record: Evaluation, recorded: dict[str, list[int]]) -> list[str]:

@@ -12,8 +12,9 @@ import pytest
 from conftest import FIXTURES
 
 from mlx_diffusion.cli.main import main
-from mlx_diffusion.measure.answers import plots, tables
-from mlx_diffusion.measure.answers.record import Evaluation
+from mlx_diffusion.measure.answers.evaluation import Evaluation
+from mlx_diffusion.measure.answers.plots import accuracy_figure
+from mlx_diffusion.measure.answers.tables import variant_table
 
 HUB = str(FIXTURES / "hub")
 
@@ -81,7 +82,7 @@ def test_comparing(quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--sweep", "steps=3"], "no FIELD=V,V"),
         (["--count", "0"], "--count is 0"),
         (["--seed", "-1"], "--seed is -1"),
-        (["--plot", "x.pdf"], "a .png or an .svg"),
+        (["--plot", "x.pdf"], "must end with .png or .svg"),
         (["--markdown", "x.md"], "add --output"),
         (["--answers"], "add --output"),
         (["--show", "x.json", "--suite", "lists"], "leave out one"),
@@ -118,13 +119,13 @@ def test_a_curve_a_mode(quick: list[str], tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     assert run(*quick, "--mode", "reference", "--mode", "confidence:0.9", "-o", str(file)) == 0
     record = Evaluation.read(file)
-    figure = plots.curves(record)
+    figure = accuracy_figure(record)
     (axes,) = figure.axes
     _, labels = axes.get_legend_handles_labels()
     assert labels == ["reference", "confidence:0.9"]
     points = [np.asarray(line.get_xdata()) for line in axes.get_lines()]
     assert all((np.diff(x) >= 0).all() for x in points)
-    assert tables.way_table(record, markdown=True).count("\n") == 1 + len(record.labels)
+    assert variant_table(record, markdown=True).count("\n") == 1 + len(record.labels)
 
 
 def test_what_recipes_cost(

@@ -14,18 +14,18 @@ from conftest import FIXTURES
 from mlx_diffusion import generate, load
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.errors import EvaluationError, OptionError
-from mlx_diffusion.measure.answers import figures, session
+from mlx_diffusion.measure.answers.batches import EvaluationProgress, run_batch
 from mlx_diffusion.measure.answers.comparison import compare
 from mlx_diffusion.measure.answers.engine import Examinee
-from mlx_diffusion.measure.answers.figures import Figures, recommended
-from mlx_diffusion.measure.answers.identity import fingerprint
+from mlx_diffusion.measure.answers.evaluation import Cell, Evaluation, PromptOutcome
+from mlx_diffusion.measure.answers.figures import Figures, figures_dict, recommended_variant
+from mlx_diffusion.measure.answers.fingerprint import fingerprint
 from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.modes import MeasuredMode, RandomAcceptance
-from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, ways
-from mlx_diffusion.measure.answers.record import Cell, Evaluation, PromptOutcome
+from mlx_diffusion.measure.answers.one_step_bound import FirstStep, one_step_bounds
+from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, variants_of
 from mlx_diffusion.measure.answers.row_noise import RowNoise, seed_of
-from mlx_diffusion.measure.answers.runs import EvaluationProgress, run_batch
-from mlx_diffusion.measure.answers.theory import FirstStep, bounds
+from mlx_diffusion.measure.answers.runner import evaluate
 
 HUB = FIXTURES / "hub"
 
@@ -39,7 +39,7 @@ def items(family: str, count: int) -> list[Item]:
 def plan(batch_size: int = 1, **changes: Any) -> EvaluationPlan:
     made = EvaluationPlan(
         {"one": items("one", 4), "two": items("two", 3)},
-        ways(["reference", "confidence:0.5", "random:0.5"], ["max_denoising_steps=2,4"]),
+        variants_of(["reference", "confidence:0.5", "random:0.5"], ["max_denoising_steps=2,4"]),
         seed=0,
         max_tokens=16,
         batch_size=batch_size,
@@ -52,7 +52,7 @@ def kept(record: Evaluation) -> dict[tuple[int, str], tuple[PromptOutcome, ...]]
 
 
 def test_a_result_depends_neither_on_workers_nor_on_an_interrupt(tmp_path: Path) -> None:
-    one = session.run(HUB, plan(), output=tmp_path / "one.json", workers=1, answers=True)
+    one = evaluate(HUB, plan(), output=tmp_path / "one.json", workers=1, answers=True)
     assert kept(Evaluation.read(tmp_path / "one.json")) == kept(one)
 
     output = tmp_path / "two.json"
@@ -64,44 +64,46 @@ def test_a_result_depends_neither_on_workers_nor_on_an_interrupt(tmp_path: Path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        session.run(HUB, plan(), output=output, workers=2, report=interrupt)
+        evaluate(HUB, plan(), output=output, workers=2, report=interrupt)
     journal = tmp_path / "two.json.part"
-    assert not output.exists() and len(journal.read_text().splitlines()) == 1 + 10
+    header, *lines = map(json.loads, journal.read_text().splitlines())
+    assert not output.exists() and len(lines) == 10 and list(header["plan"])[:2] == ["ways", "families"]
+    assert all(list(line) == ["way", "family", "start", "seconds", "outcomes"] for line in lines), "as it always was"
     journal.write_bytes(journal.read_bytes() + b'{"way": 1, "fam')  # the power failed in the middle of a line
     seen.clear()
-    two = session.run(HUB, plan(), output=output, workers=2, report=seen.append, answers=True)
+    two = evaluate(HUB, plan(), output=output, workers=2, report=seen.append, answers=True)
     assert kept(two) == kept(one)
     assert (seen[0].done, seen[-1].done, seen[-1].total, seen[0].earlier) == (11, 42, 42, 10)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.json", "two.json"]
 
     seen.clear()
-    assert kept(session.run(HUB, plan(), output=output, report=seen.append)) == kept(one)
+    assert kept(evaluate(HUB, plan(), output=output, report=seen.append)) == kept(one)
     assert not seen, "what is measured is not measured again"
 
 
 def test_another_measurement_is_refused(tmp_path: Path) -> None:
-    small = plan(ways=ways(["reference"], ["max_denoising_steps=2"]))
-    session.run(HUB, small, output=tmp_path / "a.json")
+    small = plan(variants=variants_of(["reference"], ["max_denoising_steps=2"]))
+    evaluate(HUB, small, output=tmp_path / "a.json")
     with pytest.raises(EvaluationError, match="another measurement: seed differ; give another --output"):
-        session.run(HUB, replace(small, seed=1), output=tmp_path / "a.json")
+        evaluate(HUB, replace(small, seed=1), output=tmp_path / "a.json")
     (tmp_path / "a.json").rename(tmp_path / "b.json.part")
     header = Evaluation.read(tmp_path / "b.json.part").header
     (tmp_path / "b.json.part").write_text(json.dumps(header) + "\n")
     with pytest.raises(EvaluationError, match="another measurement: families differ"):
-        session.run(HUB, replace(small, items={"one": items("one", 5)}), output=tmp_path / "b.json")
+        evaluate(HUB, replace(small, items={"one": items("one", 5)}), output=tmp_path / "b.json")
 
 
 def test_a_journal_that_is_none_is_one_line(tmp_path: Path) -> None:
     for content in ("something else\n", "[1]\n", "{}\n"):
         (tmp_path / "x.json.part").write_text(content)
         with pytest.raises(EvaluationError, match=r"x\.json\.part"):
-            session.run(HUB, plan(), output=tmp_path / "x.json")
+            evaluate(HUB, plan(), output=tmp_path / "x.json")
         assert (tmp_path / "x.json.part").read_text() == content
 
 
 def test_a_prompt_in_a_batch_meets_the_noise_that_it_meets_alone(tmp_path: Path) -> None:
-    alone = session.run(HUB, plan(ways=ways(["reference"], [])), state=tmp_path, workers=1)
-    batched = session.run(HUB, plan(3, ways=ways(["reference"], [])), state=tmp_path, workers=1)
+    alone = evaluate(HUB, plan(variants=variants_of(["reference"], [])), state=tmp_path, workers=1)
+    batched = evaluate(HUB, plan(3, variants=variants_of(["reference"], [])), state=tmp_path, workers=1)
     assert kept(alone) == kept(batched)
     assert not list(tmp_path.iterdir()), "without an output nothing is left behind"
     model, tokenizer = load(HUB)
@@ -125,7 +127,7 @@ def test_rows_draw_what_each_would_alone() -> None:
 
 def test_steps_and_limits_are_counted() -> None:
     engine = Examinee.of(HUB)
-    three_steps = plan(ways=ways(["reference"], ["max_denoising_steps=3"]), max_tokens=32)
+    three_steps = plan(variants=variants_of(["reference"], ["max_denoising_steps=3"]), max_tokens=32)
     (found,) = run_batch(engine, engine.tokenizer, three_steps, 0, "one", 0).outcomes
     # 32 tokens are two canvases of 16; a random checkpoint never settles.
     assert (found.steps, found.canvases, found.limited, found.tokens) == (6, 2, 2, 32)
@@ -182,14 +184,15 @@ def test_prompts_that_differ_are_not_compared() -> None:
 def test_the_cheapest_way_that_can_be_vouched_for_is_recommended() -> None:
     """w0 has the fewest positions, w2 the most."""
     good = "1" * 500
-    assert recommended(record([good], [good], [good])) == 0
-    assert recommended(record(["0" * 50 + good[50:]], [good], [good])) == 1
-    assert recommended(record(["1" * 9 + "0"], ["1" * 9 + "0"], ["1" * 10])) == 2, "ten prompts vouch for little"
+    assert recommended_variant(record([good], [good], [good])) == 0
+    assert recommended_variant(record(["0" * 50 + good[50:]], [good], [good])) == 1
+    nine = "1" * 9 + "0"
+    assert recommended_variant(record([nine], [nine], ["1" * 10])) == 2, "ten prompts vouch for little"
 
 
 def test_the_bound_on_one_step() -> None:
     steps = [FirstStep(3, number < 50, False) for number in range(100)] + [FirstStep(2, True, True)]
-    two, three = bounds(steps)
+    two, three = one_step_bounds(steps)
     assert (two.bound, three.bound) == pytest.approx((1 / 2, 6 / 27))
     assert two.holds and two.chance == pytest.approx(1 / 2)
     assert not three.holds, "half of the draws valid is more than 22 % allow"
@@ -229,14 +232,15 @@ def test_modes() -> None:
 
 def test_sweeps() -> None:
     assert parse_sweep("entropy_bound=0.1,0.5") == ("entropy_bound", [0.1, 0.5])
-    labels = [way.label for way in ways(["reference", "confidence:0.9"], ["max_denoising_steps=4,8", "t_max=0.9"])]
+    made = variants_of(["reference", "confidence:0.9"], ["max_denoising_steps=4,8", "t_max=0.9"])
+    labels = [variant.label for variant in made]
     assert labels[0] == "reference max_denoising_steps=4 t_max=0.9" and len(labels) == 4
     for wrong in ("steps=4", "max_denoising_steps", "max_denoising_steps=4,x", "max_denoising_steps=0", "mode=1",
                   "max_denoising_steps=1.5"):  # fmt: skip
         with pytest.raises(OptionError, match="--sweep"):
             parse_sweep(wrong)
     with pytest.raises(OptionError, match="given twice"):
-        ways(["reference"], ["t_max=0.9", "t_max=0.8"])
+        variants_of(["reference"], ["t_max=0.9", "t_max=0.8"])
 
 
 @pytest.mark.parametrize(
@@ -262,7 +266,7 @@ def test_retrained_weights_are_another_checkpoint(folder: Path) -> None:
 
 
 def test_report_has_all_figures() -> None:
-    found = figures.report(record(["10", "11"], ["11", "11"]))
+    found = figures_dict(record(["10", "11"], ["11", "11"]))
     assert found["recommended"] == "w1" and [way["label"] for way in found["ways"]] == ["w0", "w1"]
     assert found["ways"][1]["all"]["accuracy"] == 1 and found["ways"][0]["families"]["f0"]["right"] == 1
     json.dumps(found)

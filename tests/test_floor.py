@@ -7,8 +7,8 @@ import floor
 import pytest
 
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
-from mlx_diffusion.measure.answers.identity import fingerprint
-from mlx_diffusion.measure.answers.record import Cell, Evaluation, PromptOutcome
+from mlx_diffusion.measure.answers.evaluation import Cell, Evaluation, PromptOutcome
+from mlx_diffusion.measure.answers.fingerprint import fingerprint
 from mlx_diffusion.options import MODES
 
 RECORDED = json.loads(floor.FLOOR.read_text())

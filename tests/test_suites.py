@@ -10,9 +10,9 @@ import pytest
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.measure.answers.checkers import CHECKERS
 from mlx_diffusion.measure.answers.item import Item
-from mlx_diffusion.measure.answers.own_suite import read_suite
-from mlx_diffusion.measure.answers.session import items_from
-from mlx_diffusion.measure.answers.suites import SUITES, all_families, families_of, items_of, suite_names
+from mlx_diffusion.measure.answers.planning import prompts_by_family
+from mlx_diffusion.measure.answers.suite_file import read_suite
+from mlx_diffusion.measure.answers.suites import SUITES, all_families, draw_items, families_of, suite_names
 from mlx_diffusion.measure.answers.worded import WORDED, worded
 from mlx_diffusion.measure.tasks import FAMILIES, draw
 
@@ -40,21 +40,21 @@ def test_no_prompt_is_in_the_training_stream(family: str) -> None:
     rng = Random(f"train {family}")
     trained = {Item.of(draw(FAMILIES[family], rng, "train")).digest() for _ in range(4000)}
     count = FEW.get(family, 60)
-    items = items_of(family, count, seed=0)
+    items = draw_items(family, count, seed=0)
     digests = [item.digest() for item in items]
     assert len(set(digests)) == count
     assert trained.isdisjoint(digests)
-    assert digests[:20] == [item.digest() for item in items_of(family, 20, seed=0)]
-    assert digests[:20] != [item.digest() for item in items_of(family, 20, seed=1)]
+    assert digests[:20] == [item.digest() for item in draw_items(family, 20, seed=0)]
+    assert digests[:20] != [item.digest() for item in draw_items(family, 20, seed=1)]
 
 
 def test_families_have_enough_prompts_for_the_default_count_and_say_when_not() -> None:
-    assert len(items_of("story", 200, 0)) == 200  # the family with the fewest but FEW
-    every = items_of("story", 2000, 0)
+    assert len(draw_items("story", 200, 0)) == 200  # the family with the fewest but FEW
+    every = draw_items("story", 2000, 0)
     assert 200 < len(every) < 300
-    assert {family: len(items) for family, items in items_from(["tools"], 200, 0).items()} == FEW
+    assert {family: len(items) for family, items in prompts_by_family(["tools"], 200, 0).items()} == FEW
     with pytest.raises(OptionError, match=f"story has {len(every)} held-out prompts; lower --count 2000"):
-        items_from(["story"], 2000, 0)
+        prompts_by_family(["story"], 2000, 0)
 
 
 @pytest.mark.parametrize("family", WORDED)

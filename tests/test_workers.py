@@ -1,4 +1,4 @@
-"""Engines in processes of their own: their errors arrive, and none of them outlives its parent."""
+"""Examinees in processes of their own: their errors arrive, and none of them outlives its parent."""
 
 import subprocess
 import sys
@@ -9,15 +9,15 @@ from conftest import FIXTURES
 
 from mlx_diffusion.errors import CheckpointError, EvaluationError
 from mlx_diffusion.measure.answers.engine import PromptBatch
-from mlx_diffusion.measure.answers.workers import Worker, engines_of, spread
+from mlx_diffusion.measure.answers.workers import Worker, examinees_of, spread
 
 REQUEST = PromptBatch([[2, 5]], [0], "reference", {"max_denoising_steps": 2}, 8)
 
 
 def test_a_process_answers_as_this_one_does() -> None:
-    with engines_of(FIXTURES / "hub", 1) as here, engines_of(FIXTURES / "hub", 2) as there:
+    with examinees_of(FIXTURES / "hub", 1) as here, examinees_of(FIXTURES / "hub", 2) as there:
         requests = [REQUEST] * 5
-        answered = list(spread(lambda engine, request: engine.answer(request), requests, there))
+        answered = list(spread(lambda examinee, batch: examinee.answer(batch), requests, there))
         assert answered == 5 * [here[0].answer(REQUEST)]
         assert there[1].first_step([2, 5], 1) == here[0].first_step([2, 5], 1)
 
@@ -25,7 +25,7 @@ def test_a_process_answers_as_this_one_does() -> None:
 def test_what_goes_wrong_in_a_worker_is_raised_here(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors"), engines_of(folder, 2):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"), examinees_of(folder, 2):
         pass
     with Worker() as worker:
         worker.process.kill()

@@ -128,8 +128,8 @@ def _measure(args: argparse.Namespace, line: ProgressLine) -> "BenchmarkResults"
     from mlx_diffusion.cli.bench.subjects import opened
     from mlx_diffusion.fit.machine import this_machine
     from mlx_diffusion.measure.speed import results
+    from mlx_diffusion.measure.speed.benchmark import Benchmark
     from mlx_diffusion.measure.speed.cost import weight_bytes
-    from mlx_diffusion.measure.speed.suite import Benchmark
     from mlx_diffusion.options import GenerationConfig
 
     if args.against:

@@ -1,7 +1,7 @@
-"""Named checks of answers, for prompts of the user's own: what is right is said in JSON, and no code is run.
+"""Named checks of answers for suites of the user's own, which choose them in JSON instead of running code.
 
-Every checker is a plain function of the answer and of the arguments that the line of the file gives it. Knows nothing
-of files or of prompts.
+Every checker is a plain function of the answer and of the arguments that stand in the suite's file. Knows nothing of
+files or of prompts.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def replacement(text: str, *, items: Sequence[str], item: str) -> bool:
 
 
 def latin(text: str, *, items: Sequence[str]) -> bool:
-    """A square with a line a row in which each item stands once in every row and column."""
+    """A square, one row a line, in which each item stands once in every row and column."""
     return _is_latin(_rows(text), items)
 
 
 def sudoku(text: str, *, clues: Sequence[str]) -> bool:
-    """A Sudoku of 4×4 or 9×9 digits that keeps the clues, one string a row, "0", "." or "_" for an empty cell."""
+    """A solved Sudoku of 4×4 or 9×9 digits that keeps the clues, of which each row is a string with EMPTY cells."""
     rows, given = _rows(text), [_cells(row) for row in clues]
     size = len(given)
     box = round(size**0.5)

@@ -1,18 +1,18 @@
-"""Two measurements of the same prompts: is the difference real?
+"""The difference between two evaluations of the same prompts, and whether it is more than chance.
 
 Answers are compared prompt by prompt, by McNemar's exact test; steps by the sign test. Several families make several
-tests, so p-values are Holm's: among all families together, a false alarm has a chance of at most 5 %. Knows nothing
-of how results are shown.
+tests, so p-values are corrected by Holm's method: over all families together, the chance of a false alarm is at most
+5 %. Knows nothing of how results are shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from mlx_diffusion.errors import EvaluationError
-from mlx_diffusion.measure.answers.record import Evaluation, PromptOutcome
+from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.statistics import holm, sign_test
 
 LEVEL = 0.05
@@ -26,8 +26,8 @@ class Difference:
     family: str
     prompts: int
     accuracy: tuple[float, float]  # of A and B
-    gained: int  # prompts that B alone answers rightly
-    lost: int  # prompts that A alone answers rightly
+    gained: int  # prompts that only B answers rightly
+    lost: int  # prompts that only A answers rightly
     p: float  # of the answers
     steps: tuple[float, float]  # a canvas, of A and B
     p_steps: float
@@ -44,7 +44,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two ways, family by family, all of them first."""
+    """The differences between two variants: over all families, then family by family."""
 
     a: str
     b: str
@@ -58,7 +58,7 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Comparison:
-        """What `as_dict` gave."""
+        """The comparison that `as_dict` described."""
         names = [field.name for field in fields(Difference)]
         entries = [{name: entry[name] for name in names} for entry in content["differences"]]
         pairs = [{**entry, **{key: tuple(entry[key]) for key in ("accuracy", "steps")}} for entry in entries]
@@ -66,20 +66,24 @@ class Comparison:
 
 
 def matched_pairs(a: Sequence[PromptOutcome], b: Sequence[PromptOutcome]) -> tuple[int, int]:
-    """How many prompts b alone answers rightly, and how many a alone."""
+    """The number of prompts that only b answers rightly, and the number that only a does."""
     gained = sum(not one.right and other.right for one, other in zip(a, b, strict=True))
     lost = sum(one.right and not other.right for one, other in zip(a, b, strict=True))
     return gained, lost
 
 
 def compare(a: Evaluation, b: Evaluation) -> list[Comparison]:
-    """Every way that both have by the same name; or, where each has one alone, these two. Raises `EvaluationError`."""
+    """Compare each variant of `a` with the one of the same name in `b`.
+
+    Where both have a single variant, these two are compared whatever their names. Raises `EvaluationError` where the
+    prompts differ or no variant is in both.
+    """
     _check_prompts(a, b)
     families = [family for family in a.families if family in b.families]
     if len(a.labels) == len(b.labels) == 1:
         pairs = [(0, 0)]
     else:
-        pairs = [(way, b.labels.index(label)) for way, label in enumerate(a.labels) if label in b.labels]
+        pairs = [(variant, b.labels.index(label)) for variant, label in enumerate(a.labels) if label in b.labels]
     if not pairs:
         raise EvaluationError(
             f"the two have no way of running in common (A: {', '.join(a.labels)}; B: {', '.join(b.labels)}); "
@@ -92,7 +96,7 @@ def compare(a: Evaluation, b: Evaluation) -> list[Comparison]:
 
 
 def _check_prompts(a: Evaluation, b: Evaluation) -> None:
-    of_a, of_b = (record.header["plan"]["families"] for record in (a, b))
+    of_a, of_b = a.plan["families"], b.plan["families"]
     common = of_a.keys() & of_b.keys()
     if not common:
         raise EvaluationError("the two files have no family in common; measure the same --suite twice")
@@ -104,16 +108,15 @@ def _check_prompts(a: Evaluation, b: Evaluation) -> None:
         )
 
 
-def _differences(a: Evaluation, way: int, b: Evaluation, other: int, families: Sequence[str]) -> list[Difference]:
-    outcomes = {family: (a.cells[way, family].outcomes, b.cells[other, family].outcomes) for family in families}
+def _differences(a: Evaluation, variant: int, b: Evaluation, other: int, families: Sequence[str]) -> list[Difference]:
+    """The difference over all families, then those of each family with corrected p-values."""
+    outcomes = {family: (a.cells[variant, family].outcomes, b.cells[other, family].outcomes) for family in families}
     raw = {family: _difference(family, *pair) for family, pair in outcomes.items()}
     p = holm({family: found.p for family, found in raw.items()})
     p_steps = holm({family: found.p_steps for family, found in raw.items()})
-    every = [[outcome for pair in outcomes.values() for outcome in pair[side]] for side in (0, 1)]
-    adjusted = [
-        Difference(**{**vars(found), "p": p[family], "p_steps": p_steps[family]}) for family, found in raw.items()
-    ]
-    return [_difference(ALL, *every), *adjusted]
+    both = [[outcome for pair in outcomes.values() for outcome in pair[side]] for side in (0, 1)]
+    corrected = [replace(found, p=p[family], p_steps=p_steps[family]) for family, found in raw.items()]
+    return [_difference(ALL, *both), *corrected]
 
 
 def _difference(family: str, a: Sequence[PromptOutcome], b: Sequence[PromptOutcome]) -> Difference:
@@ -124,18 +127,18 @@ def _difference(family: str, a: Sequence[PromptOutcome], b: Sequence[PromptOutco
     return Difference(
         family=family,
         prompts=len(a),
-        accuracy=(_share(a), _share(b)),
+        accuracy=(_accuracy(a), _accuracy(b)),
         gained=gained,
         lost=lost,
         p=sign_test(gained, lost),
-        steps=(_steps(a), _steps(b)),
+        steps=(_steps_per_canvas(a), _steps_per_canvas(b)),
         p_steps=sign_test(more, fewer),
     )
 
 
-def _share(outcomes: Sequence[PromptOutcome]) -> float:
+def _accuracy(outcomes: Sequence[PromptOutcome]) -> float:
     return sum(outcome.right for outcome in outcomes) / len(outcomes)
 
 
-def _steps(outcomes: Sequence[PromptOutcome]) -> float:
+def _steps_per_canvas(outcomes: Sequence[PromptOutcome]) -> float:
     return sum(outcome.steps for outcome in outcomes) / sum(outcome.canvases for outcome in outcomes)

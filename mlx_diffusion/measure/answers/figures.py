@@ -1,4 +1,4 @@
-"""Outcomes to the figures that are reported: accuracy with its interval, and what it cost.
+"""The figures reported of an evaluation: accuracy with its interval, and what the answers cost.
 
 Knows nothing of how figures are shown.
 """
@@ -10,21 +10,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlx_diffusion.measure.answers.comparison import matched_pairs
-from mlx_diffusion.measure.answers.record import Evaluation, PromptOutcome
+from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
+from mlx_diffusion.measure.answers.one_step_bound import one_step_bounds
 from mlx_diffusion.measure.answers.statistics import wilson
-from mlx_diffusion.measure.answers.theory import bounds
 
-MARGIN = 0.02  # of right answers, that a way may lose against the best and still be recommended
+MARGIN = 0.02  # of accuracy: what a variant may lose against the best one and still be recommended
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a family, or all of them together, came to in one way of running it."""
+    """The figures of one variant, for a family or for all families together."""
 
     prompts: int
     right: int
     accuracy: float
-    low: float  # the 95 % interval, Wilson's
+    low: float  # of the 95 % interval, Wilson's
     high: float
     steps_per_canvas: float
     positions_per_token: float  # decoder positions pushed through the layers for every token written
@@ -53,46 +53,51 @@ class Figures:
         )
 
 
-def of_family(record: Evaluation, way: int, family: str) -> Figures:
-    """One family in one way."""
-    cell = record.cells[way, family]
-    return Figures.of(cell.outcomes, cell.seconds, record.canvas_length)
+def family_figures(evaluation: Evaluation, variant: int, family: str) -> Figures:
+    """The figures of one family in one variant."""
+    cell = evaluation.cells[variant, family]
+    return Figures.of(cell.outcomes, cell.seconds, evaluation.canvas_length)
 
 
-def of_all(record: Evaluation, way: int) -> Figures:
-    """All families together; each counts by its prompts."""
-    return Figures.of(record.outcomes(way), record.seconds(way), record.canvas_length)
+def overall_figures(evaluation: Evaluation, variant: int) -> Figures:
+    """The figures of all families together, in which every prompt has the same weight."""
+    return Figures.of(evaluation.outcomes(variant), evaluation.seconds(variant), evaluation.canvas_length)
 
 
-def recommended(record: Evaluation) -> int:
-    """The way to take: the fewest positions per token of all that lose no more than `MARGIN` against the best.
+def recommended_variant(evaluation: Evaluation) -> int:
+    """The variant with the fewest positions per token among those that lose at most `MARGIN` against the best.
 
-    A loss counts at the upper end of what the same prompts leave open at 95 %, so that few prompts recommend little.
+    A loss counts at the upper end of its 95 % interval on the same prompts, so few prompts recommend little.
     """
-    all_of_them = [of_all(record, way) for way in range(len(record.labels))]
-    best = max(range(len(all_of_them)), key=lambda way: all_of_them[way].right)
-    good = [way for way in range(len(all_of_them)) if way == best or _possible_loss(record, best, way) <= MARGIN]
-    return min(good, key=lambda way: all_of_them[way].positions_per_token)
+    overall = [overall_figures(evaluation, variant) for variant in range(len(evaluation.labels))]
+    best = max(range(len(overall)), key=lambda variant: overall[variant].right)
+    good = [
+        variant
+        for variant in range(len(overall))
+        if variant == best or _largest_loss(evaluation, best, variant) <= MARGIN
+    ]
+    return min(good, key=lambda variant: overall[variant].positions_per_token)
 
 
-def _possible_loss(record: Evaluation, best: int, way: int) -> float:
-    """How much accuracy the way may lose against the best one, at most."""
-    gained, lost = matched_pairs(record.outcomes(best), record.outcomes(way))
-    count = len(record.outcomes(best))
+def _largest_loss(evaluation: Evaluation, best: int, variant: int) -> float:
+    """The most accuracy that a variant may lose against the best one."""
+    gained, lost = matched_pairs(evaluation.outcomes(best), evaluation.outcomes(variant))
+    count = len(evaluation.outcomes(best))
     return wilson(lost, count)[1] - wilson(gained, count)[0]
 
 
-def report(record: Evaluation) -> dict[str, Any]:
+def figures_dict(evaluation: Evaluation) -> dict[str, Any]:
     """All figures as JSON."""
-    ways = []
-    for way, described in enumerate(record.header["plan"]["ways"]):
-        families = {family: asdict(of_family(record, way, family)) for family in record.families}
-        ways.append({**described, "all": asdict(of_all(record, way)), "families": families})
+    described = []
+    for variant, entry in enumerate(evaluation.variants):
+        families = {family: asdict(family_figures(evaluation, variant, family)) for family in evaluation.families}
+        described.append({**entry, "all": asdict(overall_figures(evaluation, variant)), "families": families})
+    bounds = one_step_bounds(evaluation.first_steps)
     return {
-        **{key: record.header[key] for key in ("model", "checkpoint", "device")},
-        "seed": record.header["plan"]["seed"],
-        "max_tokens": record.header["plan"]["max_tokens"],
-        "ways": ways,
-        "recommended": record.labels[recommended(record)],
-        "one_step_shuffles": [{**asdict(entry), "holds": entry.holds} for entry in bounds(record.first_steps)],
+        **{key: evaluation.header[key] for key in ("model", "checkpoint", "device")},
+        "seed": evaluation.plan["seed"],
+        "max_tokens": evaluation.plan["max_tokens"],
+        "ways": described,
+        "recommended": evaluation.labels[recommended_variant(evaluation)],
+        "one_step_shuffles": [{**asdict(bound), "holds": bound.holds} for bound in bounds],
     }

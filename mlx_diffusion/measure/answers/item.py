@@ -1,4 +1,4 @@
-"""One prompt of a measurement, and the check of its answer.
+"""One prompt of an evaluation, and the check of its answer.
 
 Knows nothing of how prompts come about, of models or of files.
 """
@@ -19,7 +19,7 @@ THOUGHT_END = "<channel|>"
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt, what tells right answers from wrong ones, and the family that it counts in."""
+    """A prompt, the check of its answers, and the family that it belongs to."""
 
     family: str
     messages: tuple[dict[str, Any], ...]
@@ -30,7 +30,7 @@ class Item:
 
     @classmethod
     def of(cls, task: Task, length: int | None = None) -> Item:
-        """A task as a prompt to be measured."""
+        """A task as an item."""
         return cls(task.family, task.messages, task.is_right, task.thought is not None, task.tools, length)
 
     def tokens(self, tokenizer: Tokenizer) -> list[int]:
@@ -43,7 +43,7 @@ class Item:
         )
 
     def is_right(self, text: str) -> bool:
-        """Whether a text is a right answer: what follows its thoughts, without the space around it."""
+        """Whether a text is a right answer. Its thoughts, and space around the rest, are ignored."""
         return self.check(text.rpartition(THOUGHT_END)[2].strip())
 
     def digest(self) -> str:
@@ -52,7 +52,7 @@ class Item:
 
 
 def digest(content: Any) -> str:
-    """A short fingerprint of what JSON can hold."""
+    """A short fingerprint of anything that JSON can hold."""
     text = json.dumps(content, ensure_ascii=False, sort_keys=True)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 

@@ -1,7 +1,7 @@
-"""A measurement while it goes on: finished batches, appended as they come, so that the same command goes on from them.
+"""The journal of a running evaluation: finished batches, from which the same command goes on after an interrupt.
 
-One line of JSON a batch behind one that says what is measured; a last line that was cut off counts as not written. The
-file is held by one process at a time. Knows nothing of models.
+The first line of the file says what is measured; each further line of JSON is a finished batch, or the first step of a
+shuffle. A last line that was cut off is dropped. Only one process at a time may hold the file. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -14,26 +14,36 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.errors import EvaluationError
-from mlx_diffusion.measure.answers.record import PromptOutcome
-from mlx_diffusion.measure.answers.theory import FirstStep
+from mlx_diffusion.measure.answers.evaluation import PromptOutcome
+from mlx_diffusion.measure.answers.one_step_bound import FirstStep
 
 
 @dataclass(frozen=True)
 class FinishedBatch:
-    """A finished part of a measurement: prompts from `start` on of one family, run in one way."""
+    """The outcomes of a batch: prompts of one family, from number `start` on, run in one variant."""
 
-    way: int
+    variant: int
     family: str
     start: int
     seconds: float
     outcomes: tuple[PromptOutcome, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        content = asdict(self)
+        return {"way": content.pop("variant"), **content}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> FinishedBatch:
+        """The batch that `as_dict` described."""
+        rest = {key: value for key, value in content.items() if key not in ("way", "outcomes")}
+        return cls(content["way"], **rest, outcomes=tuple(PromptOutcome(**outcome) for outcome in content["outcomes"]))
+
 
 class Journal:
-    """The file, opened: what it holds already, and more to come."""
+    """The open file: what it held already, and what is added to it."""
 
     def __init__(self, file: Path, header: Mapping[str, Any]) -> None:
-        """Open or begin the file for this measurement. Raises `EvaluationError` if it holds another one."""
+        """Open or begin the file of this evaluation. Raises `EvaluationError` if it holds another one."""
         self.file = file
         self.batches: list[FinishedBatch] = []
         self.first_steps: dict[int, FirstStep] = {}
@@ -60,8 +70,7 @@ class Journal:
                 if "index" in line:
                     self.first_steps[line.pop("index")] = FirstStep(**line)
                 else:
-                    outcomes = tuple(PromptOutcome(**outcome) for outcome in line.pop("outcomes"))
-                    self.batches.append(FinishedBatch(**line, outcomes=outcomes))
+                    self.batches.append(FinishedBatch.from_dict(line))
         except (ValueError, TypeError, KeyError):
             raise EvaluationError(f"{self.file} is no measurement that can be gone on with; remove it") from None
         self._stream.truncate(len(whole))
@@ -71,10 +80,10 @@ class Journal:
     def add(self, batch: FinishedBatch) -> None:
         """Keep a finished batch."""
         self.batches.append(batch)
-        self._append(asdict(batch))
+        self._append(batch.as_dict())
 
     def add_first_step(self, index: int, step: FirstStep) -> None:
-        """Keep what the first step made of the shuffle of that index."""
+        """Keep what the first step made of shuffle number `index`."""
         self.first_steps[index] = step
         self._append({"index": index, **step.as_dict()})
 
@@ -82,7 +91,7 @@ class Journal:
         self._stream.close()
 
     def remove(self) -> None:
-        """The measurement is kept elsewhere."""
+        """Delete the file: the evaluation is kept elsewhere."""
         self.file.unlink(missing_ok=True)
         self.close()
 
@@ -92,7 +101,7 @@ class Journal:
 
 
 def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], file: Path) -> None:
-    """Refuse to go on with another measurement. Raises `EvaluationError` that names what differs."""
+    """Refuse to go on with another evaluation: the `EvaluationError` names what differs."""
     if found == wanted:
         return
     pairs = [(found, wanted), (found.get("plan", {}), wanted["plan"])]

@@ -1,8 +1,8 @@
-"""The ways of denoising that can be measured: the library's modes, and other rules of acceptance under its loop.
+"""The modes that can be evaluated: the library's own, and other rules of acceptance in its denoising loop.
 
     reference        the library's modes, by their names
     confidence:0.9   keeps tokens of at least this probability: what other implementations default to
-    random:0.5       keeps each token with this probability, whatever it is: a broken sampler, which must show
+    random:0.5       keeps each token with this probability, whatever it is: a broken sampler, to see that it shows
 
 Knows nothing of prompts or of results.
 """
@@ -26,7 +26,8 @@ USAGE = f"there are {', '.join(MODES)}, confidence:THRESHOLD and random:PROBABIL
 class RandomAcceptance:
     """Keeps each position with the same probability, by a hash of the step's figures and of the row's seed.
 
-    A pure function, as a rule must be that MLX may trace; the figures' last bits change from step to step.
+    The figures' last bits change from step to step. A generator would not do: MLX may trace the rule and then repeat
+    the numbers drawn first.
     """
 
     probability: float
@@ -42,7 +43,7 @@ class RandomAcceptance:
 
 
 def mixed(bits: mx.array) -> mx.array:
-    """uint32 to uint32, every bit of the result from every bit given: MurmurHash3's finaliser."""
+    """Mix uint32 numbers so that every bit of the input changes the output: MurmurHash3's finaliser."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = (bits ^ (bits >> shift)) * mx.array(factor, dtype=mx.uint32)
     return bits ^ (bits >> 16)
@@ -50,10 +51,10 @@ def mixed(bits: mx.array) -> mx.array:
 
 @dataclass(frozen=True)
 class MeasuredMode:
-    """One way of denoising, read from its name."""
+    """A mode to be evaluated, read from its name."""
 
     name: str
-    library: Mode | None = None  # set for the library's own
+    library: Mode | None = None  # None for another rule of acceptance
     rule: str = ""
     value: float = 0.0
 
@@ -75,7 +76,7 @@ class MeasuredMode:
         return cls(f"{rule}:{value:g}", None, rule, value)
 
     def acceptance(self, seeds: Sequence[int]) -> Acceptance | None:
-        """The rule for one batch; None leaves it to the library. `seeds` are those of the batch's rows."""
+        """The rule of acceptance for a batch whose rows have these seeds; None stands for the library's own rule."""
         if self.rule == "confidence":
             return Confidence(self.value)
         if self.rule == "random":

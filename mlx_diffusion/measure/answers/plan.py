@@ -1,7 +1,7 @@
-"""What is to be measured: prompts, and the ways of denoising that they are run through.
+"""The plan of an evaluation: its prompts, and the variants of denoising that each of them is run in.
 
-A plan is settled before any work and written into the record, so that a run is gone on with only where nothing of it
-has changed. Knows nothing of models and runs nothing.
+A plan is settled before any work and written into every file of results, so that an interrupted run only goes on where
+the plan is the same. Knows nothing of models and runs nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mlx_diffusion.measure.answers.modes import MeasuredMode
 from mlx_diffusion.options import GenerationConfig, Settings
 
 SWEPT = {field.name: field.type for field in fields(Settings) if field.name not in ("mode", "seed", "eos_token_id")}
-"""The options that a sweep may vary: every one that is a number."""
+"""The options that a sweep may vary, with their types: all that are numbers."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of running the prompts: a mode and the options that differ from the checkpoint's."""
+    """One way of running the prompts: a mode, and the options that differ from the checkpoint's."""
 
     mode: MeasuredMode
     options: tuple[tuple[str, float], ...] = ()
@@ -32,38 +32,41 @@ class Variant:
         return " ".join([self.mode.name, *(f"{name}={value:g}" for name, value in self.options)])
 
     def config(self, max_tokens: int) -> GenerationConfig:
-        """What a generation is asked for. Raises `OptionError`."""
+        """The options of its generations. Raises `OptionError`."""
         config = GenerationConfig(max_tokens=max_tokens, mode=self.mode.library)
         return config.override(dict(self.options))
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """All that decides the result of a measurement but the checkpoint."""
+    """All that decides the result of an evaluation, except the checkpoint."""
 
     items: Mapping[str, Sequence[Item]]  # family -> prompts
-    ways: tuple[Variant, ...]
+    variants: tuple[Variant, ...]
     seed: int
     max_tokens: int
     batch_size: int
 
     def batches(self) -> list[tuple[int, str, int]]:
-        """(way, family, first prompt) of every batch; families in turn, so that all ways grow together."""
+        """(variant, family, first prompt) of every batch, family by family, so that all variants advance together."""
         return [
-            (way, family, start)
+            (variant, family, start)
             for family, items in self.items.items()
-            for way in range(len(self.ways))
+            for variant in range(len(self.variants))
             for start in range(0, len(items), self.batch_size)
         ]
 
-    def prompts(self) -> int:
-        """How many prompts are run, all ways together."""
-        return sum(map(len, self.items.values())) * len(self.ways)
+    def total_prompts(self) -> int:
+        """The number of prompts that are run, over all variants."""
+        return sum(map(len, self.items.values())) * len(self.variants)
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as JSON, prompts as fingerprints."""
+        """The plan as JSON, with fingerprints in place of prompts."""
         return {
-            "ways": [{"label": way.label, "mode": way.mode.name, "options": dict(way.options)} for way in self.ways],
+            "ways": [
+                {"label": variant.label, "mode": variant.mode.name, "options": dict(variant.options)}
+                for variant in self.variants
+            ],
             "families": {
                 family: {"prompts": len(items), "digest": digest_of(items)} for family, items in self.items.items()
             },
@@ -73,8 +76,8 @@ class EvaluationPlan:
         }
 
 
-def ways(modes: Sequence[str], sweeps: Sequence[str]) -> tuple[Variant, ...]:
-    """Every mode with every combination of swept values, each once. Raises `OptionError`."""
+def variants_of(modes: Sequence[str], sweeps: Sequence[str]) -> tuple[Variant, ...]:
+    """Every mode with every combination of swept values, without repeats. Raises `OptionError`."""
     parsed = list(dict.fromkeys(MeasuredMode.parse(mode) for mode in modes))
     swept = [parse_sweep(sweep) for sweep in sweeps]
     names = [name for name, _ in swept]
@@ -96,11 +99,11 @@ def parse_sweep(text: str) -> tuple[str, list[float]]:
             value = int(word) if SWEPT[name] is int else float(word)
             GenerationConfig().override({name: value})
         except ValueError as error:
-            reason = error if isinstance(error, OptionError) else f"{word!r} is no {_kind(name)}"
+            reason = error if isinstance(error, OptionError) else f"{word!r} is no {_number_kind(name)}"
             raise OptionError(f"--sweep {text!r}: {reason}") from None
         values.append(value)
     return name, list(dict.fromkeys(values))
 
 
-def _kind(name: str) -> str:
+def _number_kind(name: str) -> str:
     return "whole number" if SWEPT[name] is int else "number"

@@ -1,8 +1,8 @@
-"""What a recipe costs in answers and in steps: the checkpoint as it is beside its conversions, on the same prompts.
+"""The costs of recipes in answers and in steps: a checkpoint as it is beside its conversions, on the same prompts.
 
 Conversions go into a temporary folder. Beside right answers and denoising steps stands the divergence of the logits
 from those of the source, at the first step and at converged canvases. Knows nothing of the terminal, nor of how a
-checkpoint is converted: whoever asks hands that in.
+checkpoint is converted, which is a function that the caller gives.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.folder import Checkpoint, weight_files
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.display import interval, per_cent, table
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.fit.opening import find_model
 from mlx_diffusion.fit.verdict import Warn
-from mlx_diffusion.measure.answers import figures, session
+from mlx_diffusion.measure.answers.batches import EvaluationProgress
 from mlx_diffusion.measure.answers.comparison import Comparison, compare
-from mlx_diffusion.measure.answers.figures import Figures
+from mlx_diffusion.measure.answers.evaluation import HEADER, Evaluation, damaged, read_results
+from mlx_diffusion.measure.answers.figures import Figures, overall_figures
 from mlx_diffusion.measure.answers.plan import EvaluationPlan
-from mlx_diffusion.measure.answers.record import HEADER, Evaluation
-from mlx_diffusion.measure.answers.runs import EvaluationProgress
-from mlx_diffusion.measure.answers.tables import comparison_text, interval, per_cent, table
+from mlx_diffusion.measure.answers.runner import evaluate
+from mlx_diffusion.measure.answers.tables import comparison_text
 from mlx_diffusion.measure.logit_errors import CONVERGED, RANDOM, LogitError, logit_errors
 
 Convert = Callable[[Path, Path, str], object]  # from one folder into another, by a recipe's name
@@ -61,7 +62,10 @@ class RecipeCost:
 
 @dataclass(frozen=True)
 class CostReport:
-    """The source and its recipes, and how each recipe's answers differ from the source's. `header` says of what."""
+    """The costs of recipes, the source first, and the comparison of each recipe's answers with the source's.
+
+    `header` is that of the source's evaluation.
+    """
 
     header: Mapping[str, Any]
     costs: tuple[RecipeCost, ...]
@@ -76,14 +80,18 @@ class CostReport:
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> CostReport:
-        """What `as_dict` gave, read from `content`."""
-        found = [RecipeCost(**{**entry, "figures": Figures(**entry["figures"])}) for entry in content["costs"]]
-        comparisons = [(entry["recipe"], Comparison.from_dict(entry)) for entry in content["comparisons"]]
-        return cls({key: content[key] for key in HEADER}, tuple(found), tuple(comparisons))
+    def read(cls, file: Path) -> CostReport:
+        """Read a file that holds what `as_dict` gave. Raises `EvaluationError`."""
+        content = read_results(file, FORMAT)
+        try:
+            found = [RecipeCost(**{**entry, "figures": Figures(**entry["figures"])}) for entry in content["costs"]]
+            comparisons = [(entry["recipe"], Comparison.from_dict(entry)) for entry in content["comparisons"]]
+            return cls({key: content[key] for key in HEADER}, tuple(found), tuple(comparisons))
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(file, repr(error)) from None
 
     def table(self, markdown: bool = False) -> str:
-        """One row a recipe."""
+        """One row for each recipe."""
         base = self.costs[0].figures.steps_per_canvas
         answers = {recipe: found.differences[0] for recipe, found in self.comparisons}
         rows = [
@@ -129,7 +137,16 @@ class CostReport:
         )
 
 
-def costs(
+def is_cost_report(file: Path) -> bool:
+    """Whether a file of results is a cost report, by its beginning; false where it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return FORMAT.encode() in stream.read(200)
+    except OSError:
+        return False
+
+
+def measure_recipes(
     source: str,
     recipes: Sequence[str],
     plan: EvaluationPlan,
@@ -139,54 +156,54 @@ def costs(
     report: Callable[[str], None] = lambda line: None,
     warn: Warn = lambda line: None,
 ) -> CostReport:
-    """Measure a checkpoint and its conversions by one plan of one way. Raises `OptionError` for unknown recipes."""
+    """Evaluate a checkpoint and its conversions by a plan of a single variant. Raises `OptionError`."""
     if not recipes:
         raise OptionError("--recipes is empty; name some, as in 8bit,4bit,2bit")
     for name in recipes:
         recipe_named(name)
-    if len(plan.ways) != 1:
+    if len(plan.variants) != 1:
         raise OptionError("recipes are compared in one way of running; leave out further modes and sweeps")
     folder = find_model(source, warn).folder
-    found: list[RecipeCost] = []
-    comparisons = []
-
-    def measure(name: str, where: Path) -> Evaluation:
-        def tell(progress: EvaluationProgress) -> None:
-            report(f"{name}: {progress.done} of {progress.total} prompts, {progress.doing}")
-
-        return session.run(
-            where,
-            plan,
-            output=Path(temporary) / f"{name}.json",
-            workers=workers,
-            first_steps=False,
-            report=tell,
-            warn=warn if name == SOURCE else lambda line: None,  # conversions are no larger
-        )
-
     with tempfile.TemporaryDirectory() as temporary:
-        base = measure(SOURCE, folder)
+        base = _evaluated(SOURCE, folder, plan, Path(temporary), workers, report, warn)
         base = replace(base, header={**base.header, "model": source})
-        found.append(RecipeCost(SOURCE, _weights(folder), figures.of_all(base, 0), 0.0, 0.0, 1.0))
+        found = [RecipeCost(SOURCE, _weight_bytes(folder), overall_figures(base, 0), 0.0, 0.0, 1.0)]
+        comparisons = []
         for name in dict.fromkeys(recipes):
             target = Path(temporary) / name
             convert(folder, target, name)
-            record = measure(name, target)
-            comparisons.append((name, compare(base, record)[0]))
+            evaluation = _evaluated(name, target, plan, Path(temporary), workers, report)  # and no larger: no warning
+            comparisons.append((name, compare(base, evaluation)[0]))
             first, converged = _divergences(folder, target, plan, name, report)
             found.append(
                 RecipeCost(
-                    name, _weights(target), figures.of_all(record, 0),
+                    name, _weight_bytes(target), overall_figures(evaluation, 0),
                     first.divergence, converged.divergence, converged.equal,
                 )
             )  # fmt: skip
     return CostReport(base.header, tuple(found), tuple(comparisons))
 
 
+def _evaluated(
+    name: str,
+    folder: Path,
+    plan: EvaluationPlan,
+    temporary: Path,
+    workers: int | None,
+    report: Callable[[str], None],
+    warn: Warn = lambda line: None,
+) -> Evaluation:
+    def tell(progress: EvaluationProgress) -> None:
+        report(f"{name}: {progress.done} of {progress.total} prompts, {progress.doing}")
+
+    output = temporary / f"{name}.json"
+    return evaluate(folder, plan, output=output, workers=workers, first_steps=False, report=tell, warn=warn)
+
+
 def _divergences(
     folder: Path, target: Path, plan: EvaluationPlan, name: str, report: Callable[[str], None]
 ) -> tuple[LogitError, LogitError]:
-    """The logits at random and at converged canvases, over the first prompts of every family in turn."""
+    """The errors of the logits at random and at converged canvases, over some prompts of every family."""
     rounds = zip(*plan.items.values(), strict=False)
     items = [item for one in rounds for item in one if len(item.messages) == 1 and not item.thinking]
     texts = [item.messages[0]["content"] for item in items[:LOGIT_PROMPTS]]
@@ -202,5 +219,5 @@ def _divergences(
     return first, converged
 
 
-def _weights(folder: Path) -> int:
+def _weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in weight_files(folder))

@@ -1,6 +1,6 @@
 """Intervals and exact tests for counts of right answers.
 
-Exact where counts are small, so that no normal approximation is trusted with a dozen prompts. Knows nothing of models.
+The tests are exact, since a normal approximation is wrong for a dozen prompts. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 
 def wilson(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a share, of which `right` of `count` were seen: (low, high)."""
+    """Wilson's interval (low, high) for a share of which `right` of `count` were seen."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     share = right / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
@@ -25,14 +25,17 @@ def binomial_at_most(right: int, count: int, share: float) -> float:
 
 
 def sign_test(ups: int, downs: int) -> float:
-    """Two-sided exact p of so uneven a split of pairs that differ; of right and wrong answers, McNemar's exact test."""
+    """The two-sided exact p of pairs that differ, `ups` in one direction and `downs` in the other.
+
+    For right and wrong answers this is McNemar's exact test.
+    """
     count = ups + downs
     tail = sum(math.comb(count, k) for k in range(min(ups, downs) + 1))
     return min(2 * tail / 2**count, 1.0)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values adjusted by Holm, so that among all of them together one false alarm has at most the stated chance."""
+    """p-values corrected by Holm's method: over all of them, a false alarm below a level has at most that chance."""
     adjusted: dict[str, float] = {}
     largest = 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):

@@ -1,8 +1,7 @@
-"""Which prompts are measured: suites of task families, all of them from the held-out split.
+"""The suites of prompts: task families by name, and items drawn from them, all of the held-out split.
 
-`SUITES` is the table; a suite of prompts to be filled in goes there like the others. Prompts are drawn from a seed,
-each different from all others of its family, and by construction none of them is in the training stream. Knows nothing
-of models or of files.
+`SUITES` is the table. Prompts are drawn from a seed, each different from all others of its family, and by construction
+none of them is in the training stream. Knows nothing of models or of files.
 """
 
 from __future__ import annotations
@@ -33,22 +32,25 @@ SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "tools": ("tool",),
     }
 )
-"""The suites that have no prompts in common; lists and squares are the task set of ParallelBench (arXiv 2510.04767)."""
+"""Suites without common prompts; lists and squares are the task set of ParallelBench (arXiv 2510.04767)."""
 
 DEFAULT_SUITES = ("lists", "squares")
 ALL = "all"
 WORDED_PREFIX = "worded-"  # ahead of a suite or family: the same prompts in words that any model understands
-FRUITLESS_DRAWS = 3000  # in a row, until a family is taken to have no further prompt
+FRUITLESS_DRAWS = 3000  # after so many repeats in a row a family is taken to have no further prompt
 
 
 def families_of(names: Iterable[str]) -> list[str]:
-    """The families of suites and single families, each once, in the order of the tables. Raises `OptionError`."""
+    """The families that these names of suites and of single families stand for, in the order of `all_families`.
+
+    Raises `OptionError` for an unknown name.
+    """
     chosen = {family for name in names for family in _families(name)}
     return [family for family in all_families() if family in chosen]
 
 
 def all_families() -> list[str]:
-    """Every family that can be measured, worded ones last."""
+    """Every family, worded ones last."""
     plain = [family for families in SUITES.values() for family in families]
     return [*plain, *(WORDED_PREFIX + family for family in plain if family in WORDED)]
 
@@ -76,8 +78,8 @@ def _families(name: str) -> list[str]:
     )
 
 
-def items_of(family: str, count: int, seed: int) -> list[Item]:
-    """`count` different held-out prompts of a family, or all there are; more of them begin with the same ones."""
+def draw_items(family: str, count: int, seed: int) -> list[Item]:
+    """`count` different held-out prompts of a family, or all that it has; a larger count begins with the same ones."""
     bare = family.removeprefix(WORDED_PREFIX)
     rng = Random(f"{seed} {bare}")
     items: dict[str, Item] = {}
@@ -94,6 +96,6 @@ def items_of(family: str, count: int, seed: int) -> list[Item]:
 
 
 def _may_be_trained_on(sudoku: Task) -> bool:
-    """Whether a training solution fits the clues, too: then training may have asked for the very same."""
+    """Whether a solution of the training split fits the clues too, so that training may have had the same prompt."""
     texts = ("\n".join("".join(str(cell + 1) for cell in row) for row in square) for square in sudoku_squares())
     return any(split_of("sudoku", text) == "train" for text in texts if sudoku.is_right(text))

@@ -1,46 +1,35 @@
-"""Figures as tables, for a terminal or as Markdown.
+"""The tables of an evaluation and of a comparison, for a terminal or as Markdown.
 
 Knows nothing of how figures come about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from mlx_diffusion.measure.answers import figures
+from mlx_diffusion.display import interval, per_cent, table
 from mlx_diffusion.measure.answers.comparison import Comparison, Difference
-from mlx_diffusion.measure.answers.figures import Figures
-from mlx_diffusion.measure.answers.record import Evaluation
-from mlx_diffusion.measure.answers.theory import bounds
+from mlx_diffusion.measure.answers.evaluation import Evaluation
+from mlx_diffusion.measure.answers.figures import (
+    MARGIN,
+    Figures,
+    family_figures,
+    overall_figures,
+    recommended_variant,
+)
+from mlx_diffusion.measure.answers.one_step_bound import one_step_bounds
 
-COSTS = ("steps/canvas", "positions/token", "tokens/forward", "at limit", "seconds")
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
-    """Rows of text under a header, the first column to the left, the others to the right."""
-    if markdown:
-        rule = ["---", *["---:"] * (len(header) - 1)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(row: Sequence[str]) -> str:
-        first, *others = row
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join(map(line, [header, *rows]))
+FIGURES = (
+    "prompts", "right %", "95 % interval", "steps/canvas", "positions/token", "tokens/forward", "at limit", "seconds",
+)  # fmt: skip
 
 
-def per_cent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def interval(low: float, high: float) -> str:
-    return f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def _costs(found: Figures) -> list[str]:
+def _figures_row(name: str, found: Figures) -> list[str]:
     return [
+        name,
+        str(found.prompts),
+        per_cent(found.accuracy),
+        interval(found.low, found.high),
         f"{found.steps_per_canvas:.1f}",
         f"{found.positions_per_token:.1f}",
         f"{found.tokens_per_forward:.2f}",
@@ -49,83 +38,106 @@ def _costs(found: Figures) -> list[str]:
     ]
 
 
-def _row(name: str, found: Figures) -> list[str]:
-    return [name, str(found.prompts), per_cent(found.accuracy), interval(found.low, found.high), *_costs(found)]
-
-
-def family_table(record: Evaluation, way: int, markdown: bool = False) -> str:
-    """One way of running, family by family, and all of them together in the last row."""
-    rows = [_row(family, figures.of_family(record, way, family)) for family in record.families]
+def family_table(evaluation: Evaluation, variant: int, markdown: bool = False) -> str:
+    """One variant: a row for each family, and all of them together in the last row."""
+    rows = [_figures_row(family, family_figures(evaluation, variant, family)) for family in evaluation.families]
     if len(rows) > 1:
-        rows.append(_row("all", figures.of_all(record, way)))
-    return table(["family", "prompts", "right %", "95 % interval", *COSTS], rows, markdown)
+        rows.append(_figures_row("all", overall_figures(evaluation, variant)))
+    return table(["family", *FIGURES], rows, markdown)
 
 
-def way_table(record: Evaluation, markdown: bool = False) -> str:
-    """All families together, way by way."""
-    rows = [_row(label, figures.of_all(record, way)) for way, label in enumerate(record.labels)]
-    return table(["way", "prompts", "right %", "95 % interval", *COSTS], rows, markdown)
+def variant_table(evaluation: Evaluation, markdown: bool = False) -> str:
+    """All families together: a row for each variant."""
+    rows = [
+        _figures_row(label, overall_figures(evaluation, variant)) for variant, label in enumerate(evaluation.labels)
+    ]
+    return table(["way", *FIGURES], rows, markdown)
 
 
-def accuracy_tables(record: Evaluation, markdown: bool = False) -> str:
-    """Right answers in per cent, a family a row: one table a mode, a column for each of its ways."""
-    return _by_mode(record, "right %", lambda found: per_cent(found.accuracy), markdown)
+def accuracy_tables(evaluation: Evaluation, markdown: bool = False) -> str:
+    """Right answers in per cent: a table for each mode, in it a row for each family and a column for each variant."""
+    return _tables_by_mode(evaluation, "right %", lambda found: per_cent(found.accuracy), markdown)
 
 
-def steps_tables(record: Evaluation, markdown: bool = False) -> str:
-    """Denoising steps a canvas, a family a row: one table a mode, a column for each of its ways."""
-    return _by_mode(record, "steps/canvas", lambda found: f"{found.steps_per_canvas:.1f}", markdown)
+def steps_tables(evaluation: Evaluation, markdown: bool = False) -> str:
+    """Denoising steps a canvas, in tables like those of `accuracy_tables`."""
+    return _tables_by_mode(evaluation, "steps/canvas", lambda found: f"{found.steps_per_canvas:.1f}", markdown)
 
 
-def _by_mode(record: Evaluation, name: str, cell: Callable[[Figures], str], markdown: bool) -> str:
-    described = record.header["plan"]["ways"]
+def _tables_by_mode(evaluation: Evaluation, name: str, cell: Callable[[Figures], str], markdown: bool) -> str:
+    described = evaluation.variants
     tables = []
-    for mode in dict.fromkeys(way["mode"] for way in described):
-        ways = [way for way, entry in enumerate(described) if entry["mode"] == mode]
-        rows = [[family, *(cell(figures.of_family(record, way, family)) for way in ways)] for family in record.families]
-        rows.append(["all", *(cell(figures.of_all(record, way)) for way in ways)])
-        options = list(described[ways[0]]["options"])
-        values = [", ".join(f"{value:g}" for value in described[way]["options"].values()) for way in ways]
+    for mode in dict.fromkeys(entry["mode"] for entry in described):
+        variants = [variant for variant, entry in enumerate(described) if entry["mode"] == mode]
+        rows = [
+            [family, *(cell(family_figures(evaluation, variant, family)) for variant in variants)]
+            for family in evaluation.families
+        ]
+        rows.append(["all", *(cell(overall_figures(evaluation, variant)) for variant in variants)])
+        options = list(described[variants[0]]["options"])
+        values = [", ".join(f"{value:g}" for value in described[variant]["options"].values()) for variant in variants]
         title = f"{name}, {mode}" + (f", {', '.join(options)}" if options else "")
         tables.append(table([title, *values], rows, markdown))
     return "\n\n".join(tables)
 
 
-def bound_table(record: Evaluation, markdown: bool = False) -> str:
+def bound_table(evaluation: Evaluation, markdown: bool = False) -> str:
     """Shuffles after a single step beside n!/nⁿ."""
     rows = [
         [
-            str(entry.length),
-            str(entry.prompts),
-            per_cent(entry.bound),
-            per_cent(entry.draws / entry.prompts),
-            interval(entry.low, entry.high),
-            f"{entry.chance:.2g}",
-            "yes" if entry.holds else "NO",
-            per_cent(entry.argmaxes / entry.prompts),
+            str(bound.length),
+            str(bound.prompts),
+            per_cent(bound.bound),
+            per_cent(bound.draws / bound.prompts),
+            interval(bound.low, bound.high),
+            f"{bound.chance:.2g}",
+            "yes" if bound.holds else "NO",
+            per_cent(bound.argmaxes / bound.prompts),
         ]
-        for entry in bounds(record.first_steps)
+        for bound in one_step_bounds(evaluation.first_steps)
     ]
     header = ["items n", "prompts", "n!/n^n %", "valid draws %", "95 % interval", "chance", "within", "valid argmax %"]
     return table(header, rows, markdown)
 
 
-def comparison_table(found: Comparison, markdown: bool = False) -> str:
-    """The differences between two ways, and which of them are real."""
-    rows = [_difference_row(difference) for difference in found.differences]
-    header = [
-        "family", "prompts", "A %", "B %", "gained", "lost", "p", "real", "A steps", "B steps", "p", "real",
-    ]  # fmt: skip
-    return table(header, rows, markdown)
+def recommendation(evaluation: Evaluation) -> str:
+    """Which variant to take, and why."""
+    return (
+        f"Take {evaluation.labels[recommended_variant(evaluation)]}: it has the fewest decoder positions per token of "
+        f"all ways that lose at most {100 * MARGIN:.0f} points of accuracy against the best (95 %)."
+    )
+
+
+def evaluation_text(evaluation: Evaluation) -> str:
+    """All that a terminal shows of an evaluation."""
+    if len(evaluation.labels) == 1:
+        parts = [evaluation.labels[0], family_table(evaluation, 0)]
+    else:
+        parts = [variant_table(evaluation), accuracy_tables(evaluation), steps_tables(evaluation)]
+        parts.append(recommendation(evaluation))
+    if evaluation.first_steps:
+        parts.append(
+            "Shuffles after one step: with all orders equally likely, independent draws are valid in n!/n^n of cases."
+        )
+        parts.append(bound_table(evaluation))
+    return "\n\n".join(parts)
 
 
 def comparison_text(found: Comparison) -> str:
-    """All that a terminal is shown of a comparison."""
+    """All that a terminal shows of a comparison."""
     explained = (
         "gained: B alone is right; lost: A alone is right. p: McNemar's exact test of the answers and the sign test of "
         "the steps, on the same prompts, Holm's correction over families; real: p < 0.05."
     )
     return f"A: {found.a}\nB: {found.b}\n\n{comparison_table(found)}\n\n{explained}"
+
+
+def comparison_table(found: Comparison) -> str:
+    """The differences between two variants, and which of them are real."""
+    header = [
+        "family", "prompts", "A %", "B %", "gained", "lost", "p", "real", "A steps", "B steps", "p", "real",
+    ]  # fmt: skip
+    return table(header, [_difference_row(difference) for difference in found.differences])
 
 
 def _difference_row(found: Difference) -> list[str]:
@@ -141,26 +153,3 @@ def _difference_row(found: Difference) -> list[str]:
         f"{found.p_steps:.2g}",
         "yes" if found.real_steps else "no",
     ]
-
-
-def advice(record: Evaluation) -> str:
-    """Which way to take, and why."""
-    return (
-        f"Take {record.labels[figures.recommended(record)]}: it has the fewest decoder positions per token of all ways "
-        f"that lose at most {100 * figures.MARGIN:.0f} points of accuracy against the best (95 %)."
-    )
-
-
-def text(record: Evaluation) -> str:
-    """All that a terminal is shown of a measurement."""
-    if len(record.labels) == 1:
-        parts = [record.labels[0], family_table(record, 0)]
-    else:
-        parts = [way_table(record), accuracy_tables(record), steps_tables(record)]
-        parts.append(advice(record))
-    if record.first_steps:
-        parts.append(
-            "Shuffles after one step: with all orders equally likely, independent draws are valid in n!/n^n of cases."
-        )
-        parts.append(bound_table(record))
-    return "\n\n".join(parts)

@@ -1,7 +1,7 @@
-"""The tasks in words that any instruction-tuned model understands, with the same checks.
+"""The tasks asked in words that any instruction-tuned model understands, with the same checks.
 
-A wording says what is asked and exactly how to write the answer, since the model was not trained on the short form. The
-checks are tolerant only in what the wording leaves open: each `Wording` names it. Knows nothing of suites or models.
+A wording says what is asked and exactly how to write the answer, for models that were not trained on the short form.
+Its check only forgives what the wording leaves open, which each `normalise` says. Knows nothing of suites or models.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ GRID = "Answer with nothing but the grid: four lines of four digits separated by
 
 @dataclass(frozen=True)
 class Wording:
-    """How a short prompt is said in words, and which forms of the answer that leaves open."""
+    """A short prompt put into words, and how answers to it are normalised before the check."""
 
     pattern: str  # of the short prompt
     text: str  # of the worded one, with the pattern's groups
-    normalise: Callable[[str], str] = str  # brings an answer of an open form to the one that the check knows
+    normalise: Callable[[str], str] = str  # from any form that the wording leaves open to the one that is checked
 
 
 def _number_words(text: str) -> str:
-    """Case, hyphens, commas and "and" are open, as is a full stop."""
+    """Ignores case, hyphens, commas, full stops and the word "and"."""
     words = re.sub(r"[-,.]", " ", text.lower()).split()
     return " ".join(word for word in words if word != "and")
 
 
 def _digits(text: str) -> str:
-    """Commas between thousands are open."""
+    """Ignores commas between thousands."""
     return re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
 
 
 def _grid(text: str) -> str:
-    """Space at the ends of lines and empty lines are open."""
+    """Ignores space at the ends of lines, and empty lines."""
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 

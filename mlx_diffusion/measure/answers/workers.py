@@ -1,7 +1,8 @@
-"""Engines in processes of their own, and work spread over them: on a CPU, MLX keeps one core busy a process.
+"""Examinees in processes of their own, and work spread over them.
 
-Two threads of one process kept 1.4 cores busy on the bundled checkpoint, where two processes kept both. Parent and
-worker pass lines of JSON; a worker ends with its parent. Knows nothing of what is asked.
+On a CPU, MLX keeps about one core busy in each process: on the bundled checkpoint, two threads of one process used 1.4
+cores, two processes used both. Parent and worker exchange lines of JSON; a worker ends with its parent. Knows nothing
+of what is asked.
 
     python -m mlx_diffusion.measure.answers.workers      the worker's side
 """
@@ -35,7 +36,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Answerer(Protocol):
-    """An engine, here or in a process of its own."""
+    """An examinee, in this process or in one of its own."""
 
     def answer(self, request: PromptBatch) -> list[Answer]: ...
 
@@ -43,7 +44,7 @@ class Answerer(Protocol):
 
 
 def default_workers(found: Checkpoint) -> int:
-    """One a core on a CPU, as far as memory holds a copy of the model for each; one alone on a GPU: it is busy then."""
+    """One on a GPU, which it keeps busy; on a CPU one a core, as far as memory holds a copy of the model for each."""
     if not on_cpu():
         return 1
     copies = copies_here(found)
@@ -51,8 +52,8 @@ def default_workers(found: Checkpoint) -> int:
 
 
 @contextmanager
-def engines_of(folder: Path, count: int) -> Iterator[list[Answerer]]:
-    """So many engines of a checkpoint: one in this process, several in processes of their own, which end with it.
+def examinees_of(folder: Path, count: int) -> Iterator[list[Answerer]]:
+    """`count` examinees of a checkpoint: a single one in this process, several in processes that end with this one.
 
     Raises `CheckpointError`.
     """
@@ -69,24 +70,24 @@ def engines_of(folder: Path, count: int) -> Iterator[list[Answerer]]:
 
 
 def spread(
-    work: Callable[[Answerer, JobT], ResultT], jobs: Sequence[JobT], engines: Sequence[Answerer]
+    work: Callable[[Answerer, JobT], ResultT], jobs: Sequence[JobT], examinees: Sequence[Answerer]
 ) -> Generator[ResultT, None, None]:
-    """Results as they come, in no order; each engine does one job at a time. An error of the work is raised here."""
-    if len(engines) == 1:
-        yield from (work(engines[0], job) for job in jobs)
+    """Results as they are finished; each examinee does one job at a time. Errors of the work are raised here."""
+    if len(examinees) == 1:
+        yield from (work(examinees[0], job) for job in jobs)
         return
     idle: SimpleQueue[Answerer] = SimpleQueue()
-    for engine in engines:
-        idle.put(engine)
+    for examinee in examinees:
+        idle.put(examinee)
 
     def do(job: JobT) -> ResultT:
-        engine = idle.get()
+        examinee = idle.get()
         try:
-            return work(engine, job)
+            return work(examinee, job)
         finally:
-            idle.put(engine)
+            idle.put(examinee)
 
-    pool = ThreadPoolExecutor(len(engines))  # threads that wait for what processes do
+    pool = ThreadPoolExecutor(len(examinees))  # threads that wait for the processes
     try:
         for future in as_completed([pool.submit(do, job) for job in jobs]):
             yield future.result()
@@ -95,7 +96,7 @@ def spread(
 
 
 class Worker:
-    """The parent's side of an engine in a process of its own, which ends at the end of a `with`."""
+    """The parent's side of an examinee in a process of its own, which ends at the end of a `with`."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -104,7 +105,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
-            start_new_session=True,  # an interrupt is the parent's to answer
+            start_new_session=True,  # the parent answers an interrupt, not the worker
         )
 
     def __enter__(self) -> Worker:
@@ -124,13 +125,13 @@ class Worker:
         return draw, argmax
 
     def send(self, what: str, arguments: Mapping[str, Any]) -> None:
-        """Ask for something, by the name of a method of `_Server`."""
+        """Ask for a call of one of the methods of `_Server`."""
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended, which `receive` will say
+        with suppress(BrokenPipeError):  # the worker has ended, and `receive` says so
             print(json.dumps([what, arguments]), file=self.process.stdin, flush=True)
 
     def receive(self) -> Any:
-        """What became of it. Raises the error that it ended in, `EvaluationError` if that was the worker's own end."""
+        """The result of the call. Raises its error, or `EvaluationError` where the worker itself has ended."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -147,24 +148,24 @@ class _Server:
 
     def load(self, folder: str, device: str) -> None:
         mx.set_default_device(mx.Device(getattr(mx, device)))
-        self.engine = Examinee.of(Path(folder))
+        self.examinee = Examinee.of(Path(folder))
 
     def answer(self, **request: Any) -> list[dict[str, Any]]:
-        return [asdict(answer) for answer in self.engine.answer(PromptBatch(**request))]
+        return [asdict(answer) for answer in self.examinee.answer(PromptBatch(**request))]
 
     def first_step(self, prompt: list[int], seed: int) -> tuple[str, str]:
-        return self.engine.first_step(prompt, seed)
+        return self.examinee.first_step(prompt, seed)
 
 
 def serve() -> None:
-    """Answer one line after another; errors that a user can meet are answers, too."""
-    replies, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no reply
+    """Answer one line after another; errors that a user can meet are sent back as answers."""
+    replies, sys.stdout = sys.stdout, sys.stderr  # so that nothing that a library prints is taken for a reply
     lines: SimpleQueue[str] = SimpleQueue()
 
     def read() -> None:
         for line in sys.stdin:
             lines.put(line)
-        os._exit(0)  # the parent is gone, and with it all need of what is at work
+        os._exit(0)  # the parent has ended, and nobody needs the results
 
     Thread(target=read, daemon=True).start()
     server = _Server()

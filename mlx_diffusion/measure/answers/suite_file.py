@@ -1,13 +1,14 @@
-"""A suite of the user's own, from a file with one JSON object a line.
+"""A suite of the user's own, read from a file with one JSON object a line.
 
     {"prompt": "What is 12 times 12?", "answer": "144"}
     {"prompt": "Name a primary colour.", "answer": ["red", "yellow", "blue"], "family": "colours"}
     {"prompt": "Write a date as YYYY-MM-DD.", "regex": "\\d{4}-\\d\\d-\\d\\d"}
     {"prompt": "Shuffle: a b c", "checker": "permutation", "items": ["a", "b", "c"]}
 
-`prompt` is what the user says, or a list of messages. One of `answer` (the whole answer, or a list of right ones),
-`regex` (which must match the whole answer) and `checker` (see `checkers`, with its arguments beside it) tells what is
-right. `family` groups lines in the tables; without it the file's name does. Runs no code of the file.
+`prompt` is what the user says, or a list of messages. One of three fields says which answers are right: `answer` (the
+whole answer, or a list of right ones), `regex` (which must match the whole answer) or `checker` (see `checkers`; its
+arguments are further fields). `family` groups lines in the tables; without it the file's name does. No code of the file
+is run. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.measure.answers.checkers import CHECKERS
 from mlx_diffusion.measure.answers.item import Item
 
-WAYS = ("answer", "regex", "checker")
+CHECKS = ("answer", "regex", "checker")
 SUFFIX = ".jsonl"
 
 
@@ -57,10 +58,10 @@ def _item(line: str, where: str, family: str) -> Item:
     family = entry.pop("family", family)
     if not isinstance(family, str) or not family:
         raise EvaluationError(f"{where}: family is {family!r}; it must be text")
-    given = [name for name in WAYS if name in entry]
+    given = [name for name in CHECKS if name in entry]
     if len(given) != 1:
         has = " and ".join(given) if given else "none of them"
-        raise EvaluationError(f"{where}: give one of {', '.join(WAYS)}; the line has {has}")
+        raise EvaluationError(f"{where}: give one of {', '.join(CHECKS)}; the line has {has}")
     value = entry.pop(given[0])
     check = _READERS[given[0]](value, entry, where)
     if entry:
@@ -95,7 +96,7 @@ def _regex(value: object, entry: dict[str, Any], where: str) -> Callable[[str], 
 
 
 def _checker(value: object, entry: dict[str, Any], where: str) -> Callable[[str], bool]:
-    """The named checker with the arguments that stand beside its name, which are taken out of the entry."""
+    """The named checker with its arguments, which are taken out of the entry."""
     if value not in CHECKERS:
         raise EvaluationError(f"{where}: unknown checker {value!r}; there are {', '.join(CHECKERS)}")
     check = CHECKERS[str(value)]

@@ -1,12 +1,12 @@
-"""A measurement as a Markdown page, written from its record alone, so that it cannot say anything else.
+"""An evaluation as a Markdown page, written from its file alone, so that page and file always agree.
 
-Knows nothing of how the record came about.
+Knows nothing of how the evaluation came about.
 """
 
 from __future__ import annotations
 
 from mlx_diffusion.measure.answers import tables
-from mlx_diffusion.measure.answers.record import Evaluation
+from mlx_diffusion.measure.answers.evaluation import Evaluation
 
 PAGE = """\
 # Right answers and what they cost
@@ -48,29 +48,29 @@ the most likely token is taken instead.
 """
 
 
-def page(record: Evaluation, source: str, picture: str | None) -> str:
-    """The page; `source` is the record's file and `picture` the plot's, both as the page links them."""
-    plan = record.header["plan"]
+def markdown_page(evaluation: Evaluation, source: str, picture: str | None) -> str:
+    """The page; `source` is the evaluation's file and `picture` the plot's, both as the page links them."""
+    plan = evaluation.plan
     counts = [family["prompts"] for family in plan["families"].values()]
     smallest = min(counts)
     text = PAGE.format(
-        model=record.header["model"],
-        checkpoint=record.header["checkpoint"],
-        device="a CPU" if record.header["device"] == "cpu" else "a GPU",
+        model=evaluation.header["model"],
+        checkpoint=evaluation.header["checkpoint"],
+        device="a CPU" if evaluation.header["device"] == "cpu" else "a GPU",
         prompts=sum(counts),
         families=len(counts),
-        ways=len(record.labels),
+        ways=len(evaluation.labels),
         seed=plan["seed"],
         max_tokens=plan["max_tokens"],
         source=source,
         picture=f"![Accuracy against positions per token]({picture})\n\n" if picture else "",
-        advice=tables.advice(record),
-        ways_table=tables.way_table(record, markdown=True),
-        accuracy_table=tables.accuracy_tables(record, markdown=True),
-        steps_table=tables.steps_tables(record, markdown=True),
+        advice=tables.recommendation(evaluation),
+        ways_table=tables.variant_table(evaluation, markdown=True),
+        accuracy_table=tables.accuracy_tables(evaluation, markdown=True),
+        steps_table=tables.steps_tables(evaluation, markdown=True),
         smallest=smallest,
         half=100 * 0.98 / smallest**0.5,
     )
-    if record.first_steps:
-        text += BOUND.format(bound_table=tables.bound_table(record, markdown=True))
+    if evaluation.first_steps:
+        text += BOUND.format(bound_table=tables.bound_table(evaluation, markdown=True))
     return text

@@ -1,9 +1,9 @@
-"""What one denoising step can reach at most where positions depend on each other, beside what it reached.
+"""The bound on what one denoising step can reach where positions depend on each other, beside what it reached.
 
 After one step every position has its own distribution and nothing ties them. Where a model has learned that every order
 of n items is equally likely, each position gives each item 1/n, and independent draws make a valid shuffle with
-probability n!/nⁿ: no sampler can do better without a second step. A model reaches more only by giving up on chance:
-the more it prefers one order, the nearer it is to valid draws. Knows nothing of models.
+probability n!/nⁿ: no sampler can do better without a second step. A model only reaches more if it prefers some orders
+to others. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ class FirstStep:
 
 @dataclass(frozen=True)
 class OneStepBound:
-    """The shuffles of one length: how often a single step gave a valid one, and n!/nⁿ."""
+    """The bound n!/nⁿ for shuffles of one length, and how often a single step made a valid one."""
 
     length: int
     prompts: int
     draws: int  # valid ones
-    low: float  # of their share, the 95 % interval
+    low: float  # of the 95 % interval of their share
     high: float
     argmaxes: int
     bound: float
-    chance: float  # of so many valid draws or more, were each valid with the bound's probability
+    chance: float  # of this many valid draws or more, if each were valid with the bound's probability
 
     @property
     def holds(self) -> bool:
-        """Whether what was measured may be within the bound."""
+        """Whether the measured share may lie within the bound."""
         return self.chance >= UNLIKELY
 
 
-def bounds(steps: Iterable[FirstStep]) -> list[OneStepBound]:
-    """One entry a length, shortest first."""
+def one_step_bounds(steps: Iterable[FirstStep]) -> list[OneStepBound]:
+    """One entry for each length, shortest first."""
     by_length: dict[int, list[FirstStep]] = {}
     for step in steps:
         by_length.setdefault(step.length, []).append(step)

@@ -1,6 +1,6 @@
-"""Which checkpoint was measured: a fingerprint that a retrained one under the same name does not share.
+"""The fingerprint of a checkpoint, which tells it from a retrained one under the same name.
 
-Reads the small files whole and a few places of each weight file, so that 50 GB take no time.
+Reads the small files whole and a few places of each weight file, so that 50 GB take no time. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PLACES, PLACE_BYTES = 16, 65536
 
 
 def fingerprint(folder: Path) -> str:
-    """A fingerprint of the checkpoint in a folder; its weights count where they are looked at."""
+    """The fingerprint of the checkpoint in a folder. Of its weights only `PLACES` places a file are read."""
     found = blake2b(digest_size=8)
     for name in SMALL_FILES:
         if (folder / name).is_file():

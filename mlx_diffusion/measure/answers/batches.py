@@ -1,7 +1,7 @@
-"""Prompts through engines: a plan to a record, batch by batch.
+"""The work of an evaluation, batch by batch: prompts go to examinees, and their checked answers into the journal.
 
-Batches run side by side, and what is finished is in the journal, so that an interrupt costs a batch at most. Results
-do not depend on how many run at once, nor on when they were interrupted. Knows nothing of tables and terminals.
+Batches run side by side, and an interrupt loses those that are running and no more. Results depend neither on how many
+run at once nor on where they were interrupted. Knows nothing of tables and terminals.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_diffusion.measure.answers.engine import PromptBatch
+from mlx_diffusion.measure.answers.evaluation import Cell, Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.journal import FinishedBatch, Journal
+from mlx_diffusion.measure.answers.one_step_bound import FirstStep
 from mlx_diffusion.measure.answers.plan import EvaluationPlan
-from mlx_diffusion.measure.answers.record import Cell, Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.row_noise import seed_of
-from mlx_diffusion.measure.answers.theory import FirstStep
 from mlx_diffusion.measure.answers.workers import Answerer, spread
 from mlx_diffusion.tokenizer import Tokenizer
+
+SHUFFLE = "shuffle"  # the family whose first steps are compared with what one step can reach
 
 
 @dataclass(frozen=True)
 class EvaluationProgress:
-    """A moment of a measurement, in prompts."""
+    """How far an evaluation is, in prompts."""
 
     done: int
     total: int
     right: int  # of those done
     seconds: float
-    earlier: int  # of those done, how many an earlier run did
+    earlier: int  # those that an earlier run had done
     doing: str
 
     @property
@@ -42,69 +44,67 @@ class EvaluationProgress:
 
 @dataclass(frozen=True)
 class Pending:
-    """What of a plan a journal does not hold yet."""
+    """The work of a plan that its journal does not hold yet."""
 
     batches: list[tuple[int, str, int]]  # as `EvaluationPlan.batches` gives them
-    first_steps: list[int]  # of the shuffles, by index
+    first_steps: list[int]  # numbers of shuffles
 
     @classmethod
     def of(cls, plan: EvaluationPlan, journal: Journal, first_steps: bool) -> Pending:
-        present = {(batch.way, batch.family, batch.start) for batch in journal.batches}
-        shuffles = range(len(plan.items.get("shuffle", ()))) if first_steps else ()
+        present = {(batch.variant, batch.family, batch.start) for batch in journal.batches}
+        shuffles = range(len(plan.items.get(SHUFFLE, ()))) if first_steps else ()
         return cls(
             [key for key in plan.batches() if key not in present],
             [index for index in shuffles if index not in journal.first_steps],
         )
 
     def __len__(self) -> int:
-        """How many jobs that are."""
+        """The number of jobs."""
         return len(self.batches) + len(self.first_steps)
 
 
-def measure(
-    engines: Sequence[Answerer],
+def run_pending(
+    examinees: Sequence[Answerer],
     tokenizer: Tokenizer,
     plan: EvaluationPlan,
     pending: Pending,
     journal: Journal,
     report: Callable[[EvaluationProgress], None] = lambda progress: None,
 ) -> None:
-    """Run what is pending of the plan, into the journal."""
+    """Do the pending work of the plan and put the results into the journal."""
     meter = _Meter(plan, journal, report)
 
-    def batch(engine: Answerer, key: tuple[int, str, int]) -> FinishedBatch:
-        return run_batch(engine, tokenizer, plan, *key)
+    def batch(examinee: Answerer, key: tuple[int, str, int]) -> FinishedBatch:
+        return run_batch(examinee, tokenizer, plan, *key)
 
-    with closing(spread(batch, pending.batches, engines)) as batches:
-        for done in batches:
-            journal.add(done)
-            meter.advance(done.outcomes, f"{plan.ways[done.way].label}, {done.family}")
+    with closing(spread(batch, pending.batches, examinees)) as batches:
+        for finished in batches:
+            journal.add(finished)
+            meter.advance(finished.outcomes, f"{plan.variants[finished.variant].label}, {finished.family}")
 
-    def look(engine: Answerer, index: int) -> tuple[int, FirstStep]:
-        return index, run_first_step(
-            engine, tokenizer, plan.items["shuffle"][index], seed_of(plan.seed, "shuffle", index)
-        )
+    def first_step(examinee: Answerer, index: int) -> tuple[int, FirstStep]:
+        seed = seed_of(plan.seed, SHUFFLE, index)
+        return index, run_first_step(examinee, tokenizer, plan.items[SHUFFLE][index], seed)
 
-    with closing(spread(look, pending.first_steps, engines)) as steps:
+    with closing(spread(first_step, pending.first_steps, examinees)) as steps:
         for index, step in steps:
             journal.add_first_step(index, step)
-            meter.tell(f"one step of shuffle, {len(journal.first_steps)} of {len(plan.items['shuffle'])}")
+            meter.tell(f"one step of shuffle, {len(journal.first_steps)} of {len(plan.items[SHUFFLE])}")
 
 
 def run_batch(
-    engine: Answerer, tokenizer: Tokenizer, plan: EvaluationPlan, way: int, family: str, start: int
+    examinee: Answerer, tokenizer: Tokenizer, plan: EvaluationPlan, variant: int, family: str, start: int
 ) -> FinishedBatch:
     """Have the prompts of one batch answered, and check the answers."""
     began = time.perf_counter()
     items = plan.items[family][start : start + plan.batch_size]
-    request = PromptBatch(
+    prompts = PromptBatch(
         prompts=[item.tokens(tokenizer) for item in items],
         seeds=[seed_of(plan.seed, family, start + row) for row in range(len(items))],
-        mode=plan.ways[way].mode.name,
-        options=dict(plan.ways[way].options),
+        mode=plan.variants[variant].mode.name,
+        options=dict(plan.variants[variant].options),
         max_tokens=plan.max_tokens,
     )
-    answers = engine.answer(request)
     outcomes = tuple(
         PromptOutcome(
             right=item.is_right(answer.text),
@@ -114,36 +114,32 @@ def run_batch(
             tokens=answer.tokens,
             answer=answer.text,
         )
-        for item, answer in zip(items, answers, strict=True)
+        for item, answer in zip(items, examinee.answer(prompts), strict=True)
     )
-    return FinishedBatch(way, family, start, time.perf_counter() - began, outcomes)
+    return FinishedBatch(variant, family, start, time.perf_counter() - began, outcomes)
 
 
-def run_first_step(engine: Answerer, tokenizer: Tokenizer, shuffle: Item, seed: int) -> FirstStep:
+def run_first_step(examinee: Answerer, tokenizer: Tokenizer, shuffle: Item, seed: int) -> FirstStep:
     """What a single step makes of a shuffle."""
     assert shuffle.length is not None
-    draw, argmax = map(shuffle.is_right, engine.first_step(shuffle.tokens(tokenizer), seed))
+    draw, argmax = map(shuffle.is_right, examinee.first_step(shuffle.tokens(tokenizer), seed))
     return FirstStep(shuffle.length, draw, argmax)
 
 
-def record_of(plan: EvaluationPlan, header: Mapping[str, Any], journal: Journal) -> Evaluation:
-    """The whole record, once nothing is pending."""
-    steps = tuple(step for _, step in sorted(journal.first_steps.items()))
-    return Evaluation(header, _cells(plan, journal.batches), steps)
-
-
-def _cells(plan: EvaluationPlan, batches: Sequence[FinishedBatch]) -> dict[tuple[int, str], Cell]:
+def whole_evaluation(plan: EvaluationPlan, header: Mapping[str, Any], journal: Journal) -> Evaluation:
+    """The evaluation that a journal holds once nothing is pending."""
     own: dict[tuple[int, str], list[FinishedBatch]] = {
-        (way, family): [] for way in range(len(plan.ways)) for family in plan.items
+        (variant, family): [] for variant in range(len(plan.variants)) for family in plan.items
     }
-    for batch in sorted(batches, key=lambda batch: batch.start):
-        own[batch.way, batch.family].append(batch)
-    return {
+    for batch in sorted(journal.batches, key=lambda batch: batch.start):
+        own[batch.variant, batch.family].append(batch)
+    cells = {
         key: Cell(
             tuple(outcome for batch in found for outcome in batch.outcomes), sum(batch.seconds for batch in found)
         )
         for key, found in own.items()
     }
+    return Evaluation(header, cells, tuple(step for _, step in sorted(journal.first_steps.items())))
 
 
 class _Meter:
@@ -151,7 +147,7 @@ class _Meter:
 
     def __init__(self, plan: EvaluationPlan, journal: Journal, report: Callable[[EvaluationProgress], None]) -> None:
         earlier = [outcome for batch in journal.batches for outcome in batch.outcomes]
-        self._total = plan.prompts()
+        self._total = plan.total_prompts()
         self._done = self._earlier = len(earlier)
         self._right = sum(outcome.right for outcome in earlier)
         self._began = time.monotonic()

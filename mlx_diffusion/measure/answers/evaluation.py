@@ -1,0 +1,148 @@
+"""The results of an evaluation: one outcome for each prompt and variant, and the file that keeps them.
+
+The file is one JSON object with a column for each figure, small enough for a repository. Knows nothing of models, of
+statistics or of how an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_diffusion.errors import EvaluationError
+from mlx_diffusion.measure.answers.one_step_bound import FirstStep
+
+FORMAT = "mlx-diffusion evaluation 1"
+HEADER = ("model", "checkpoint", "canvas_length", "device", "plan")
+COLUMNS = ("steps", "canvases", "limited", "tokens")
+
+
+@dataclass(frozen=True)
+class PromptOutcome:
+    """What became of one prompt."""
+
+    right: bool
+    steps: int  # denoising steps, over all canvases
+    canvases: int
+    limited: int  # canvases that took as many steps as they may
+    tokens: int  # written, the stop token included
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The outcomes of one family run in one variant, in the order of its prompts."""
+
+    outcomes: tuple[PromptOutcome, ...]
+    seconds: float  # of work, summed over batches
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A whole evaluation. `header` has the keys of `HEADER`; its "plan" is what `EvaluationPlan.as_dict` gave.
+
+    Variants are numbered in the plan's order.
+    """
+
+    header: Mapping[str, Any]
+    cells: Mapping[tuple[int, str], Cell]  # by variant and family
+    first_steps: tuple[FirstStep, ...] = ()
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        plan: Mapping[str, Any] = self.header["plan"]
+        return plan
+
+    @property
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        """The label, mode and options of each variant."""
+        variants: Sequence[Mapping[str, Any]] = self.plan["ways"]
+        return variants
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the variants."""
+        return [variant["label"] for variant in self.variants]
+
+    @property
+    def families(self) -> list[str]:
+        return list(self.plan["families"])
+
+    @property
+    def canvas_length(self) -> int:
+        length: int = self.header["canvas_length"]
+        return length
+
+    def outcomes(self, variant: int) -> list[PromptOutcome]:
+        """The outcomes of all families, in order."""
+        return [outcome for family in self.families for outcome in self.cells[variant, family].outcomes]
+
+    def seconds(self, variant: int) -> float:
+        return sum(self.cells[variant, family].seconds for family in self.families)
+
+    def to_json(self, answers: bool) -> str:
+        """The file's content; with `answers`, it also holds what was written on every prompt."""
+        cells = [_cell_line(variant, family, cell, answers) for (variant, family), cell in self.cells.items()]
+        content = {"format": FORMAT, **self.header, "first_steps": [step.as_dict() for step in self.first_steps]}
+        head = json.dumps(content, ensure_ascii=False, indent=1).removesuffix("\n}")
+        return head + ',\n "cells": [\n' + ",\n".join(cells) + "\n ]\n}\n"
+
+    @classmethod
+    def read(cls, file: Path) -> Evaluation:
+        """Read a file that `to_json` made. Raises `EvaluationError`."""
+        content = read_results(file, FORMAT)
+        try:
+            cells = {(entry["way"], entry["family"]): _cell(entry) for entry in content["cells"]}
+            steps = tuple(FirstStep(**entry) for entry in content["first_steps"])
+            evaluation = cls({key: content[key] for key in HEADER}, cells, steps)
+            expected = {
+                (variant, family) for variant in range(len(evaluation.labels)) for family in evaluation.families
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(file, repr(error)) from None
+        if cells.keys() != expected:
+            raise damaged(file, "families or ways are missing")
+        return evaluation
+
+
+def read_results(file: Path, format: str) -> dict[str, Any]:
+    """The JSON object in a file of results, which names its format. Raises `EvaluationError`."""
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise EvaluationError(f"{file} cannot be read ({error.strerror}); give a file that --output wrote") from None
+    except ValueError:
+        raise EvaluationError(f"{file} is no JSON; give a file that --output wrote") from None
+    if not isinstance(content, dict) or content.get("format") != format:
+        raise EvaluationError(f"{file} is no measurement of this version; measure again with --output {file}")
+    return content
+
+
+def damaged(file: Path, reason: str) -> EvaluationError:
+    """The error for a file of results with parts missing or wrong."""
+    return EvaluationError(f"{file} is damaged ({reason}); measure again")
+
+
+def _cell_line(variant: int, family: str, cell: Cell, answers: bool) -> str:
+    """A cell as one line of JSON."""
+    columns: dict[str, Any] = {
+        "way": variant,
+        "family": family,
+        "seconds": round(cell.seconds, 3),
+        "right": "".join("01"[outcome.right] for outcome in cell.outcomes),
+    }
+    for name in COLUMNS:
+        columns[name] = [getattr(outcome, name) for outcome in cell.outcomes]
+    if answers:
+        columns["answers"] = [outcome.answer for outcome in cell.outcomes]
+    return "  " + json.dumps(columns, ensure_ascii=False, separators=(",", ":"))
+
+
+def _cell(entry: Mapping[str, Any]) -> Cell:
+    right: str = entry["right"]
+    answers: Sequence[str] = entry.get("answers") or [""] * len(right)
+    rows = zip(right, *(entry[name] for name in COLUMNS), answers, strict=True)
+    return Cell(tuple(PromptOutcome(mark == "1", *rest) for mark, *rest in rows), entry["seconds"])
