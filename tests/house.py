@@ -20,7 +20,9 @@ FOLDERS = {
     f"{PACKAGE}.convert": ROOT / "convert",
 }
 DOOR, GROUND = "the door", "the ground"  # the top-level modules: those that need a folder, and those that need none
-GROUND_SENTENCE = "Options, events, errors and the tokenizer, which callers meet, and the small helpers that every room uses."
+GROUND_SENTENCE = (
+    "Options, events, errors and the tokenizer, which callers meet, and the small helpers that every room uses."
+)
 
 
 def modules() -> Iterator[tuple[str, Path]]:

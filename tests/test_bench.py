@@ -13,13 +13,14 @@ import pytest
 from conftest import FIXTURES, config_dict, write_checkpoint
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.cli.bench import subjects
+from mlx_diffusion.cli.bench import opening
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fit.machine import Machine, this_machine
 from mlx_diffusion.fit.memory import CPU_ITEM, Memory, stored_weight_bytes
 from mlx_diffusion.fit.verdict import judge
-from mlx_diffusion.measure.speed import ceilings, peer, plots
+from mlx_diffusion.measure import plotting
+from mlx_diffusion.measure.speed import ceilings, peer
 
 HUB = str(FIXTURES / "hub")
 QUICK = ["--prompt-tokens", "9", "--output-tokens", "16", "--steps", "2", "--repeat", "1"]
@@ -122,8 +123,8 @@ def test_without_the_peer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_without_room_on_disk_for_the_peer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(peer, "check_installed", lambda: None)
-    monkeypatch.setattr(subjects, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("mlx_diffusion.measure.check_peer_installed", lambda: None)
+    monkeypatch.setattr(opening, "free_bytes", lambda folder: 1000)
     assert run("--synthetic", str(config_folder(tmp_path)), *QUICK, "--against", "mlx-vlm") == 1
     assert "set TMPDIR" in capsys.readouterr().err
 
@@ -133,7 +134,7 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert run("--plot", "bench.png") == 2
     err = capsys.readouterr().err
     assert "mlx-diffusion[plot]" in err and err.count("\n") == 1
-    assert importlib.reload(plots), "and the module itself does not need it"
+    assert importlib.reload(plotting), "and the module itself does not need it"
 
 
 def machine(memory: int, device: str = "cpu") -> Machine:

@@ -17,16 +17,18 @@ from rich.console import Console
 from mlx_diffusion import load
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.cli.bench.command import print_results
+from mlx_diffusion.display import quantity
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.speed import ceilings, primitives
-from mlx_diffusion.measure.speed.cases import Case, grid, random_prompt
-from mlx_diffusion.measure.speed.ceilings import Ceilings, shape_of
+from mlx_diffusion.measure.speed.cases import Case, all_cases, random_prompt
+from mlx_diffusion.measure.speed.ceilings import Ceilings, Shape
 from mlx_diffusion.measure.speed.cost import EXPERTS, SOFT, PassCost, Product, encode_cost, step_cost
-from mlx_diffusion.measure.speed.plots import plot
+from mlx_diffusion.measure.speed.plots import benchmark_plot
 from mlx_diffusion.measure.speed.primitives import Counted
-from mlx_diffusion.measure.speed.results import BenchmarkResults, CaseResult, PeerComparison, Setup, Work, reach
-from mlx_diffusion.measure.speed.runs import CaseRuns, RunFigures, Spread, library_runner, measure
-from mlx_diffusion.measure.speed.tables import busy, quantity, tables
+from mlx_diffusion.measure.speed.results import BenchmarkResults, CaseResult, PeerComparison, Reach, Setup, Work
+from mlx_diffusion.measure.speed.runs import CaseRuns, RunFigures, Spread, library_runner, time_runs
+from mlx_diffusion.measure.speed.tables import busy_warning
 from mlx_diffusion.options import DEFAULTS, GenerationConfig
 
 TINY = ModelConfig.from_dict(config_dict())
@@ -51,13 +53,13 @@ def recorded() -> BenchmarkResults:
         canvas=encode_cost(TINY, lambda path: None, 8, 10, 4),
         prompt=(encode_cost(TINY, lambda path: None, 10, 0, 4),),
     )
-    shapes = {shape_of(product): 1e7 for cost in (work.step, work.canvas) for product in cost.products}
+    shapes = {Shape.of(product): 1e7 for cost in (work.step, work.canvas) for product in cost.products}
     rates = Ceilings(dense_flops=1e7, copy_bytes=1e9, shapes=shapes)
     device = {"chip": "A chip", "cpus": 2, "device": "cpu", "packages": {"mlx": "1", "numpy": "2"}}
-    subject = Setup("tiny", device, "float32", 3, 8, 1_234_567, 0.5, 2, 0)
+    setup = Setup("tiny", device, "float32", 3, 8, 1_234_567, 0.5, 2, 0)
     comparison = PeerComparison(ours, theirs, Counted(70, None, 1024), Counted(100, 4096, 4096))
     return BenchmarkResults(
-        subject, rates, [CaseResult(ours, work, reach(ours, work, rates))], "mlx-vlm 1", [comparison]
+        setup, rates, [CaseResult(ours, work, Reach.of(ours, work, rates))], "mlx-vlm 1", [comparison]
     )
 
 
@@ -73,7 +75,7 @@ def test_reach_is_work_over_time_over_rate() -> None:
     assert reached.prompt_flops_per_second == work.prompt[0].total_flops / 0.25
 
     slow_memory = replace(results.ceilings, copy_bytes=1e4)
-    bound = reach(results.cases[0].measured, work, slow_memory)
+    bound = Reach.of(results.cases[0].measured, work, slow_memory)
     assert bound.bound == "memory"
     assert bound.share_of_ceiling == pytest.approx(bound.bytes_per_second / 1e4)
 
@@ -99,8 +101,7 @@ def test_the_json_holds_all_of_it() -> None:
 
 def test_the_tables_say_it_to_people() -> None:
     console = Console(file=StringIO(), width=160)
-    for table in tables(recorded()):
-        console.print(table)
+    print_results(recorded(), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for said in (
         "weights 1.23 MB",
@@ -114,25 +115,24 @@ def test_the_tables_say_it_to_people() -> None:
     assert "0.500 (0.250–0.500)" in text and "0.700" in text and "unknown" in text
     assert "numpy" not in text and "…" not in text
     narrow = Console(file=StringIO(), width=80)
-    for table in tables(recorded()):
-        narrow.print(table)
+    print_results(recorded(), narrow)
     assert "…" not in narrow.file.getvalue(), "cells are wrapped, not cut"  # type: ignore[attr-defined]
 
 
 def test_a_busy_machine_is_told() -> None:
     results = recorded()
-    assert busy(results) is None
+    assert busy_warning(results) is None
     (case,) = results.cases
     slowed = replace(case, measured=CaseRuns(CASE, (sample(), sample(cpu_seconds=0.5))))
-    told = busy(replace(results, cases=[slowed]))
+    told = busy_warning(replace(results, cases=[slowed]))
     assert told is not None and "25% to 95% of a core" in told
-    on_gpu = replace(results.subject, device={**results.subject.device, "device": "gpu"})
-    assert busy(replace(results, cases=[slowed], subject=on_gpu)) is None
+    on_gpu = replace(results.setup, device={**results.setup.device, "device": "gpu"})
+    assert busy_warning(replace(results, cases=[slowed], setup=on_gpu)) is None
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_the_plot_is_a_picture(suffix: str) -> None:
-    content = plot(recorded(), suffix)
+    content = benchmark_plot(recorded(), suffix)
     if suffix == ".png":
         assert content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB`\x82")
     else:
@@ -140,9 +140,9 @@ def test_the_plot_is_a_picture(suffix: str) -> None:
 
 
 def test_a_case_that_does_not_fit_the_context_is_refused() -> None:
-    assert grid([100, 4080], [8, 16], ["reference"], TINY)[-1] == Case(4080, 16, "reference")
+    assert all_cases([100, 4080], [8, 16], ["reference"], TINY)[-1] == Case(4080, 16, "reference")
     with pytest.raises(OptionError, match=r"4085 tokens .* need 4101 positions, .* 4096; .*--context 4101"):
-        grid([4085], [9], ["reference"], TINY)
+        all_cases([4085], [9], ["reference"], TINY)
 
 
 def test_prompts_are_seeded_and_plain() -> None:
@@ -171,10 +171,10 @@ def test_the_first_turn_does_not_count_and_runs_take_turns() -> None:
 
         return run
 
-    ours, theirs = measure(CASE, [engine("own"), engine("peer")], 2, lambda text: None)
+    ours, theirs = time_runs(CASE, [engine("own"), engine("peer")], 2, lambda text: None)
     assert order == ["own", "peer"] * 3
     assert ours.spread("step_seconds") == Spread(4.0, 3.0, 5.0)
-    assert [one.step_seconds for one in theirs.samples] == [4.0, 6.0]
+    assert [one.step_seconds for one in theirs.runs] == [4.0, 6.0]
 
 
 def test_a_figure_that_some_runs_lack() -> None:
@@ -206,7 +206,7 @@ def test_a_step_is_counted_as_a_gpu_would_run_it() -> None:
     model, tokenizer = load(FIXTURES / "hub")
     config, compiled, evaluate = model.config, model.compiled, mx.eval
     step = primitives.library_step_counter(model, tokenizer, Case(9, 16, "reference"), GenerationConfig())
-    found = primitives.counted(step, config, CASE)
+    found = primitives.count_step(step, config, CASE)
     assert mx.eval is evaluate and model.compiled == compiled
     uncompiled = primitives.uncompiled(lambda: step(lambda arrays: np.array([primitives.primitives(arrays)])))
     assert uncompiled is not None and 10 * config.num_hidden_layers < found.primitives < 0.9 * uncompiled[0]
@@ -228,7 +228,7 @@ def test_ceilings_are_measured_once_a_shape_and_cut_where_large(monkeypatch: pyt
     )
     cost = PassCost(4, products, attention_flops=100, sampler_flops=0, cache_bytes=0, item_bytes=4)
     told: list[str] = []
-    found = ceilings.measure([cost, cost], mx.float32, told.append)
+    found = ceilings.measure_ceilings([cost, cost], mx.float32, told.append)
     assert len(found.shapes) == 4 and len(told) == 5
     assert all(np.isfinite(rate) and rate > 0 for rate in (found.dense_flops, found.copy_bytes, *found.shapes.values()))
     even = replace(found, dense_flops=2e6, shapes=dict.fromkeys(found.shapes, 1e6))

@@ -25,8 +25,8 @@ from mlx_diffusion.measure.speed.cost import (
     experts_touched,
     formats_of,
     matrix_bytes,
+    parameter_bytes,
     step_cost,
-    weight_bytes,
 )
 
 REAL = ModelConfig.from_dict(json.loads((FIXTURES / "real_config" / "config.json").read_text()))
@@ -115,5 +115,5 @@ def test_formats_are_those_in_memory() -> None:
     model = model_of(FIXTURES / "hub")
     assert formats_of(model)("embed_tokens") is None
     read_once = step_cost(model.config, formats_of(model), 0, 4)
-    touched_all = read_once.total_bytes / weight_bytes(model)
+    touched_all = read_once.total_bytes / parameter_bytes(model)
     assert 0.8 < touched_all <= 1, "a canvas reads what there is, but for norms and experts that nobody chose"

@@ -14,11 +14,13 @@ from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.cli.arguments import REAL_MODEL, add_model, help_format
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
-from mlx_diffusion.errors import EvaluationError
+from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.options import MODES
 
 if TYPE_CHECKING:
-    from mlx_diffusion.measure.speed.results import BenchmarkResults
+    from rich.console import Console
+
+    from mlx_diffusion.measure import BenchmarkResults
 
 PEERS = ("mlx-vlm",)
 PUBLISHED = "published"
@@ -106,11 +108,11 @@ def run(args: argparse.Namespace) -> int:
     if args.synthetic is not None and args.model != "demo":
         args.usage_error("--model and --synthetic exclude each other; leave out one of them")
 
-    from mlx_diffusion.measure.speed.plots import check_plot, plot
+    from mlx_diffusion.measure import benchmark_plot, check_plot
     from mlx_diffusion.whole_files import write_whole
 
     if args.plot:
-        check_plot(args.plot)
+        check_plot(args.plot, missing=OptionError)
     with ProgressLine() as line:
         results = _measure(args, line)
     if args.json:
@@ -118,62 +120,49 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(results)
     if args.plot:
-        write_whole(args.plot, plot(results, args.plot.suffix), error=EvaluationError)
+        write_whole(args.plot, benchmark_plot(results, args.plot.suffix), error=EvaluationError)
         say(f"drawn into {args.plot}")
     return 0
 
 
 def _measure(args: argparse.Namespace, line: ProgressLine) -> "BenchmarkResults":
     """Everything between the command line and what is printed."""
-    from mlx_diffusion.cli.bench.subjects import opened
+    from mlx_diffusion.cli.bench.opening import opened
     from mlx_diffusion.fit.machine import this_machine
-    from mlx_diffusion.measure.speed import results
-    from mlx_diffusion.measure.speed.benchmark import Benchmark
-    from mlx_diffusion.measure.speed.cost import weight_bytes
-    from mlx_diffusion.options import GenerationConfig
+    from mlx_diffusion.measure import check_peer_installed
 
     if args.against:
-        from mlx_diffusion.measure.speed.peer import check_installed
-
-        check_installed()
-    base = GenerationConfig(seed=args.seed, max_denoising_steps=args.steps, prefill_step_size=args.prefill_step_size)
+        check_peer_installed()
     machine = this_machine()
-    with opened(args, machine, line) as subject:
-        model = subject.model
-        suite = Benchmark(model, subject.tokenizer, base, subject.peer, warm_up=not args.no_warm_up)
-        measured = suite.measure(subject.cases, args.repeat, line.announce)
-        comparisons = [] if subject.peer is None else suite.compare(subject.peer, measured, line.announce)
-        ceilings, cases = suite.hold_against_device([own for own, *_ in measured], line.show)
-        return results.BenchmarkResults(
-            results.Setup(
-                model=subject.name,
-                device=machine.as_dict(),
-                dtype=str(model.dtype).removeprefix("mlx.core."),
-                layers=model.config.num_hidden_layers,
-                canvas_length=model.config.canvas_length,
-                weight_bytes=weight_bytes(model),
-                load_seconds=subject.load_seconds,
-                steps=args.steps,
-                seed=args.seed,
-            ),
-            ceilings,
-            cases,
-            None if subject.peer is None else f"{args.against} {subject.peer.version}",
-            comparisons,
-        )
+    with opened(args, machine, line) as benchmark:
+        return benchmark.run(args.repeat, machine.as_dict(), line.announce, line.show, warm_up=not args.no_warm_up)
 
 
 def _print(results: "BenchmarkResults") -> None:
     from rich.console import Console
 
-    from mlx_diffusion.measure.speed.tables import tables
-
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else TABLE_WIDTH
-    console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
-    for index, table in enumerate(tables(results)):
+    print_results(results, Console(file=sys.stdout, width=width, highlight=False, markup=False))
+
+
+def print_results(results: "BenchmarkResults", console: "Console") -> None:
+    """Print the sections with empty lines between them. Where there is no room, cells are wrapped and never cut."""
+    from rich.table import Table
+
+    from mlx_diffusion.measure import benchmark_sections
+
+    for index, section in enumerate(benchmark_sections(results)):
         if index:
             console.print()
-        console.print(table)
+        if isinstance(section, str):
+            console.print(section)
+            continue
+        drawn = Table(title=section.title, title_justify="left", box=None, pad_edge=False)
+        for column, name in enumerate(section.header):
+            drawn.add_column(name, justify="left" if section.holds_words(column) else "right", overflow="fold")
+        for row in section.rows:
+            drawn.add_row(*row)
+        console.print(drawn)
 
 
 def _size(text: str) -> int:

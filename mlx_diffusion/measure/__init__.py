@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from mlx_diffusion.measure.answers.runner import evaluate
     from mlx_diffusion.measure.answers.tables import comparison_text, evaluation_text
     from mlx_diffusion.measure.plotting import check_plot
+    from mlx_diffusion.measure.speed.benchmark import Benchmark
+    from mlx_diffusion.measure.speed.cases import Case, all_cases
+    from mlx_diffusion.measure.speed.peer import Peer, check_peer_installed
+    from mlx_diffusion.measure.speed.plots import benchmark_plot
+    from mlx_diffusion.measure.speed.results import BenchmarkResults
+    from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer
+    from mlx_diffusion.measure.speed.tables import benchmark_sections
 
 _HOMES = {
     "answers.batches": ("EvaluationProgress",),
@@ -34,14 +41,31 @@ _HOMES = {
     "answers.runner": ("evaluate",),
     "answers.tables": ("comparison_text", "evaluation_text"),
     "plotting": ("check_plot",),
+    "speed.benchmark": ("Benchmark",),
+    "speed.cases": ("Case", "all_cases"),
+    "speed.peer": ("Peer", "check_peer_installed"),
+    "speed.plots": ("benchmark_plot",),
+    "speed.results": ("BenchmarkResults",),
+    "speed.synthetic": ("Blueprint", "SyntheticTokenizer"),
+    "speed.tables": ("benchmark_sections",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Benchmark",
+    "BenchmarkResults",
+    "Blueprint",
+    "Case",
     "CostReport",
     "Evaluation",
     "EvaluationPlan",
     "EvaluationProgress",
+    "Peer",
+    "SyntheticTokenizer",
+    "all_cases",
+    "benchmark_plot",
+    "benchmark_sections",
+    "check_peer_installed",
     "check_plot",
     "compare",
     "comparison_text",

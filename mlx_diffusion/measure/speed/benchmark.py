@@ -1,79 +1,112 @@
-"""All cases of a benchmark: run, counted, and held against the device and a peer.
+"""A benchmark: all cases of a model timed, counted, and compared with the device and with a peer.
 
 Knows nothing of where the model came from or of how results are shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.measure.speed.cases import Case
-from mlx_diffusion.measure.speed.ceilings import Ceilings
-from mlx_diffusion.measure.speed.ceilings import measure as measure_ceilings
-from mlx_diffusion.measure.speed.cost import encode_cost, formats_of, step_cost
+from mlx_diffusion.measure.speed.ceilings import Ceilings, measure_ceilings
+from mlx_diffusion.measure.speed.cost import encode_cost, formats_of, parameter_bytes, step_cost
 from mlx_diffusion.measure.speed.peer import Peer, peer_runner, peer_step_counter
-from mlx_diffusion.measure.speed.primitives import counted, counted_case, library_step_counter
-from mlx_diffusion.measure.speed.results import CaseResult, PeerComparison, Work, reach
-from mlx_diffusion.measure.speed.runs import CaseRunner, CaseRuns, library_runner, measure, stop_tokens
+from mlx_diffusion.measure.speed.primitives import count_step, counting_case, library_step_counter
+from mlx_diffusion.measure.speed.results import (
+    BenchmarkResults,
+    CaseResult,
+    PeerComparison,
+    Reach,
+    Setup,
+    Work,
+)
+from mlx_diffusion.measure.speed.runs import CaseRuns, library_runner, stop_tokens, time_runs
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.tokenizer import Tokenizer
 
+Report = Callable[[str], None]  # is told, in words, what is being done
+
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A model, the options that all its cases share, and the peer that runs them in turn, if there is one."""
+    """A model that is ready, the cases that it is to run, and the peer that runs them in turn, if there is one."""
 
+    name: str
     model: DiffusionGemma
     tokenizer: Tokenizer
-    base: GenerationConfig
+    config: ModelConfig  # with the canvas and the context of the runs
+    options: GenerationConfig  # that all cases share
+    cases: Sequence[Case]
+    load_seconds: float
     peer: Peer | None = None
-    warm_up: bool = True  # a first turn that is not counted
 
-    def measure(self, cases: Sequence[Case], repeats: int, report: Callable[[str], None]) -> list[list[CaseRuns]]:
-        """Every case by this library and, in turn, by the peer; `report` is told, in words, what is being done."""
-        runs: list[CaseRunner] = [library_runner(self.model, self.tokenizer, self.base)]
+    def run(
+        self, repeats: int, device: Mapping[str, Any], announce: Report, show: Report, *, warm_up: bool = True
+    ) -> BenchmarkResults:
+        """Measure everything. `device` is the machine's description; with `warm_up` a first turn is not counted.
+
+        `announce` is told of work that takes long, `show` of the many small parts.
+        """
+        runners = [library_runner(self.model, self.tokenizer, self.options)]
         if self.peer is not None:
-            runs.append(peer_runner(self.peer, self._settings, stop_tokens(self.model)))
-        return [measure(case, runs, repeats, report, warm_up=self.warm_up) for case in cases]
+            runners.append(peer_runner(self.peer, self._settings, stop_tokens(self.model)))
+        measured = [time_runs(case, runners, repeats, announce, warm_up=warm_up) for case in self.cases]
+        comparisons = [] if self.peer is None else self._compare(self.peer, measured, announce)
+        ceilings, results = self._reach([ours for ours, *_ in measured], show)
+        label = None if self.peer is None else self.peer.label
+        return BenchmarkResults(self._setup(device), ceilings, results, label, comparisons)
 
-    def hold_against_device(
-        self, measured: Sequence[CaseRuns], report: Callable[[str], None]
-    ) -> tuple[Ceilings, list[CaseResult]]:
-        """What the device reaches with the shapes of these cases, and how near they come."""
-        works = [self._work(one.case) for one in measured]
+    def _setup(self, device: Mapping[str, Any]) -> Setup:
+        return Setup(
+            model=self.name,
+            device=device,
+            dtype=str(self.model.dtype).removeprefix("mlx.core."),
+            layers=self.config.num_hidden_layers,
+            canvas_length=self.config.canvas_length,
+            weight_bytes=parameter_bytes(self.model),
+            load_seconds=self.load_seconds,
+            steps=self.options.max_denoising_steps,
+            seed=self.options.seed or 0,
+        )
+
+    def _reach(self, measured: Sequence[CaseRuns], report: Report) -> tuple[Ceilings, list[CaseResult]]:
+        """The device's ceilings for the shapes of these cases, and how near each case comes to them."""
+        works = [self._work(runs.case) for runs in measured]
         costs = [cost for work in works for cost in (work.step, work.canvas)]
         ceilings = measure_ceilings(costs, self.model.dtype, report)
         return ceilings, [
-            CaseResult(one, work, reach(one, work, ceilings)) for one, work in zip(measured, works, strict=True)
+            CaseResult(runs, work, Reach.of(runs, work, ceilings)) for runs, work in zip(measured, works, strict=True)
         ]
 
-    def compare(
-        self, peer: Peer, both: Sequence[Sequence[CaseRuns]], report: Callable[[str], None]
-    ) -> list[PeerComparison]:
-        """Ours and the peer's figures of every case, and what MLX evaluates in a step of each."""
+    def _compare(self, peer: Peer, measured: Sequence[Sequence[CaseRuns]], report: Report) -> list[PeerComparison]:
+        """The figures of every case beside the peer's, and the counts of a step of each."""
         compared = []
-        for ours, theirs in both:
+        for ours, theirs in measured:
             report(f"{ours.case}: counting primitives")
-            case, config = counted_case(ours.case), self.model.config
-            own = library_step_counter(self.model, self.tokenizer, case, self.base)
-            other = peer_step_counter(peer, self._settings(case), case)
-            compared.append(PeerComparison(ours, theirs, counted(own, config, case), counted(other, config, case)))
+            case = counting_case(ours.case)
+            our_step = count_step(
+                library_step_counter(self.model, self.tokenizer, case, self.options), self.config, case
+            )
+            their_step = count_step(peer_step_counter(peer, self._settings(case), case), self.config, case)
+            compared.append(PeerComparison(ours, theirs, our_step, their_step))
         return compared
 
     def _settings(self, case: Case) -> Settings:
-        return self.model.generation_defaults.resolve(case.options(self.base))
+        return self.model.generation_defaults.resolve(case.options(self.options))
 
     def _work(self, case: Case) -> Work:
-        """What a case costs: a denoising step, a finished canvas, the prompt in the parts in which it is encoded."""
-        config, formats, item_bytes = self.model.config, formats_of(self.model), self.model.dtype.size
+        """The work of a case: a denoising step, a finished canvas, and the prompt in the parts it is encoded in."""
+        formats, item_bytes = formats_of(self.model), self.model.dtype.size
         part, tokens = self._settings(case).prefill_step_size, case.prompt_tokens
         return Work(
-            step=step_cost(config, formats, tokens, item_bytes),
-            canvas=encode_cost(config, formats, config.canvas_length, tokens, item_bytes),
+            step=step_cost(self.config, formats, tokens, item_bytes),
+            canvas=encode_cost(self.config, formats, self.config.canvas_length, tokens, item_bytes),
             prompt=tuple(
-                encode_cost(config, formats, min(part, tokens - start), start, item_bytes)
+                encode_cost(self.config, formats, min(part, tokens - start), start, item_bytes)
                 for start in range(0, tokens, part)
             ),
         )

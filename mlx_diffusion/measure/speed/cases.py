@@ -1,7 +1,6 @@
-"""What is run: prompts of a given length, texts of a given length, modes; and how often.
+"""Cases of a benchmark: every combination of prompt lengths, text lengths and modes, and random prompts for them.
 
-Prompts are random tokens of the vocabulary, the same for the same seed, without those that mean something to the model
-besides text. Knows nothing of clocks.
+Prompts are random tokens of the vocabulary without special ones, the same for the same seed. Knows nothing of clocks.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.options import GenerationConfig, Mode
 
-NEVER_CONFIDENT = 1e-30  # nats; no canvas has a mean entropy below it, so none is finished early
+NEVER_CONFIDENT = 1e-30  # nats; no canvas has a mean entropy below it, so the stop rule never ends one
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,18 @@ class Case:
         return f"{self.prompt_tokens} + {self.output_tokens} tokens, {self.mode}"
 
     def options(self, base: GenerationConfig) -> GenerationConfig:
-        """The options of its runs: `base`, and no token ends the text.
+        """The options of its runs: those of `base`, without any token that ends the text.
 
-        Where `base` says how many denoising steps a canvas may take, every canvas takes exactly that many.
+        Where `base` has a largest number of denoising steps, every canvas takes exactly that many.
         """
         fixed = {} if base.max_denoising_steps is None else {"confidence_threshold": NEVER_CONFIDENT}
         return base.override({"max_tokens": self.output_tokens, "mode": self.mode, "eos_token_id": (), **fixed})
 
 
-def grid(
+def all_cases(
     prompt_tokens: Sequence[int], output_tokens: Sequence[int], modes: Sequence[Mode], config: ModelConfig
 ) -> list[Case]:
-    """Every combination. Raises OptionError for one that the model's context cannot hold."""
+    """Every combination. Raises OptionError for one that is too long for the model's context."""
     made = [Case(*sizes) for sizes in itertools.product(prompt_tokens, output_tokens, modes)]
     for case in made:
         blocks = -(-case.output_tokens // config.canvas_length)
@@ -57,7 +56,7 @@ def grid(
 
 
 def random_prompt(config: ModelConfig, length: int, seed: int, avoid: Iterable[int]) -> list[int]:
-    """Token ids, uniform over the vocabulary but for pad, begin and stop tokens and those to `avoid`."""
+    """Random token ids, without pad, begin and stop tokens and those to `avoid`."""
     begin = () if config.bos_token_id is None else (config.bos_token_id,)
     special = {config.pad_token_id, *begin, *config.eos_token_id, *avoid}
     allowed = np.setdiff1d(np.arange(config.vocab_size), sorted(special))

@@ -1,7 +1,8 @@
-"""What the device itself reaches: matrix products of the shapes and formats of a pass, and a plain copy.
+"""The ceilings of the device: the rates of matrix products in the shapes and formats of a pass, and of a plain copy.
 
-The kernels are MLX's, each alone and on warm memory, so a pass cannot be faster than its products together. Large
-matrices are cut to what takes the device a twentieth of a second or so. Knows nothing of models beyond these shapes.
+The kernels are MLX's, each run alone and on warm memory, so a pass cannot be faster than its products together. Large
+matrices are cut to a size that takes the device about a twentieth of a second. Knows nothing of models beyond these
+shapes.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import mlx.core as mx
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.device import over_cores, transposed
-from mlx_diffusion.measure.speed.cost import PassCost, Product
+from mlx_diffusion.measure.speed.cost import EXPERTS, PassCost, Product
 from mlx_diffusion.network.head import Rows
 
 REPEATS = 5
 LEAST_SECONDS = 0.02  # a measurement repeats its product until it has taken this long
 MOST_SECONDS = 0.05  # of one product; larger ones are cut
-LEAST_SIDE = 512  # of what a product is cut to; every group size divides it
+LEAST_SIDE = 512  # products are cut to multiples of it; every group size divides it
 COPY_BYTES = 1 << 27
 DENSE_SIDE = 256  # the dense product begins here and doubles until it takes MOST_SECONDS
 
@@ -37,6 +38,13 @@ class Shape:
     experts: int  # 0 where there is one matrix for all rows
     transposed: bool  # [rows, inner] by a matrix stored as [outer, inner], the usual case
 
+    @classmethod
+    def of(cls, product: Product) -> Shape:
+        """The shape that decides the rate of a product."""
+        experts = round(product.matrices) if product.part == EXPERTS else 0
+        transposed = product.reads_weights  # only the soft embedding reads the table the other way
+        return cls(product.rows, product.inner, product.outer, product.spec, experts, transposed)
+
     def label(self) -> str:
         held = "floating point" if self.spec is None else f"{self.spec.mode} {self.spec.bits} bits"
         over = f" over {self.experts} experts" if self.experts else ""
@@ -45,16 +53,16 @@ class Shape:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Rates that were measured: operations a second of a large dense product and of each shape, bytes a second."""
+    """Measured rates: operations a second of a large dense product and of each shape, bytes a second of a copy."""
 
     dense_flops: float
     copy_bytes: float
     shapes: dict[Shape, float]
 
     def compute_seconds(self, cost: PassCost) -> float:
-        """The products of a pass at their own kernels' rates, and its other operations at the dense rate."""
+        """The time of a pass: its products at the rates of their shapes, its other operations at the dense rate."""
         rest = cost.attention_flops + cost.sampler_flops
-        return rest / self.dense_flops + sum(p.flops / self.shapes[shape_of(p)] for p in cost.products)
+        return rest / self.dense_flops + sum(p.flops / self.shapes[Shape.of(p)] for p in cost.products)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -64,27 +72,20 @@ class Ceilings:
         }
 
 
-def measure(costs: Iterable[PassCost], dtype: mx.Dtype, report: Callable[[str], None]) -> Ceilings:
-    """Measure the device for these passes, in activations of `dtype`; `report` is told what is being measured."""
+def measure_ceilings(costs: Iterable[PassCost], dtype: mx.Dtype, report: Callable[[str], None]) -> Ceilings:
+    """Measure the device for these passes, with activations of `dtype`; `report` is told what is being measured."""
     report("measuring the device: copy and dense product")
     copy, dense = _copy_rate(), _dense_rate(dtype)
     shapes = {}
-    for shape in dict.fromkeys(shape_of(product) for cost in costs for product in cost.products):
+    for shape in dict.fromkeys(Shape.of(product) for cost in costs for product in cost.products):
         report(f"measuring the device: {shape.label()}")
         shapes[shape] = _product_rate(shape, dtype, dense * MOST_SECONDS)
         mx.clear_cache()
     return Ceilings(dense, copy, shapes)
 
 
-def shape_of(product: Product) -> Shape:
-    """What of a product decides its rate."""
-    experts = round(product.matrices) if product.part == "experts" else 0
-    transposed = product.reads_weights  # the soft embedding alone reads the table the other way
-    return Shape(product.rows, product.inner, product.outer, product.spec, experts, transposed)
-
-
 def _seconds(run: Callable[[], mx.array]) -> float:
-    """The least seconds of one run among REPEATS measurements, after one that is not counted."""
+    """The seconds of one run: the least of REPEATS measurements, after one that is not counted."""
     mx.eval(run())
     times = 1
     best = float("inf")
@@ -116,7 +117,7 @@ def _dense_rate(dtype: mx.Dtype) -> float:
 
 
 def _product_rate(shape: Shape, dtype: mx.Dtype, budget: float) -> float:
-    """`budget` is how many operations one product may have."""
+    """Operations a second of products of this shape, cut to at most `budget` operations."""
     inner, outer = shape.inner, shape.outer
     share = min(1.0, budget / (2 * shape.rows * inner * outer))
     if shape.experts:
@@ -129,21 +130,21 @@ def _product_rate(shape: Shape, dtype: mx.Dtype, budget: float) -> float:
         stored = (inner, outer)
     x = _random((shape.rows, inner), dtype, 0)
     matrix = _Matrix(stored, shape.spec, dtype)
-    return 2 * shape.rows * inner * outer / _seconds(lambda: matrix.times(x, shape.transposed))
+    return 2 * shape.rows * inner * outer / _seconds(lambda: matrix.multiply(x, shape.transposed))
 
 
 def _experts_rate(shape: Shape, dtype: mx.Dtype, share: float) -> float:
-    """Sorted rows, as many for each expert as in the pass, over fewer experts where all would take too long."""
+    """The same for sorted rows, as many for each expert as in the pass; over fewer experts if all take too long."""
     experts = max(1, min(shape.experts, round(shape.experts * share)))
     each = max(1, round(shape.rows / shape.experts))
     x = _random((experts * each, 1, shape.inner), dtype, 0)
     chosen = mx.repeat(mx.arange(experts, dtype=mx.uint32), each)
     matrix = _Matrix((experts, shape.outer, shape.inner), shape.spec, dtype)
-    return 2 * experts * each * shape.inner * shape.outer / _seconds(lambda: matrix.times_chosen(x, chosen))
+    return 2 * experts * each * shape.inner * shape.outer / _seconds(lambda: matrix.multiply_chosen(x, chosen))
 
 
 class _Matrix:
-    """Random matrices in a format, and how rows are multiplied by them."""
+    """Random matrices in a format, and products of rows with them."""
 
     def __init__(self, stored: tuple[int, ...], spec: QuantSpec | None, dtype: mx.Dtype) -> None:
         self.spec = spec
@@ -157,14 +158,14 @@ class _Matrix:
             self.weight, self.scales, self.biases = packed if len(packed) == 3 else (*packed, None)
         mx.eval(self.weight, self.scales, self.biases)
 
-    def times(self, x: mx.array, transposed: bool) -> mx.array:
+    def multiply(self, x: mx.array, transposed: bool) -> mx.array:
         rows = Rows(self.weight, self.scales, self.biases, self.spec)
         return rows.project(x) if transposed else rows.mix(x)
 
-    def times_chosen(self, x: mx.array, chosen: mx.array) -> mx.array:
-        return over_cores(self._times_chosen, x.size * self.weight.shape[1], x, chosen)
+    def multiply_chosen(self, x: mx.array, chosen: mx.array) -> mx.array:
+        return over_cores(self._multiply_chosen, x.size * self.weight.shape[1], x, chosen)
 
-    def _times_chosen(self, x: mx.array, chosen: mx.array) -> mx.array:
+    def _multiply_chosen(self, x: mx.array, chosen: mx.array) -> mx.array:
         if self.spec is None or self.scales is None:
             return mx.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=chosen, sorted_indices=True)
         return mx.gather_qmm(

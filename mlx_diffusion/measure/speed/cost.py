@@ -1,9 +1,10 @@
-"""What one denoising step, and what encoding a prompt, costs at least: floating-point operations and bytes, by part.
+"""The least work of a denoising step and of encoding a prompt: floating-point operations and bytes, part by part.
 
-All is counted from the configuration and the formats of the matrices; nothing is run. Operations are those of matrix
-products (a multiply-add is two), attention scores and the sampler; norms, RoPE and activations, below one per cent, are
-left out. Bytes are what has to be read however well one computes: every weight once (of the experts those that are
-expected to be chosen by a router without preferences), and the prefix's keys and values once. Knows nothing of time.
+Everything is counted from the configuration and the formats of the matrices; nothing is run. Operations are those of
+matrix products (a multiply-add counts as two), attention scores and the sampler; norms, RoPE and activations are left
+out, since they are below one per cent. Bytes are those that any implementation has to read: every weight once, and the
+prefix's keys and values once. Of the experts it counts as many as a router without preferences is expected to choose.
+Knows nothing of time.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ FIXED_SCALE_BYTES = 1  # of a group in the mx and nv modes
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product of the pass: [rows, inner] by [inner, outer], `count` times, each with a matrix of its own.
+    """A matrix product of a pass, [rows, inner] by [inner, outer], done `count` times with different matrices.
 
-    matrices is 1, or the number of experts that the rows are expected to be spread over.
+    `matrices` is 1, or the number of experts that the rows are expected to be spread over.
     """
 
     part: str
@@ -45,7 +46,7 @@ class Product:
     spec: QuantSpec | None
     matrices: float = 1.0
     count: int = 1
-    reads_weights: bool = True  # false where another product has read the same rows of the matrix already
+    reads_weights: bool = True  # false where another product has already read the same rows of the matrix
 
     @property
     def flops(self) -> int:
@@ -65,8 +66,8 @@ class PassCost:
     products: tuple[Product, ...]
     attention_flops: int
     sampler_flops: int
-    cache_bytes: int  # of keys and values that are read
-    item_bytes: int  # of an activation, and of what is not quantised
+    cache_bytes: int  # of the keys and values that are read
+    item_bytes: int  # of an activation, and of an entry of a matrix that is not quantised
 
     def flops(self) -> dict[str, int]:
         """Operations of each part that has any, in the order of PARTS."""
@@ -123,7 +124,7 @@ def step_cost(config: ModelConfig, formats: Formats, prefix: int, item_bytes: in
 
 
 def encode_cost(config: ModelConfig, formats: Formats, tokens: int, prefix: int, item_bytes: int) -> PassCost:
-    """Encoding `tokens` tokens at once behind `prefix` others. Of the last layer only keys and values are wanted."""
+    """Encoding `tokens` tokens at once behind `prefix` others. Of the last layer only keys and values are needed."""
     products: list[Product] = []
     attention = 0
     last = config.num_hidden_layers - 1
@@ -161,8 +162,8 @@ def experts_touched(experts: int, chosen: int, tokens: int) -> float:
     return experts * (1 - (1 - chosen / experts) ** tokens)
 
 
-def weight_bytes(model: nn.Module) -> int:
-    """The model's own bytes in memory."""
+def parameter_bytes(model: nn.Module) -> int:
+    """The bytes of a model's parameters in memory."""
     return sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())
 
 
@@ -190,7 +191,7 @@ def _projections(config: ModelConfig, formats: Formats, index: int, rows: int, n
         "v_proj": (hidden, keys),
         "o_proj": (queries, hidden),
     }
-    if layer_type == FULL:  # its values are the keys before their norm
+    if layer_type == FULL:  # takes its values from the keys
         del shapes["v_proj"]
     return [
         Product(PROJECTIONS, rows, *shapes[name], formats(f"layers.{index}.self_attn.{name}"))

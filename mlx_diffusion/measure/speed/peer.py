@@ -1,8 +1,8 @@
-"""mlx-vlm, run on the same checkpoint, prompt, canvas and steps, in the same process.
+"""The peer, mlx-vlm, run on the same checkpoint, prompt, canvas and steps, in the same process.
 
-It is no dependency: it is imported when asked for, and nothing here but its public names is used. It samples with its
-entropy-bound sampler at temperature 1 and stops by the same rule; its random numbers are its own. Its text goes to a
-tokenizer that does nothing, which costs it nothing. Knows nothing of this library's engine.
+It is no dependency and only imported when asked for; only its public names are used. It samples with its entropy-bound
+sampler at temperature 1 and has the same stop rule, but random numbers of its own. Its tokenizer is a stand-in that
+costs no time. Knows nothing of this library's engine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlx_diffusion.measure.speed.runs import CaseRunner, RunFigures, Stopwatch, 
 from mlx_diffusion.options import Settings
 
 NAME = "mlx-vlm"
-WATCHED_STEPS = 4  # the first has no soft signal and the last no successor; between them, all are alike
+WATCHED_STEPS = 4  # the first has no soft signal and the last no successor; those between are alike
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,43 @@ class Peer:
     """mlx-vlm with a loaded model."""
 
     model: Any
-    generation: Any  # its module of diffusion generation
-    common: Any  # its module of what all generation shares
+    generation: Any  # its module for diffusion
+    common: Any  # its module for all kinds of generation
     config: ModelConfig
     version: str
 
+    @classmethod
+    def load(cls, folder: Path, config: ModelConfig, dtype: mx.Dtype) -> Peer:
+        """Load the checkpoint in `folder` with floating-point weights in `dtype`, the type in which this library runs.
 
-def check_installed() -> None:
+        `config` is the configuration that both are to run with; its canvas and context may differ from the folder's.
+        Raises CheckpointError where mlx-vlm cannot read the folder.
+        """
+        try:
+            model = import_module("mlx_vlm.utils").load_model(folder, lazy=True)
+        except (ValueError, OSError, KeyError, AttributeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CheckpointError(
+                f"{NAME} {version(NAME)} cannot load {folder} ({reason}); leave out --against"
+            ) from None
+        model.set_dtype(dtype)
+        mx.eval(model.parameters())
+        mx.clear_cache()
+        model.config.canvas_length = config.canvas_length
+        return cls(
+            model,
+            import_module("mlx_vlm.generate.diffusion"),
+            import_module("mlx_vlm.generate.common"),
+            config,
+            version(NAME),
+        )
+
+    @property
+    def label(self) -> str:
+        return f"{NAME} {self.version}"
+
+
+def check_peer_installed() -> None:
     """Raises OptionError where mlx-vlm is not installed."""
     try:
         version(NAME)
@@ -48,32 +78,8 @@ def check_installed() -> None:
         raise OptionError(f"--against {NAME} needs {NAME} ({error}); install it: pip install {NAME}") from None
 
 
-def load_peer(folder: Path, config: ModelConfig, dtype: mx.Dtype) -> Peer:
-    """Its model of the checkpoint in `folder`, floating-point weights in `dtype`: what this library computes in here.
-
-    config is the configuration that both are to run with; canvas and context may differ from the folder's. Raises
-    CheckpointError where mlx-vlm cannot read the folder.
-    """
-    try:
-        model = import_module("mlx_vlm.utils").load_model(folder, lazy=True)
-    except (ValueError, OSError, KeyError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{NAME} {version(NAME)} cannot load {folder} ({reason}); leave out --against") from None
-    model.set_dtype(dtype)
-    mx.eval(model.parameters())
-    mx.clear_cache()
-    model.config.canvas_length = config.canvas_length
-    return Peer(
-        model,
-        import_module("mlx_vlm.generate.diffusion"),
-        import_module("mlx_vlm.generate.common"),
-        config,
-        version(NAME),
-    )
-
-
 def peer_runner(peer: Peer, settings_of: Callable[[Case], Settings], avoid: tuple[int, ...]) -> CaseRunner:
-    """How a case is run by the peer, with this library's settings and prompt, which has no tokens to `avoid`."""
+    """A runner of cases by the peer, with this library's settings and its prompt without the tokens to `avoid`."""
 
     def run(case: Case) -> RunFigures:
         settings = settings_of(case)
@@ -106,10 +112,10 @@ def peer_runner(peer: Peer, settings_of: Callable[[Case], Settings], avoid: tupl
 
 
 def peer_step_counter(peer: Peer, settings: Settings, case: Case) -> StepCounter:
-    """One of its denoising steps.
+    """A counter of one of the peer's denoising steps.
 
-    Without a stop rule it evaluates nothing between steps: what goes into the decoder then hangs on all steps before,
-    and one step more is the difference. The stop rule's own primitives are not in it.
+    Without a stop rule the peer evaluates nothing between steps. The decoder's input then depends on all steps before
+    it, and the difference between two consecutive inputs is one step, without the stop rule's own primitives.
     """
     prompt = mx.array([random_prompt(peer.config, case.prompt_tokens, settings.seed, ())], dtype=mx.int32)
 
@@ -170,7 +176,7 @@ def _stop_rule(settings: Settings) -> dict[str, Any]:
 
 
 class _NoText:
-    """What the peer takes for a processor, tokenizer and detokenizer: no token ends a text, each is a dot."""
+    """A stand-in for the peer's processor, tokenizer and detokenizer: no token ends a text, and each is a dot."""
 
     def __init__(self) -> None:
         self.last_segment = ""

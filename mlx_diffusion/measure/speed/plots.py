@@ -1,16 +1,14 @@
-"""Results as a picture: speed, first text and reach of every case, and a peer's ratios where there are any.
+"""The picture of a benchmark: speed, first text and reach of every case, and ratios where a peer was run.
 
-matplotlib draws it, an optional dependency that is imported when asked for. Knows nothing of how figures come about.
+Knows nothing of how figures come about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_diffusion.errors import OptionError
+from mlx_diffusion.measure.plotting import new_figure, plot_content
 from mlx_diffusion.measure.speed.results import COMPARED, BenchmarkResults
 from mlx_diffusion.measure.speed.runs import CaseRuns, Spread
 from mlx_diffusion.measure.speed.tables import LABELS
@@ -19,40 +17,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".svg")
 OURS, THEIRS, LIMIT = "#2a6f97", "#c9a227", "#9a9a9a"
 
 
-def check_plot(file: Path) -> None:
-    """Raises OptionError for a file that cannot become a plot, before any work is done."""
-    if file.suffix.lower() not in SUFFIXES:
-        raise OptionError(f"--plot {file}: the name must end with {' or '.join(SUFFIXES)}")
-    if not file.absolute().parent.is_dir():
-        raise OptionError(f"--plot {file}: there is no folder {file.absolute().parent}; make it first")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise OptionError("--plot needs matplotlib; install it: pip install 'mlx-diffusion[plot]'") from None
+def benchmark_plot(results: BenchmarkResults, suffix: str) -> bytes:
+    """The picture as the content of a PNG or SVG file."""
+    return plot_content(benchmark_figure(results), suffix)
 
 
-def plot(results: BenchmarkResults, suffix: str) -> bytes:
-    """The results as the content of a PNG or SVG file."""
-    content = BytesIO()
-    draw(results).savefig(content, format=suffix.removeprefix(".").lower(), dpi=150)
-    return content.getvalue()
-
-
-def draw(results: BenchmarkResults) -> Figure:
+def benchmark_figure(results: BenchmarkResults) -> Figure:
     """The figure: three charts of the cases, and one of ratios where a peer was run."""
-    from matplotlib.figure import Figure
-
     ours = [case.measured for case in results.cases]
     theirs = [comparison.theirs for comparison in results.comparisons]
     charts = 4 if theirs else 3
-    figure = Figure(figsize=(4.2 * charts, 4.0), layout="constrained")
+    figure = new_figure(4.2 * charts, 4.0)
     axes = figure.subplots(1, charts)
-    subject = results.subject
-    figure.suptitle(f"{subject.model} on {subject.device['chip']} ({subject.dtype})", fontsize=11)
+    setup = results.setup
+    figure.suptitle(f"{setup.model} on {setup.device['chip']} ({setup.dtype})", fontsize=11)
     _bars(axes[0], "tokens per second", "tokens_per_second", ours, theirs, results.peer)
     _bars(axes[1], "seconds to first text", "first_text_seconds", ours, theirs, results.peer)
     _reach(axes[2], results)
@@ -87,7 +68,7 @@ def _bars(
 
 
 def _reach(axes: Axes, results: BenchmarkResults) -> None:
-    """A step's seconds beside what the device would need for it, and the share that this is."""
+    """The seconds of a step beside those that the device's own kernels need, and their share."""
     cases = results.cases
     steps = [case.measured.median("step_seconds") for case in cases]
     least = [case.reach.share_of_ceiling * seconds for case, seconds in zip(cases, steps, strict=True)]
@@ -102,7 +83,7 @@ def _reach(axes: Axes, results: BenchmarkResults) -> None:
 
 
 def _ratios(axes: Axes, results: BenchmarkResults) -> None:
-    """Ours over theirs: left of the line is better."""
+    """Ours over theirs; left of the line is better."""
     height = 0.8 / len(results.comparisons)
     for index, comparison in enumerate(results.comparisons):
         spreads = [comparison.ratio(name) or Spread(0.0, 0.0, 0.0) for name in COMPARED]

@@ -30,33 +30,33 @@ from mlx_diffusion.tokenizer import Tokenizer
 NODE = '[label ="'
 VIEWS = ("Broadcast", "ExpandDims", "Squeeze", "Reshape", "Transpose", "StopGradient", "Unflatten", "Flatten")
 
-MOST_PROMPT = 128  # tokens; longer ones change little of what is counted, and encoding them takes long
+MOST_PROMPT = 128  # tokens; a longer prompt hardly changes the counts, and encoding it takes long
 
-CountArrays = Callable[[list[mx.array]], np.ndarray]  # whole numbers, of whatever is counted
-StepCounter = Callable[[CountArrays], np.ndarray]  # builds one denoising step and gives what the counter counts in it
+CountArrays = Callable[[list[mx.array]], np.ndarray]  # arrays to one or more counts of their evaluation
+StepCounter = Callable[[CountArrays], np.ndarray]  # builds one denoising step and counts in it
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What one denoising step evaluates."""
+    """Counts of one denoising step."""
 
-    primitives: int  # after compilation: kernels that are started, or arrays that are looked at anew
-    vocabulary_bytes: int | None  # moved in arrays of the vocabulary's width, were nothing compiled
-    chunk_bytes: int | None  # the same, and in arrays as wide as the chunks that it is cut into
+    primitives: int  # after compilation: kernels and views
+    vocabulary_bytes: int | None  # moved in arrays of the vocabulary's width, if nothing is compiled
+    chunk_bytes: int | None  # the same, with arrays as wide as the chunks that the vocabulary is cut into
 
     def as_dict(self) -> dict[str, int | None]:
         return asdict(self)
 
 
-def counted_case(case: Case) -> Case:
-    """The case whose steps are counted in place of this one."""
+def counting_case(case: Case) -> Case:
+    """The case whose step is counted for this one, with a shorter prompt if this one's is long."""
     return replace(case, prompt_tokens=min(case.prompt_tokens, MOST_PROMPT))
 
 
-def counted(step: StepCounter, config: ModelConfig, case: Case) -> Counted:
-    """Count a step of this case by every measure. Bytes are None where MLX cannot export a primitive of the step."""
+def count_step(step: StepCounter, config: ModelConfig, case: Case) -> Counted:
+    """Count a step of this case in every way. Bytes are None where MLX cannot export a primitive of the step."""
     length, vocab = config.canvas_length, config.vocab_size
-    scores = case.prompt_tokens + length  # as wide as attention's, which are not meant
+    scores = case.prompt_tokens + length  # the width of attention scores, which are not to be counted
 
     def moved(arrays: list[mx.array]) -> np.ndarray:
         return np.array(
@@ -124,7 +124,7 @@ class _Enough(BaseException):
 
 
 def primitives(arrays: list[mx.array]) -> int:
-    """How many primitives the evaluation of these arrays runs."""
+    """The number of primitives that evaluating these arrays runs."""
     text = StringIO()
     mx.export_to_dot(text, *arrays)
     return text.getvalue().count(NODE)
@@ -133,22 +133,23 @@ def primitives(arrays: list[mx.array]) -> int:
 def wide_bytes(arrays: list[mx.array], rows: int, widths: Collection[int]) -> int:
     """Bytes that evaluating these arrays reads and writes in arrays of `rows` rows and one of these widths.
 
-    Views, which move nothing, are left out. Raises ValueError for primitives that MLX cannot export: all compiled ones.
+    Views move nothing and are left out. Raises ValueError for primitives that MLX cannot export, as all compiled ones.
     """
     total = 0
 
-    def look(entry: dict[str, Any]) -> None:
+    def add_bytes(entry: dict[str, Any]) -> None:
         nonlocal total
         if entry["type"] == "primitive" and entry["name"] not in VIEWS:
             for _, shape, dtype in (*entry["inputs"], *entry["outputs"]):
                 if len(shape) > 1 and shape[-2] == rows and shape[-1] in widths:
                     total += math.prod(shape) * dtype.size
 
-    mx.export_function(look, lambda: arrays)
+    mx.export_function(add_bytes, lambda: arrays)
     return total
 
 
 def uncompiled(count: Callable[[], np.ndarray]) -> np.ndarray | None:
+    """Count without compiled functions; None where MLX cannot export a primitive."""
     mx.disable_compile()
     try:
         return count()

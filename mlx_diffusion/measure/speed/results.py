@@ -1,6 +1,6 @@
-"""What a benchmark found: the figures of every case beside what the device allows, and beside a peer's.
+"""The results of a benchmark: the figures of every case beside the ceilings of the device, and beside a peer's.
 
-Plain records that become one JSON object. Knows nothing of how they are shown.
+Plain dataclasses that become one JSON object. Knows nothing of how they are shown.
 """
 
 from __future__ import annotations
@@ -14,41 +14,28 @@ from mlx_diffusion.measure.speed.cost import PassCost
 from mlx_diffusion.measure.speed.primitives import Counted
 from mlx_diffusion.measure.speed.runs import CaseRuns, Spread
 
-# What is compared with a peer, in RunFigures's names: less is better in all.
+# The figures that are compared with a peer's, as fields of RunFigures: less is better in all of them.
 COMPARED = ("step_seconds", "prompt_seconds", "first_text_seconds", "cpu_seconds", "memory_bytes")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What was measured, and where."""
+    """The model that was measured, and the device that it ran on."""
 
     model: str
-    device: Mapping[str, Any]  # as the machine describes itself, versions included
+    device: Mapping[str, Any]  # the machine's own description, with versions of packages
     dtype: str  # of activations
     layers: int
     canvas_length: int
     weight_bytes: int
     load_seconds: float
-    steps: int | None  # denoising steps that were fixed
+    steps: int | None  # denoising steps a canvas, where they were fixed
     seed: int
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How near a case comes to what the device allows, prefill left out: denoising, and encoding finished canvases."""
-
-    flops_per_second: float
-    bytes_per_second: float  # of those that have to be read
-    share_of_dense: float  # of the device's large dense product
-    share_of_ceiling: float  # of the time that the work's own kernels, or the reading of its bytes, take
-    bound: str  # "compute" or "memory": which of the two takes longer
-    prompt_flops_per_second: float
-    prompt_share_of_dense: float
-
-
-@dataclass(frozen=True)
 class Work:
-    """What a case consists of."""
+    """The work that a case consists of."""
 
     step: PassCost  # one denoising step behind the prompt
     canvas: PassCost  # encoding one finished canvas behind it
@@ -56,8 +43,45 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How near a case comes to the ceilings of the device, in denoising and in encoding finished canvases.
+
+    The prompt has figures of its own, since its time is not part of the others.
+    """
+
+    flops_per_second: float
+    bytes_per_second: float  # bytes that have to be read
+    share_of_dense: float  # of the device's large dense product
+    share_of_ceiling: float  # the least time, of the work's own kernels or of reading its bytes, over the measured one
+    bound: str  # "compute" or "memory": the one that takes longer
+    prompt_flops_per_second: float
+    prompt_share_of_dense: float
+
+    @classmethod
+    def of(cls, measured: CaseRuns, work: Work, ceilings: Ceilings) -> Reach:
+        step, canvas = work.step, work.canvas
+        steps = measured.median("steps")
+        encodings = -(-measured.case.output_tokens // step.positions) - 1
+        seconds = steps * measured.median("step_seconds")
+        flops = steps * step.total_flops + encodings * canvas.total_flops
+        nbytes = steps * step.total_bytes + encodings * canvas.total_bytes
+        compute = steps * ceilings.compute_seconds(step) + encodings * ceilings.compute_seconds(canvas)
+        memory = nbytes / ceilings.copy_bytes
+        prompt_flops = sum(cost.total_flops for cost in work.prompt) / measured.median("prompt_seconds")
+        return cls(
+            flops_per_second=flops / seconds,
+            bytes_per_second=nbytes / seconds,
+            share_of_dense=flops / seconds / ceilings.dense_flops,
+            share_of_ceiling=max(compute, memory) / seconds,
+            bound="compute" if compute >= memory else "memory",
+            prompt_flops_per_second=prompt_flops,
+            prompt_share_of_dense=prompt_flops / ceilings.dense_flops,
+        )
+
+
+@dataclass(frozen=True)
 class CaseResult:
-    """One case: what was measured, what it costs, how near that comes to the ceilings."""
+    """One case: its runs, its work, and how near they come to the ceilings."""
 
     measured: CaseRuns
     work: Work
@@ -88,7 +112,7 @@ class PeerComparison:
         """Ours over theirs, run by run."""
         pairs = [
             (getattr(own, name), getattr(peer, name))
-            for own, peer in zip(self.ours.samples, self.theirs.samples, strict=True)
+            for own, peer in zip(self.ours.runs, self.theirs.runs, strict=True)
         ]
         return Spread.of(own / peer for own, peer in pairs if own is not None and peer)
 
@@ -110,9 +134,9 @@ class PeerComparison:
 
 @dataclass(frozen=True)
 class BenchmarkResults:
-    """All of a run of the benchmark."""
+    """All results of a benchmark."""
 
-    subject: Setup
+    setup: Setup
     ceilings: Ceilings
     cases: Sequence[CaseResult]
     peer: str | None = None  # name and version
@@ -120,31 +144,9 @@ class BenchmarkResults:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            **asdict(self.subject),
+            **asdict(self.setup),
             "ceilings": self.ceilings.as_dict(),
             "cases": [case.as_dict() for case in self.cases],
             "peer": self.peer,
             "against": [comparison.as_dict() for comparison in self.comparisons],
         }
-
-
-def reach(measured: CaseRuns, work: Work, ceilings: Ceilings) -> Reach:
-    """How near a case comes to the ceilings."""
-    step, canvas = work.step, work.canvas
-    steps = measured.median("steps")
-    encodings = -(-measured.case.output_tokens // step.positions) - 1
-    seconds = steps * measured.median("step_seconds")
-    flops = steps * step.total_flops + encodings * canvas.total_flops
-    nbytes = steps * step.total_bytes + encodings * canvas.total_bytes
-    compute = steps * ceilings.compute_seconds(step) + encodings * ceilings.compute_seconds(canvas)
-    memory = nbytes / ceilings.copy_bytes
-    prompt_flops = sum(cost.total_flops for cost in work.prompt) / measured.median("prompt_seconds")
-    return Reach(
-        flops_per_second=flops / seconds,
-        bytes_per_second=nbytes / seconds,
-        share_of_dense=flops / seconds / ceilings.dense_flops,
-        share_of_ceiling=max(compute, memory) / seconds,
-        bound="compute" if compute >= memory else "memory",
-        prompt_flops_per_second=prompt_flops,
-        prompt_share_of_dense=prompt_flops / ceilings.dense_flops,
-    )

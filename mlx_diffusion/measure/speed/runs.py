@@ -1,4 +1,4 @@
-"""A case run and measured: a run that is not counted, then several that are; medians and how far they spread.
+"""Timed runs of a case: one that is not counted, then several that are, with their medians and spreads.
 
 Times are those of `stream_generate`'s own `Stats`. Knows nothing of files, tables or other engines.
 """
@@ -23,7 +23,7 @@ from mlx_diffusion.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class RunFigures:
-    """The figures of one run. None is what a run does not have: no text, a prompt that takes no time."""
+    """The figures of one run. The time of the first text is None where there was no text."""
 
     tokens_per_second: float  # of the text, the prompt's time left out
     step_seconds: float  # denoising time over denoising steps
@@ -32,11 +32,11 @@ class RunFigures:
     first_text_seconds: float | None  # from the call, the prompt included
     prompt_seconds: float
     prompt_tokens_per_second: float
-    memory_bytes: int  # the highest above what the process held before: above the weights
+    memory_bytes: int  # the most in use at once, beyond what was held before the run: the weights
     steps: int
     tokens: int
     seconds: float  # the whole run
-    cpu_seconds: float  # of all of the process's threads
+    cpu_seconds: float  # of all threads of the process
 
     @classmethod
     def of(
@@ -85,29 +85,29 @@ class Spread:
 
 @dataclass(frozen=True)
 class CaseRuns:
-    """A case and the figures of its runs, by the names of RunFigures's fields."""
+    """A case and the figures of its runs. Figures go by the names of the fields of `RunFigures`."""
 
     case: Case
-    samples: tuple[RunFigures, ...]
+    runs: tuple[RunFigures, ...]
 
     def spread(self, name: str) -> Spread | None:
-        return Spread.of(getattr(sample, name) for sample in self.samples)
+        return Spread.of(getattr(run, name) for run in self.runs)
 
     def median(self, name: str) -> float:
-        return float(statistics.median(getattr(sample, name) for sample in self.samples))
+        return float(statistics.median(getattr(run, name) for run in self.runs))
 
     def as_dict(self) -> dict[str, Any]:
         spreads: Mapping[str, Spread | None] = {field.name: self.spread(field.name) for field in fields(RunFigures)}
         return {
             **asdict(self.case),
-            "runs": len(self.samples),
+            "runs": len(self.runs),
             **{name: None if spread is None else asdict(spread) for name, spread in spreads.items()},
         }
 
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Seconds that have passed, and those that the process has computed in them."""
+    """A moment, or the time between two: seconds of the clock, and of computing in all threads of the process."""
 
     seconds: float
     cpu_seconds: float
@@ -123,25 +123,26 @@ class Stopwatch:
 CaseRunner = Callable[[Case], RunFigures]
 
 
-def measure(
-    case: Case, runs: Sequence[CaseRunner], repeats: int, report: Callable[[str], None], *, warm_up: bool = True
+def time_runs(
+    case: Case, runners: Sequence[CaseRunner], repeats: int, report: Callable[[str], None], *, warm_up: bool = True
 ) -> list[CaseRuns]:
-    """Run a case by each of `runs` in turn, `repeats` times, with `warm_up` after one turn that is not counted.
+    """Run a case with each of the runners in turn, `repeats` times.
 
-    In turn, so that whatever slows the machine for a while slows all of them. `report` is told how far it is.
+    They take turns so that whatever slows the machine for a while slows all of them. With `warm_up`, a first turn is
+    not counted. `report` is told how far it is.
     """
-    samples: list[list[RunFigures]] = [[] for _ in runs]
+    samples: list[list[RunFigures]] = [[] for _ in runners]
     for turn in range(0 if warm_up else 1, repeats + 1):
         report(f"{case}: " + ("warm-up" if turn == 0 else f"run {turn} of {repeats}"))
-        for run, kept in zip(runs, samples, strict=True):
-            sample = run(case)
+        for run, kept in zip(runners, samples, strict=True):
+            figures = run(case)
             if turn:
-                kept.append(sample)
+                kept.append(figures)
     return [CaseRuns(case, tuple(kept)) for kept in samples]
 
 
 def library_runner(model: DiffusionGemma, tokenizer: Tokenizer, base: GenerationConfig) -> CaseRunner:
-    """How a case is run by this library, with the options that `Case.options` makes of `base`."""
+    """A runner of cases by this library, with the options that `Case.options` makes of `base`."""
 
     def run(case: Case) -> RunFigures:
         options = case.options(base)
@@ -172,7 +173,7 @@ def stop_tokens(model: DiffusionGemma) -> tuple[int, ...]:
 
 
 def clear_memory() -> int:
-    """Forget buffers and the highest mark; returns what is held: the weights."""
+    """Free unused buffers and reset the peak; returns the bytes still in use: the weights."""
     mx.clear_cache()
     mx.reset_peak_memory()
     return mx.get_active_memory()

@@ -1,6 +1,6 @@
-"""What a benchmark runs: a checkpoint or a model with random weights, opened once it is certain that it can run.
+"""Opens the model of a benchmark, a checkpoint or one with random weights, after making sure that it can run.
 
-Knows the command line, and nothing of what is measured.
+Knows the command line, and nothing of how anything is measured.
 """
 
 import argparse
@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,42 +29,28 @@ from mlx_diffusion.fit.opening import find_model, memory_of
 from mlx_diffusion.fit.verdict import judge
 from mlx_diffusion.json_files import read_json
 from mlx_diffusion.loading import load
-from mlx_diffusion.measure.speed.cases import Case, grid
-from mlx_diffusion.measure.speed.peer import Peer, load_peer
-from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer, make, plan, save
+from mlx_diffusion.measure import Benchmark, Blueprint, Case, Peer, SyntheticTokenizer, all_cases
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.options import MODES
-from mlx_diffusion.tokenizer import Tokenizer
+from mlx_diffusion.options import MODES, GenerationConfig
 
 PUBLISHED = "published"  # stands for the published checkpoint's config.json
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model that is ready, how long that took, and the cases that it is to run."""
-
-    name: str
-    model: DiffusionGemma
-    tokenizer: Tokenizer
-    load_seconds: float
-    cases: Sequence[Case]
-    peer: Peer | None
-
-
 @contextmanager
-def opened(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> Iterator[Subject]:
-    """The model of the command line, and the peer's of the same weights where one is asked for.
+def opened(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> Iterator[Benchmark]:
+    """The benchmark of the command line's model, with a peer of the same weights where one is asked for.
 
-    Raises OptionError for cases that it cannot run and CheckpointError where it does not fit, before it is loaded.
+    Raises OptionError for cases that the model cannot run and CheckpointError where it does not fit, before it is
+    loaded.
     """
     if args.synthetic is None:
-        yield _checkpoint(args, machine, line)
+        yield _of_checkpoint(args, machine, line)
     else:
         with tempfile.TemporaryDirectory(prefix="mlx-diffusion-bench-") as folder:
-            yield _synthetic(args, machine, Path(folder), line)
+            yield _of_random_weights(args, machine, Path(folder), line)
 
 
-def _checkpoint(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> Subject:
+def _of_checkpoint(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> Benchmark:
     found = find_model(args.model, say)
     folder = found.folder
     config, cases = _wanted(args, found.config)
@@ -75,16 +61,18 @@ def _checkpoint(args: argparse.Namespace, machine: Machine, line: ProgressLine) 
     started = time.perf_counter()
     model, tokenizer = load(folder)
     seconds = time.perf_counter() - started
-    model.config = config
-    return Subject(args.model, model, tokenizer, seconds, cases, _peer(args, folder, model, line))
+    _set_config(model, config)
+    return Benchmark(
+        args.model, model, tokenizer, config, _options(args), cases, seconds, _peer(args, folder, model, line)
+    )
 
 
-def _synthetic(args: argparse.Namespace, machine: Machine, folder: Path, line: ProgressLine) -> Subject:
-    """Made in memory; written into `folder` for the peer alone."""
-    planned, name = _planned(args)
-    config, cases = _wanted(args, planned.config)
-    weights = weight_bytes(written(planned.pieces), item_bytes_on(machine.device))
-    _heed_verdict(args, cases, config, weights, machine, name, planned.raw)
+def _of_random_weights(args: argparse.Namespace, machine: Machine, folder: Path, line: ProgressLine) -> Benchmark:
+    """Made in memory; written into `folder` only for the peer."""
+    blueprint, name = _blueprint(args)
+    config, cases = _wanted(args, blueprint.config)
+    weights = weight_bytes(written(blueprint.pieces), item_bytes_on(machine.device))
+    _heed_verdict(args, cases, config, weights, machine, name, blueprint.raw)
     if args.against and free_bytes(folder) < weights:
         raise CheckpointError(
             f"{args.against} would read the random weights, {size_text(weights)}, from {folder.parent}, which has "
@@ -92,19 +80,31 @@ def _synthetic(args: argparse.Namespace, machine: Machine, folder: Path, line: P
         )
 
     started = time.perf_counter()
-    model = make(
-        planned, args.seed, lambda done, total: line.show(f"random weights: {size_text(done)} of {size_text(total)}")
+    model = blueprint.build(
+        args.seed, lambda done, total: line.show(f"random weights: {size_text(done)} of {size_text(total)}")
     )
     seconds = time.perf_counter() - started
-    model.config = config
+    _set_config(model, config)
     if args.against:
         line.announce("writing the random weights for the peer")
-        save(planned, model, folder)
-    return Subject(name, model, SyntheticTokenizer(), seconds, cases, _peer(args, folder, model, line))
+        blueprint.save(model, folder)
+    return Benchmark(
+        name, model, SyntheticTokenizer(), config, _options(args), cases, seconds, _peer(args, folder, model, line)
+    )
 
 
-def _planned(args: argparse.Namespace) -> tuple[Blueprint, str]:
-    """What the model with random weights is to be, and what it is called."""
+def _options(args: argparse.Namespace) -> GenerationConfig:
+    """The options that all cases share."""
+    return GenerationConfig(seed=args.seed, max_denoising_steps=args.steps, prefill_step_size=args.prefill_step_size)
+
+
+def _set_config(model: DiffusionGemma, config: ModelConfig) -> None:
+    """Have the model run with the canvas and the context that are wanted."""
+    model.config = config
+
+
+def _blueprint(args: argparse.Namespace) -> tuple[Blueprint, str]:
+    """The blueprint of the model with random weights, and its name."""
     raw: Mapping[str, Any] = CONFIG
     if args.synthetic != PUBLISHED:
         folder = local_folder(args.synthetic)
@@ -115,34 +115,33 @@ def _planned(args: argparse.Namespace) -> tuple[Blueprint, str]:
         raw = read_json(folder / "config.json")
     recipe = recipe_named(args.recipe or DEFAULT_RECIPE)
     layers = f", {args.layers} layers" if args.layers else ""
-    return plan(
-        raw, recipe, args.layers, args.canvas_length
-    ), f"{args.synthetic} ({recipe.name}{layers}, random weights)"
+    name = f"{args.synthetic} ({recipe.name}{layers}, random weights)"
+    return Blueprint.of(raw, recipe, args.layers, args.canvas_length), name
 
 
 def _peer(args: argparse.Namespace, folder: Path, model: DiffusionGemma, line: ProgressLine) -> Peer | None:
     if not args.against:
         return None
     line.announce(f"loading {args.against}")
-    return load_peer(folder, model.config, model.dtype)
+    return Peer.load(folder, model.config, model.dtype)
 
 
 def _wanted(args: argparse.Namespace, config: ModelConfig) -> tuple[ModelConfig, list[Case]]:
-    """The configuration with the canvas and the context that are wanted, and the cases."""
+    """The configuration with the canvas and the context of the command line, and the cases."""
     changed = replace(
         config,
         canvas_length=args.canvas_length or config.canvas_length,
         max_position_embeddings=args.context or config.max_position_embeddings,
     )
     modes = tuple(dict.fromkeys(args.mode or MODES[:1]))
-    return changed, grid(args.prompt_tokens, args.output_tokens, modes, changed)
+    return changed, all_cases(args.prompt_tokens, args.output_tokens, modes, changed)
 
 
 def _heed_verdict(
     args: argparse.Namespace, cases: Sequence[Case], config: ModelConfig, weights: int, machine: Machine, name: str,
     raw: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Warn or refuse where the longest case does not fit; with a peer, the weights are there twice."""
+    """Warn or refuse where the longest case does not fit. With a peer, memory holds the weights twice."""
     longest = max(case.prompt_tokens + case.output_tokens for case in cases) + config.canvas_length
     memory = Memory(config, weights * (2 if args.against else 1), item_bytes_on(machine.device))
     if args.prefill_step_size:
