@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _work(args: argparse.Namespace) -> int:
     if args.upload_to:
-        from mlx_diffusion.convert.hub import check_upload
+        from mlx_diffusion.convert.upload import check_upload
 
         check_upload(args.upload_to)
     result = _convert(args)
@@ -145,14 +145,13 @@ def _dry_run(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace, result: "Result", answer: dict[str, Any]) -> bool:
-    from mlx_diffusion.convert.hub import open_source
+    from mlx_diffusion.convert.hub import local_copy
     from mlx_diffusion.convert.verify import verify
 
-    source = open_source(args.source, revision=result.revision)
-    folders = [source.fetch(shard).parent for shard in source.shards()]  # one, where all of them lie
+    folder = local_copy(args.source, result.revision)
     with ProgressLine() as line:
         report = verify(
-            folders[0], Path(result.target), report=lambda fraction, label: line.show(f"{fraction:4.0%} · {label}")
+            folder, Path(result.target), report=lambda fraction, label: line.show(f"{fraction:4.0%} · {label}")
         )
     if not args.json:
         print(report.table())
@@ -161,7 +160,7 @@ def _verify(args: argparse.Namespace, result: "Result", answer: dict[str, Any]) 
 
 
 def _upload(args: argparse.Namespace, result: "Result", answer: dict[str, Any]) -> None:
-    from mlx_diffusion.convert.hub import upload
+    from mlx_diffusion.convert.upload import upload
 
     print(f"uploading {result.target} to {args.upload_to}", file=sys.stderr)
     upload(Path(result.target), args.upload_to)

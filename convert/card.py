@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -17,8 +17,8 @@ from huggingface_hub import ModelCardData
 from mlx_diffusion import __version__
 from mlx_diffusion.checkpoint.folder import HUB_ID
 from mlx_diffusion.checkpoint.formats import spec_text
-from mlx_diffusion.checkpoint.layout import PARTS, Piece, part_of, sizes
-from mlx_diffusion.checkpoint.recipes import Recipe, Rule
+from mlx_diffusion.checkpoint.layout import PARTS, Piece, part_of
+from mlx_diffusion.checkpoint.recipes import Recipe, rule_text
 from mlx_diffusion.display import size_text
 
 CARD = "README.md"
@@ -26,12 +26,22 @@ CARRIED = ("license", "license_name", "license_link", "pipeline_tag")
 OUTPUT = "OUTPUT"  # stands for the reader's own folder
 
 
-def card(label: str, revision: str | None, source_card: bytes, recipe: Recipe, made: Sequence[Piece]) -> str:
-    """The card of what the recipe made of the source; its licence comes from the source's own card."""
-    parts = sizes(made)
-    total = sum(parts.values())
+def card(
+    label: str,
+    revision: str | None,
+    source_card: bytes,
+    recipe: Recipe,
+    made: Sequence[Piece],
+    part_bytes: Mapping[str, int],
+) -> str:
+    """The card of what the recipe made of the source; its licence comes from the source's own card.
+
+    `part_bytes` are the sizes of `made` by part of the model.
+    """
+    total = sum(part_bytes.values())
     name = label.rstrip("/").rsplit("/", 1)[-1]
-    rows = [f"| {part} | {_formats(part, made)} | {size_text(parts[part])} |" for part in PARTS if parts[part]]
+    parts = [part for part in PARTS if part_bytes[part]]
+    rows = [f"| {part} | {_formats(part, made)} | {size_text(part_bytes[part])} |" for part in parts]
     return "\n".join(
         [
             "---",
@@ -62,19 +72,8 @@ def command(label: str, revision: str | None, recipe: Recipe) -> str:
     """The command that converts the same source in the same way."""
     words = ["mlx-diffusion", "convert", label, OUTPUT, "--recipe", recipe.name]
     for rule in recipe.own:
-        words += ["--set", _rule_text(rule)]
+        words += ["--set", rule_text(rule)]
     return shlex.join(words + (["--revision", revision] if revision else []))
-
-
-def revision_in(text: str, label: str) -> str | None:
-    """The revision of this source that a card like ours names."""
-    found = re.search(rf"from `{re.escape(label)}` at revision `([^`\n]+)` with\n", text)
-    return found[1] if found else None
-
-
-def _rule_text(rule: Rule) -> str:
-    pattern, spec = rule
-    return f"{pattern}=bf16" if spec is None else f"{pattern}={spec.bits},{spec.group_size},{spec.mode}"
 
 
 def _metadata(label: str, source_card: bytes) -> dict[str, Any]:

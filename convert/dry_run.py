@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.folder import CONFIG_FILE
 from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.layout import PARTS, check_complete
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
 from mlx_diffusion.convert.hub import open_source
+from mlx_diffusion.convert.plan import read_config
 from mlx_diffusion.convert.source import LocalSource, Source
 from mlx_diffusion.display import size_text, table
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fit.footprint import SHORT_STEP, Sizes, config_tensors, context_text, sizes_of, stated_context
 from mlx_diffusion.fit.macs import MACS, Mac
 from mlx_diffusion.fit.memory import Memory
-from mlx_diffusion.json_files import parse_json
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ class DryRun:
         parts = [part for part in PARTS if any(sized.parts[part] for sized in self.recipes.values())]
         unit = "GB" if self.chosen.total_bytes >= 1e9 else "MB"
         figures = [
-            [name, *(_in(unit, nbytes) for nbytes in (sized.total_bytes, *(sized.parts[part] for part in parts)))]
+            [name, *(_figure(unit, nbytes) for nbytes in (sized.total_bytes, *(sized.parts[part] for part in parts)))]
             for name, sized in self.recipes.items()
         ]
         contexts = [
-            [name, _in(unit, sized.memory.weight_bytes), *(_range(sized.memory, mac) for mac in MACS)]
+            [name, _figure(unit, sized.memory.weight_bytes), *(_contexts(sized.memory, mac) for mac in MACS)]
             for name, sized in self.recipes.items()
         ]
         short = memory.in_steps_of(SHORT_STEP)
@@ -117,26 +118,24 @@ def dry_run(
 
 def _read(source: Source) -> tuple[ModelConfig, list[Tensor], str]:
     """Config and tensors of a source, and where the tensors were read from."""
-    where = f"{source.label}/config.json"
-    raw = parse_json(source.read_small("config.json"), where)
-    config = ModelConfig.from_dict(raw, where=where)
+    _, raw, config = read_config(source)
     if isinstance(source, LocalSource) and not any(source.folder.glob("*.safetensors")):
         try:
             tensors, read_from = config_tensors(raw, config), "config.json"
         except CheckpointError as error:
-            raise CheckpointError(f"{where}: {error}") from None
+            raise CheckpointError(f"{source.label}/{CONFIG_FILE}: {error}") from None
     else:
         tensors, read_from = [stored.tensor for stored in source.headers()], "safetensors headers"
     check_complete(tensors, config, source.label)
     return config, tensors, read_from
 
 
-def _in(unit: str, nbytes: int) -> str:
+def _figure(unit: str, nbytes: int) -> str:
     """Bytes in GB or MB, small ones with more places."""
     value = nbytes / {"GB": 1e9, "MB": 1e6}[unit]
     return f"{value:.2f}" if value >= 0.01 else f"{value:.4f}"
 
 
-def _range(memory: Memory, mac: Mac) -> str:
+def _contexts(memory: Memory, mac: Mac) -> str:
     texts = [context_text(memory.longest_context(share)) for share in (mac.older_bytes, mac.newer_bytes)]
     return texts[0] if texts[0] == texts[1] else " – ".join(texts)

@@ -1,4 +1,4 @@
-"""A repository on the Hub, file by file, at one commit: the only part of the converter that talks to the network.
+"""A repository on the Hub as a source, file by file, at one commit.
 
 Headers come by range request, so that sizes are known without the weights. With `stream_into` a shard lies on disk only
 while it is needed, and the next one comes meanwhile. Knows nothing of what the tensors mean.
@@ -13,15 +13,13 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_session, get_token, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub import HfApi, get_session, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub import errors as hub
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm  # type: ignore[attr-defined]
 
 from mlx_diffusion.checkpoint.folder import (
-    HUB_ID,
     INDEX_FILE,
-    Checkpoint,
     check_finished,
     check_plain,
     local_folder,
@@ -31,7 +29,7 @@ from mlx_diffusion.checkpoint.headers import HEADER_LIMIT, LENGTH_BYTES, Stored,
 from mlx_diffusion.checkpoint.hub_cache import cache_folder, cached_snapshots, is_cached, is_whole
 from mlx_diffusion.checkpoint.hub_errors import http_error, hub_errors
 from mlx_diffusion.convert.source import SMALL, LocalSource, Source
-from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
+from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import parse_json
 
 HEADER_GUESS = 1 << 18  # most headers are shorter and come with one request
@@ -114,7 +112,7 @@ class HubSource:
     def changed(self, shard: str) -> int | None:
         return None
 
-    def room(self, shards: Sequence[str]) -> dict[Path, int]:
+    def download_bytes(self, shards: Sequence[str]) -> dict[Path, int]:
         if self._stream_into is not None:
             return {self._stream_into: sum(sorted(self._sizes[shard] for shard in shards)[-2:])}
         missing = [name for name in shards if not is_cached(self.label, name, self.revision, self._digests.get(name))]
@@ -192,22 +190,8 @@ class HubSource:
         return content
 
 
-def check_upload(repo_id: str) -> None:
-    """Refuse before the work what would be refused after it: a name that no repository has, nobody logged in."""
-    if not HUB_ID.fullmatch(repo_id):
-        raise OptionError(f"--upload-to {repo_id!r} is no Hub id, which reads owner/name")
-    if get_token() is None:
-        raise ConversionError(f"nobody is logged in to upload to {repo_id}; run `hf auth login` first")
-
-
-def upload(folder: Path, repo_id: str) -> str:
-    """Upload a finished conversion to a repository, which is made if it is not there; returns its address."""
-    Checkpoint.open(folder)  # whole, and no conversion at work on it
-    try:
-        with hub_errors(repo_id, "run `hf auth login` if you have not, and try again", work="upload"):
-            api = HfApi()
-            url = api.create_repo(repo_id, exist_ok=True)
-            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Converted with mlx-diffusion")
-    except CheckpointError as error:
-        raise ConversionError(f"{error} ({folder} is whole)") from None
-    return str(url)
+def local_copy(path_or_id: str | Path, revision: str | None) -> Path:
+    """The folder of a source with all its weight files, fetched where need be."""
+    source = open_source(path_or_id, revision=revision)
+    folders = [source.fetch(shard).parent for shard in source.shards()]  # one, where all of them lie
+    return folders[0]

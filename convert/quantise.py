@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -40,7 +40,7 @@ class Chunk:
         return math.prod(self.shape) * ITEM_BYTES[self.stored.tensor.dtype]
 
 
-def chunks(stored: Stored, piece: Piece, starts: dict[str, int]) -> Iterator[Chunk]:
+def chunks(stored: Stored, piece: Piece, starts: Mapping[str, int]) -> Iterator[Chunk]:
     """A tensor in chunks; `starts` has the offsets of the written tensors in the target file."""
     tensor = stored.tensor
     width = tensor.shape[-1] if tensor.shape else 1

@@ -21,7 +21,7 @@ from mlx_diffusion.whole_files import write_whole
 
 
 @dataclass(frozen=True)
-class Record:
+class ConversionRecord:
     """All that decides the bytes of the output, and the command that goes on with it."""
 
     source: str
@@ -34,7 +34,7 @@ class Record:
     command: str
 
     @classmethod
-    def read(cls, folder: Path) -> Record | None:
+    def read(cls, folder: Path) -> ConversionRecord | None:
         """The record in a folder, or None where there is none."""
         file = folder / UNFINISHED
         if not file.exists():
@@ -47,7 +47,7 @@ class Record:
     def write(self, folder: Path) -> None:
         write_whole(folder / UNFINISHED, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
-    def difference(self, earlier: Record) -> str | None:
+    def difference(self, earlier: ConversionRecord) -> str | None:
         """The first thing for which this one would not go on with an earlier one's output, as words, or None."""
         names = {"contents": "the source's files", "formats": "the recipe with its --set rules"}
         for field in fields(self):
@@ -68,7 +68,7 @@ def record_of(
     recipe: str,
     made: Iterable[Piece],
     command: str,
-) -> Record:
+) -> ConversionRecord:
     """The record of a conversion by this version of the library, on this version of MLX."""
     contents = hashlib.sha256()
     for entry in stored:
@@ -76,6 +76,6 @@ def record_of(
     for name, content in small:
         contents.update(repr((name, hashlib.sha256(content).hexdigest())).encode())
     formats = hashlib.sha256(repr([(piece.module, piece.spec) for piece in made]).encode())
-    return Record(
+    return ConversionRecord(
         label, revision, contents.hexdigest(), recipe, formats.hexdigest(), __version__, version("mlx"), command
     )

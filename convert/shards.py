@@ -8,15 +8,15 @@ lies in the folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import SINGLE_FILE
-from mlx_diffusion.checkpoint.headers import Stored, Tensor, write_header
-from mlx_diffusion.checkpoint.layout import Piece
+from mlx_diffusion.checkpoint.headers import Stored, write_header
+from mlx_diffusion.checkpoint.layout import Piece, written
 from mlx_diffusion.convert.large_files import flush, forget, uncached
 from mlx_diffusion.convert.quantise import chunks, transfer
 from mlx_diffusion.errors import CheckpointError
@@ -34,10 +34,14 @@ class Shard:
     name: str
     source: str
     entries: tuple[tuple[Stored, Piece], ...]
+    header: bytes  # with which the file begins
+    starts: Mapping[str, int]  # the offset of each written tensor in it
 
-    @property
-    def written(self) -> list[Tensor]:
-        return [tensor for _, piece in self.entries for tensor in piece.written]
+    @classmethod
+    def of(cls, name: str, entries: Sequence[tuple[Stored, Piece]]) -> Shard:
+        """The output file of that name for what becomes of these tensors."""
+        header, starts = write_header(written(piece for _, piece in entries))
+        return cls(name, entries[0][0].file, tuple(entries), header, starts)
 
     @property
     def source_bytes(self) -> int:
@@ -46,11 +50,10 @@ class Shard:
     @property
     def nbytes(self) -> int:
         """The size of the whole file."""
-        header, _ = write_header(self.written)
-        return len(header) + sum(tensor.nbytes for tensor in self.written)
+        return len(self.header) + sum(piece.nbytes for _, piece in self.entries)
 
 
-def plan(stored: Sequence[Stored], made: Sequence[Piece], limit: int = SHARD_BYTES) -> list[Shard]:
+def split_into_shards(stored: Sequence[Stored], made: Sequence[Piece], limit: int = SHARD_BYTES) -> list[Shard]:
     """The output files for these tensors, which stand file by file, and what becomes of each."""
     groups: list[list[tuple[Stored, Piece]]] = []
     filled = 0
@@ -63,44 +66,50 @@ def plan(stored: Sequence[Stored], made: Sequence[Piece], limit: int = SHARD_BYT
     names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
     if len(names) == 1:
         names = [SINGLE_FILE]
-    return [Shard(name, group[0][0].file, tuple(group)) for name, group in zip(names, groups, strict=True)]
+    return [Shard.of(name, group) for name, group in zip(names, groups, strict=True)]
 
 
-def index(shards: Sequence[Shard]) -> dict[str, object]:
+def weight_index(shards: Sequence[Shard]) -> dict[str, object]:
     """What model.safetensors.index.json says."""
-    weight_map = {tensor.name: shard.name for shard in shards for tensor in shard.written}
-    total_size = sum(tensor.nbytes for shard in shards for tensor in shard.written)
+    weight_map = {name: shard.name for shard in shards for name in shard.starts}
+    total_size = sum(piece.nbytes for shard in shards for _, piece in shard.entries)
     return {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def is_whole(shard: Shard, folder: Path, changed: int | None) -> bool:
+def whole_files(shards: Iterable[Shard], folder: Path, changed: Mapping[str, int | None]) -> set[str]:
+    """Names of the files that are there, whole, and made of the source as it is now.
+
+    `changed` says of every file of the source when it was last written, in nanoseconds (None: it cannot have been).
+    """
+    return {shard.name for shard in shards if _is_whole(shard, folder, changed[shard.source])}
+
+
+def _is_whole(shard: Shard, folder: Path, changed: int | None) -> bool:
     """Whether the file is there under its final name, with the header and size that it must have.
 
-    It is not if its source was `changed` after it was written (in nanoseconds; None: it cannot have been).
+    It is not if its source was `changed` after it was written.
     """
     file = folder / shard.name
     if not file.is_file() or file.stat().st_size != shard.nbytes:
         return False
     if changed is not None and changed > file.stat().st_mtime_ns:
         return False
-    header, _ = write_header(shard.written)
     with file.open("rb") as stream:
-        return stream.read(len(header)) == header
+        return stream.read(len(shard.header)) == shard.header
 
 
-def write(shard: Shard, source: Path, folder: Path, threads: Executor, advance: Callable[[int], None]) -> None:
+def write_shard(shard: Shard, source: Path, folder: Path, threads: Executor, advance: Callable[[int], None]) -> None:
     """Write the file under a name of its own and rename it once it is whole.
 
     `advance` is told the bytes that were read, chunk by chunk. However this ends, no thread is at work any more.
     """
-    header, starts = write_header(shard.written)
     part = folder / (shard.name + PART)
-    with _open_source(source) as read, part.open("wb") as written:
-        written.write(header)
-        written.truncate(shard.nbytes)
-        written.flush()
-        ends = uncached(read.fileno()), uncached(written.fileno())
-        todo = [chunk for stored, piece in shard.entries for chunk in chunks(stored, piece, starts)]
+    with _open_source(source) as read, part.open("wb") as output:
+        output.write(shard.header)
+        output.truncate(shard.nbytes)
+        output.flush()
+        ends = uncached(read.fileno()), uncached(output.fileno())
+        todo = [chunk for stored, piece in shard.entries for chunk in chunks(stored, piece, shard.starts)]
         work = [threads.submit(transfer, chunk, *ends) for chunk in todo]
         try:
             unflushed = 0
@@ -109,14 +118,14 @@ def write(shard: Shard, source: Path, folder: Path, threads: Executor, advance: 
                 advance(chunk.nbytes)
                 unflushed += chunk.nbytes
                 if unflushed >= FLUSH_BYTES:  # meanwhile the threads work on
-                    flush(written.fileno())
+                    flush(output.fileno())
                     forget(read.fileno(), chunk.offset + chunk.nbytes)
                     unflushed = 0
         finally:
             for transferred in work:
                 transferred.cancel()
             wait(work)  # before the files are closed
-        flush(written.fileno())
+        flush(output.fileno())
     os.replace(part, folder / shard.name)
     flush_folder(folder)
 

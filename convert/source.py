@@ -6,7 +6,8 @@ Knows nothing of what is in them but the index and the safetensors headers.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +49,7 @@ class Source(Protocol):
         """When the shard was last written, in nanoseconds; None where a revision vouches for what is in it."""
         ...
 
-    def room(self, shards: Sequence[str]) -> dict[Path, int]:
+    def download_bytes(self, shards: Sequence[str]) -> dict[Path, int]:
         """The bytes that fetching these shards takes at most, by the folder that they come to lie in."""
         ...
 
@@ -90,7 +91,7 @@ class LocalSource:
     def changed(self, shard: str) -> int | None:
         return None if self.revision else (self.folder / shard).stat().st_mtime_ns
 
-    def room(self, shards: Sequence[str]) -> dict[Path, int]:
+    def download_bytes(self, shards: Sequence[str]) -> dict[Path, int]:
         return {}
 
     def fetch(self, shard: str, after: str | None = None) -> Path:
@@ -98,3 +99,10 @@ class LocalSource:
 
     def drop(self, shard: str) -> None:
         """Nothing: the folder is the user's."""
+
+
+def fetched(source: Source, shards: Sequence[str]) -> Iterator[Path]:
+    """Where the shards lie, one by one; each is dropped when the next is asked for, which comes meanwhile."""
+    for shard, after in zip_longest(shards, shards[1:]):
+        yield source.fetch(shard, after)
+        source.drop(shard)

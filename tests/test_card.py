@@ -21,8 +21,13 @@ SOURCE_CARD = (
 )
 
 
+def card_of(label: str, revision: str | None, source_card: bytes, recipe: Recipe) -> str:
+    made = pieces(TENSORS, recipe)
+    return card(label, revision, source_card, recipe, made, sizes(made))
+
+
 def test_metadata_name_the_source_and_carry_its_licence() -> None:
-    text = card("owner/name", "abc", SOURCE_CARD, OWN, pieces(TENSORS, OWN))
+    text = card_of("owner/name", "abc", SOURCE_CARD, OWN)
     data = ModelCard(text).data.to_dict()
     assert data["base_model"] == "owner/name" and data["base_model_relation"] == "quantized"
     assert [data[key] for key in ("license", "license_name", "license_link")] == [
@@ -34,13 +39,13 @@ def test_metadata_name_the_source_and_carry_its_licence() -> None:
 @pytest.mark.parametrize("source_card", [b"", b"no front matter", b"---\n: [\n---\n", b"\xff"])
 def test_a_source_without_a_readable_card_gives_no_licence(source_card: bytes) -> None:
     recipe = RECIPES["bf16"]
-    data = ModelCard(card("/a/folder", None, source_card, recipe, pieces(TENSORS, recipe))).data.to_dict()
+    data = ModelCard(card_of("/a/folder", None, source_card, recipe)).data.to_dict()
     assert "license" not in data and "base_model" not in data
 
 
 def test_source_formats_sizes_and_command_are_told() -> None:
     made = pieces(TENSORS, OWN)
-    text = card("owner/name", "abc", b"", OWN, made)
+    text = card_of("owner/name", "abc", b"", OWN)
     assert "from `owner/name` at revision `abc`" in text
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "6 bits, groups of 64" in lines["attention"] and "| bf16 |" in lines["router"]

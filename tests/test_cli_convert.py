@@ -17,7 +17,7 @@ from mlx_diffusion.cli import progress
 from mlx_diffusion.cli.convert import progress_text
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.cli.progress import ProgressLine, duration
-from mlx_diffusion.convert import Progress, conversion, hub, verify
+from mlx_diffusion.convert import Progress, conversion, upload, verify
 
 
 class Terminal(StringIO):
@@ -153,7 +153,7 @@ def test_an_upload_that_cannot_be_is_refused_before_the_work(
     repo_id: str, code: int, named: str, source: Path, target: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(hub, "get_token", lambda: None)
+    monkeypatch.setattr(upload, "get_token", lambda: None)
     assert run(source, target, "--upload-to", repo_id) == code
     assert named in capsys.readouterr().err and not target.exists()
 

@@ -19,8 +19,7 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, UNFINISHED, Checkpoint
 from mlx_diffusion.checkpoint.headers import read_header
 from mlx_diffusion.checkpoint.layout import pieces, quantization_table, sizes
-from mlx_diffusion.convert import RECIPES, Progress, conversion, convert, quantise, shards
-from mlx_diffusion.convert import target as target_folder
+from mlx_diffusion.convert import RECIPES, Progress, conversion, convert, plan, quantise, shards, space
 from mlx_diffusion.convert.source import LocalSource
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
 from mlx_diffusion.loading import load_model
@@ -29,7 +28,7 @@ from mlx_diffusion.loading import load_model
 def test_the_output_is_all_there(source: Path, target: Path) -> None:
     result = convert(source, target, "4bit")
     weights = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
-    rest = ["README.md", "config.json", "model.safetensors.index.json", *SMALL_FILES]
+    rest = ["README.md", "config.json", "made_from.json", "model.safetensors.index.json", *SMALL_FILES]
     assert sorted(contents(target)) == sorted([*weights, *rest])
     for name in SMALL_FILES:
         assert (target / name).read_bytes() == (source / name).read_bytes()
@@ -112,8 +111,8 @@ def test_it_reports_how_far_it_is(source: Path, target: Path, monkeypatch: pytes
 
 
 def test_large_files_are_split(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = shards.plan
-    monkeypatch.setattr(shards, "plan", lambda stored, made: plan(stored, made, limit=20_000))
+    split = shards.split_into_shards
+    monkeypatch.setattr(plan, "split_into_shards", lambda stored, made: split(stored, made, limit=20_000))
     files = convert(source, target).files
     assert len(files) > 4
     for name in files:
@@ -191,7 +190,7 @@ class Remote:
     def changed(self, shard: str) -> int | None:
         return None
 
-    def room(self, shards: list[str]) -> dict[Path, int]:
+    def download_bytes(self, shards: list[str]) -> dict[Path, int]:
         return {self.into: sum(sorted((self.folder.folder / name).stat().st_size for name in shards)[-2:])}
 
     def fetch(self, shard: str, after: str | None) -> Path:
@@ -214,6 +213,7 @@ def test_streaming_never_has_more_than_two_files_of_the_source(
     assert Remote.most == 2 and (result.source, result.revision) == ("owner/name", "abc")
     streamed, whole = contents(target), contents(tmp_path / "whole")
     assert b"base_model: owner/name" in streamed.pop("README.md") and whole.pop("README.md")
+    assert b'"revision": "abc"' in streamed.pop("made_from.json") and whole.pop("made_from.json")
     assert streamed == whole
 
 
@@ -221,11 +221,11 @@ def test_too_small_a_disk_is_told_at_the_start(source: Path, target: Path, monke
     convert(source, target)
     needed = sum(map(len, contents(target).values()))
     shutil.rmtree(target)
-    monkeypatch.setattr(target_folder, "free_bytes", lambda folder: needed - 1)
+    monkeypatch.setattr(space, "free_bytes", lambda folder: needed - 1)
     with pytest.raises(ConversionError, match=r"kB are needed and .* kB are free"):
         convert(source, target)
     assert not contents(target)
-    monkeypatch.setattr(target_folder, "free_bytes", lambda folder: needed)
+    monkeypatch.setattr(space, "free_bytes", lambda folder: needed)
     convert(source, target, stream=True)
     shutil.rmtree(target)
     monkeypatch.setattr(conversion, "open_source", Remote)
@@ -237,15 +237,15 @@ def test_the_space_for_downloads_is_counted_on_their_own_disk(
     source: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    monkeypatch.setattr(LocalSource, "room", lambda self, shards: {cache: 1_000_000 * len(shards)})
+    monkeypatch.setattr(LocalSource, "download_bytes", lambda self, shards: {cache: 1_000_000 * len(shards)})
     convert(source, target, "bf16")
     needed = sum(map(len, contents(target).values()))
     shutil.rmtree(target)
     free = {target: needed + 2_999_999, cache: 3_000_000}
-    monkeypatch.setattr(target_folder, "free_bytes", free.get)
+    monkeypatch.setattr(space, "free_bytes", free.get)
     with pytest.raises(ConversionError, match=r"target: 3\.\d+ MB are needed .* with --stream"):
         convert(source, target, "bf16")
-    monkeypatch.setattr(target_folder, "same_disk", lambda folder, other: folder == other)
+    monkeypatch.setattr(space, "same_disk", lambda folder, other: folder == other)
     convert(source, target, "bf16")
     free[cache] -= 1
     with pytest.raises(ConversionError, match=r"cache: 3\.00 MB are needed and 3\.00 MB are free; .*HF_HOME"):

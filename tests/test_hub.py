@@ -18,8 +18,9 @@ from fake_hub import FakeHub, Repo
 from mlx_diffusion.checkpoint.folder import UNFINISHED
 from mlx_diffusion.checkpoint.headers import read_header
 from mlx_diffusion.cli.main import main
-from mlx_diffusion.convert.hub import open_source, upload
+from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.source import LocalSource
+from mlx_diffusion.convert.upload import upload
 from mlx_diffusion.errors import CheckpointError
 
 SHARDS = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
@@ -29,7 +30,8 @@ QUESTIONS = """
 import json, sys, time
 from pathlib import Path
 from mlx_diffusion.convert import hub
-from mlx_diffusion.convert.hub import open_source, upload
+from mlx_diffusion.convert.hub import open_source
+from mlx_diffusion.convert.upload import upload
 
 FOLDER = Path(sys.argv[1])
 
@@ -56,12 +58,12 @@ def held(folder):
 def room():
     source = open_source("toy/room")
     shards, found = source.shards(), []
-    found += source.room(shards).items()
+    found += source.download_bytes(shards).items()
     source.fetch(shards[0])
-    found += source.room(shards).items()
+    found += source.download_bytes(shards).items()
     source.revision = "e" * 40  # the same files at another commit
-    found += source.room(shards).items()
-    found += open_source("toy/room", stream_into=FOLDER / "room").room(shards).items()
+    found += source.download_bytes(shards).items()
+    found += open_source("toy/room", stream_into=FOLDER / "room").download_bytes(shards).items()
     return [[str(folder), nbytes] for folder, nbytes in found]
 
 def streamed():

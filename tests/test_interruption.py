@@ -20,8 +20,8 @@ from conftest import SMALL_FILES, contents, write_source
 
 from mlx_diffusion.checkpoint.folder import UNFINISHED, Checkpoint
 from mlx_diffusion.checkpoint.headers import read_header
-from mlx_diffusion.convert import Progress, conversion, convert
-from mlx_diffusion.convert import target as target_folder
+from mlx_diffusion.convert import Progress, conversion, convert, space
+from mlx_diffusion.convert.origin import ORIGIN
 from mlx_diffusion.convert.source import LocalSource
 from mlx_diffusion.errors import CheckpointError, ConversionError
 from mlx_diffusion.loading import load_model
@@ -270,7 +270,7 @@ def test_a_second_process_is_refused(source: Path, target: Path) -> None:
 def test_what_is_written_already_needs_no_space(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(source, target)
     rest = sum((source / f"model-0000{n}-of-00003.safetensors").stat().st_size for n in (2, 3))
-    monkeypatch.setattr(target_folder, "free_bytes", lambda folder: rest)
+    monkeypatch.setattr(space, "free_bytes", lambda folder: rest)
     convert(source, target)
 
 
@@ -291,6 +291,25 @@ def test_it_goes_on_at_the_commit_that_it_began_with(
     assert again.finished_earlier and again.revision == "1. of main"
     assert convert("owner/name", target, force=True).revision == "4. of main"
     assert asked == [None, "1. of main", "1. of main", None]
+
+
+def test_a_folder_of_before_its_origin_was_kept_is_known_by_its_files(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not say which commit it was made from; where main has moved on since, that is said."""
+    main = ["old"]
+
+    def opened(repo_id: str, *, revision: str | None, stream_into: Path | None) -> LocalSource:
+        return LocalSource(source, label=repo_id, revision=revision or main[0])
+
+    monkeypatch.setattr(conversion, "open_source", opened)
+    convert("owner/name", target)
+    (target / ORIGIN).unlink()
+    assert convert("owner/name", target, reuse=True).finished_earlier
+    main[0] = "new"
+    with pytest.raises(ConversionError, match=r"does not say which commit it was made from; name that with --revision"):
+        convert("owner/name", target, reuse=True)
+    assert convert("owner/name", target, reuse=True, revision="old").finished_earlier
 
 
 def test_what_is_finished_is_taken_as_it_is_when_asked_for(source: Path, target: Path) -> None:

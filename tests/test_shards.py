@@ -3,7 +3,7 @@
 from mlx_diffusion.checkpoint.headers import Stored, Tensor
 from mlx_diffusion.checkpoint.layout import Piece, pieces
 from mlx_diffusion.checkpoint.recipes import RECIPES
-from mlx_diffusion.convert.shards import index, plan
+from mlx_diffusion.convert.shards import split_into_shards, weight_index
 
 
 def vision(*sizes: tuple[str, int]) -> tuple[list[Stored], list[Piece]]:
@@ -16,7 +16,7 @@ def vision(*sizes: tuple[str, int]) -> tuple[list[Stored], list[Piece]]:
 
 
 def test_output_files_follow_the_source_s() -> None:
-    shards = plan(*vision(("b", 1), ("b", 2), ("a", 3)))
+    shards = split_into_shards(*vision(("b", 1), ("b", 2), ("a", 3)))
     assert [(shard.name, shard.source, len(shard.entries)) for shard in shards] == [
         ("model-00001-of-00002.safetensors", "b", 2),
         ("model-00002-of-00002.safetensors", "a", 1),
@@ -25,18 +25,18 @@ def test_output_files_follow_the_source_s() -> None:
 
 
 def test_a_file_is_full_at_the_limit_and_a_tensor_is_never_split() -> None:
-    shards = plan(*vision(("a", 3), ("a", 2), ("a", 1), ("a", 9), ("a", 1)), limit=10)
+    shards = split_into_shards(*vision(("a", 3), ("a", 2), ("a", 1), ("a", 9), ("a", 1)), limit=10)
     assert [[stored.tensor.shape[0] for stored, _ in shard.entries] for shard in shards] == [[3, 2], [1], [9], [1]]
 
 
 def test_one_file_has_the_name_of_one() -> None:
-    (shard,) = plan(*vision(("model-00001-of-00001.safetensors", 4)))
+    (shard,) = split_into_shards(*vision(("model-00001-of-00001.safetensors", 4)))
     assert shard.name == "model.safetensors"
 
 
 def test_the_index_names_every_tensor_and_adds_up() -> None:
-    shards = plan(*vision(("b", 1), ("a", 3)))
-    assert index(shards) == {
+    shards = split_into_shards(*vision(("b", 1), ("a", 3)))
+    assert weight_index(shards) == {
         "metadata": {"total_size": 8},
         "weight_map": {
             "model.encoder.vision_tower.0": "model-00001-of-00002.safetensors",

@@ -27,6 +27,7 @@ DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 NUMBERED = re.compile(r"(.*)-(\d{1,9})-of-(\d{1,9})\.safetensors")
@@ -46,7 +47,7 @@ class Checkpoint:
     def open(cls, folder: Path) -> Checkpoint:
         check_finished(folder)
         check_utf8(folder)
-        config_file = folder / "config.json"
+        config_file = folder / CONFIG_FILE
         if not config_file.is_file():
             raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint; give the folder that has one")
         config = ModelConfig.from_dict(read_json(config_file), where=str(config_file))

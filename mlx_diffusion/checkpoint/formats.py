@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_diffusion.checkpoint.config_fields import read_field
+from mlx_diffusion.checkpoint.config_json import read_field
 from mlx_diffusion.errors import CheckpointError
 
 # Group size and bits that MLX allows in a mode; affine takes any pair of the two lists.

@@ -77,6 +77,12 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def rule_text(rule: Rule) -> str:
+    """A rule as `parse_rule` reads it."""
+    pattern, spec = rule
+    return f"{pattern}=bf16" if spec is None else f"{pattern}={spec.bits},{spec.group_size},{spec.mode}"
+
+
 def parse_rule(text: str) -> Rule:
     """Read PATTERN=bits[,group][,mode]: "*.self_attn.*=6", "*.experts.*=4,32", "*.experts.*=mxfp4", "*=bf16"."""
     pattern, equals, how = text.rpartition("=")

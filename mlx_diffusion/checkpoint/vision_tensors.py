@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlx_diffusion.checkpoint.config_fields import read_field
+from mlx_diffusion.checkpoint.config_json import read_field
 from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.layout import VISION
 

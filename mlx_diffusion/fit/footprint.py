@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.config_fields import read_field
+from mlx_diffusion.checkpoint.config_json import read_field
 from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.layout import pieces, sizes, text_tensors, written
 from mlx_diffusion.checkpoint.recipes import Recipe

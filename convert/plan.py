@@ -1,0 +1,75 @@
+"""What a conversion will write, settled before anything is written: which tensor becomes what, and in which file.
+
+Reads what is small of a source (config, headers, tokenizer, card) and gives plain data. Knows nothing of the output's
+folder, of arrays or of the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.folder import CONFIG_FILE
+from mlx_diffusion.checkpoint.layout import check_complete, pieces, quantization_table, sizes
+from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.convert.card import CARD, card
+from mlx_diffusion.convert.origin import Origin
+from mlx_diffusion.convert.record import ConversionRecord, record_of
+from mlx_diffusion.convert.shards import Shard, split_into_shards, weight_index
+from mlx_diffusion.convert.side_files import converted_config, copied, side_files
+from mlx_diffusion.convert.source import Source
+from mlx_diffusion.json_files import parse_json
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """All that a conversion decides. What is left is to move the weights."""
+
+    part_bytes: dict[str, int]  # of the tensors of each part of the model
+    shards: list[Shard]  # the weight files
+    changed: Mapping[str, int | None]  # a weight file of the source -> when it was last written, see `Source.changed`
+    side_files: Mapping[str, bytes]  # all other files, the config last
+    record: ConversionRecord
+
+
+def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionPlan:
+    """Check that a source is whole, unquantised and fit for the recipe, and plan its conversion.
+
+    `command` goes on with the conversion after an interruption. Raises CheckpointError and OptionError.
+    """
+    label, revision = source.label, source.revision
+    content, raw, config = read_config(source)
+    stored = source.headers()
+    tensors = [entry.tensor for entry in stored]
+    check_complete(tensors, config, label)
+    made = pieces(tensors, recipe)
+    part_bytes, table = sizes(made), quantization_table(made)
+    shards = split_into_shards(stored, made)
+    index = weight_index(shards)
+
+    names = source.small_files()
+    small = {name: source.read_small(name) for name in (*copied(names), *({CARD} & {*names}))}
+    digested = [(CONFIG_FILE, content), *((name, small[name]) for name in copied(small))]
+    return ConversionPlan(
+        part_bytes,
+        shards,
+        {shard.source: source.changed(shard.source) for shard in shards},
+        side_files(
+            small,
+            index=index,
+            card=card(label, revision, small.get(CARD, b""), recipe, made, part_bytes),
+            origin=Origin.of(label, revision, recipe),
+            config=converted_config(raw, table),
+        ),
+        record_of(label, revision, stored, digested, recipe.name, made, command),
+    )
+
+
+def read_config(source: Source) -> tuple[bytes, dict[str, Any], ModelConfig]:
+    """A source's config.json: as it is, as JSON, and as the model's facts. Raises CheckpointError."""
+    where = f"{source.label}/{CONFIG_FILE}"
+    content = source.read_small(CONFIG_FILE)
+    raw = parse_json(content, where)
+    return content, raw, ModelConfig.from_dict(raw, where=where)

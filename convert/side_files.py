@@ -1,0 +1,52 @@
+"""What stands beside the weights of a converted checkpoint: index, copied files, card, origin and config.
+
+Knows nothing of where these files are written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mlx_diffusion.checkpoint.folder import CONFIG_FILE, INDEX_FILE, UNFINISHED
+from mlx_diffusion.convert.card import CARD
+from mlx_diffusion.convert.origin import ORIGIN, Origin
+
+OURS = (CONFIG_FILE, INDEX_FILE, CARD, ORIGIN, UNFINISHED)  # what a conversion writes itself instead of copying it
+DTYPES = ("dtype", "torch_dtype")  # in config.json, for newer and for older readers
+
+
+def copied(names: Iterable[str]) -> list[str]:
+    """Those of a source's small files that go into the output as they are."""
+    return [name for name in names if name not in OURS and not name.startswith(".")]
+
+
+def side_files(
+    small: Mapping[str, bytes], *, index: Mapping[str, Any], card: str, origin: Origin, config: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Content by name, the config last; `small` are the source's own small files."""
+    return {
+        INDEX_FILE: _json(index),
+        **{name: small[name] for name in copied(small)},
+        CARD: card.encode(),
+        ORIGIN: origin.content(),
+        CONFIG_FILE: _json(config),
+    }
+
+
+def converted_config(config: Mapping[str, Any], quantization: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A source's config.json with how the matrices are quantised, by both names under which readers look for it."""
+    added = {} if quantization is None else {"quantization": quantization, "quantization_config": quantization}
+    return _in_bf16(config) | added
+
+
+def _in_bf16(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A config, its parts included, that says what the tensors are: nothing is kept in another floating type."""
+    changed: dict[str, Any] = {name: _in_bf16(value) for name, value in fields.items() if isinstance(value, dict)}
+    changed |= {name: "bfloat16" for name in DTYPES if isinstance(fields.get(name), str)}
+    return {**fields, **changed}
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

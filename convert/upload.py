@@ -1,0 +1,32 @@
+"""A finished conversion to a repository on the Hub. Knows nothing of how it was converted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_token
+
+from mlx_diffusion.checkpoint.folder import HUB_ID, Checkpoint
+from mlx_diffusion.checkpoint.hub_errors import hub_errors
+from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
+
+
+def check_upload(repo_id: str) -> None:
+    """Refuse before the work what would be refused after it: a name that no repository has, nobody logged in."""
+    if not HUB_ID.fullmatch(repo_id):
+        raise OptionError(f"--upload-to {repo_id!r} is no Hub id, which reads owner/name")
+    if get_token() is None:
+        raise ConversionError(f"nobody is logged in to upload to {repo_id}; run `hf auth login` first")
+
+
+def upload(folder: Path, repo_id: str) -> str:
+    """Upload a finished conversion to a repository, which is made if it is not there; returns its address."""
+    Checkpoint.open(folder)  # whole, and no conversion at work on it
+    try:
+        with hub_errors(repo_id, "run `hf auth login` if you have not, and try again", work="upload"):
+            api = HfApi()
+            url = api.create_repo(repo_id, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Converted with mlx-diffusion")
+    except CheckpointError as error:
+        raise ConversionError(f"{error} ({folder} is whole)") from None
+    return str(url)
