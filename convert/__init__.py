@@ -3,8 +3,9 @@
 The names below are imported on first use: the command shows the recipes' names without loading MLX.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlx_diffusion.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
@@ -13,22 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_RECIPE", "RECIPES", "Progress", "Result", "convert"]
 
-_HOME = {
-    "DEFAULT_RECIPE": "mlx_diffusion.checkpoint.recipes",
-    "RECIPES": "mlx_diffusion.checkpoint.recipes",
-    "Progress": "mlx_diffusion.convert.progress",
-    "Result": "mlx_diffusion.convert.conversion",
-    "convert": "mlx_diffusion.convert.conversion",
+_HOMES = {
+    "mlx_diffusion.checkpoint.recipes": ("DEFAULT_RECIPE", "RECIPES"),
+    "mlx_diffusion.convert.progress": ("Progress",),
+    "mlx_diffusion.convert.conversion": ("Result", "convert"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -3,8 +3,9 @@
 The names below are imported on first use, so that `import mlx_diffusion`, and with it `mlx-diffusion --help`, is quick.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlx_diffusion.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from mlx_diffusion.engine.noise import KeyedNoise, Noise
@@ -47,24 +48,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "errors": ("CheckpointError", "ConversionError", "DiffusionError", "EvaluationError", "OptionError", "PromptError"),
-    "events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats"),
-    "generation": ("generate", "stream_generate"),
-    "loading": ("load",),
-    "engine.noise": ("KeyedNoise", "Noise"),
-    "options": ("GenerationConfig",),
-    "engine.prefix_store": ("PrefixStore",),
+    "mlx_diffusion.errors": (
+        "CheckpointError",
+        "ConversionError",
+        "DiffusionError",
+        "EvaluationError",
+        "OptionError",
+        "PromptError",
+    ),
+    "mlx_diffusion.events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats"),
+    "mlx_diffusion.generation": ("generate", "stream_generate"),
+    "mlx_diffusion.loading": ("load",),
+    "mlx_diffusion.engine.noise": ("KeyedNoise", "Noise"),
+    "mlx_diffusion.options": ("GenerationConfig",),
+    "mlx_diffusion.engine.prefix_store": ("PrefixStore",),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

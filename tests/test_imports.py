@@ -18,12 +18,13 @@ PLACES = (
     ("network",),
     ("checkpoint",),
     ("options",),
-    ("tokenizer", "json_files", "events", "display", "device", "whole_files"),
+    ("tokenizer", "json_files", "events", "display", "device", "whole_files", "lazy_names"),
     ("plain_tokenizer",),
     ("plain_template",),
     ("errors",),
 )
 LEVEL = {place: level for level, places in enumerate(PLACES) for place in places}
+MEASURED = re.compile(r"mlx_diffusion\.measure\.(\w+)")
 PUBLIC = "__init__"  # names for users, imported on first use
 
 
@@ -41,6 +42,24 @@ def test_imports_run_down() -> None:
                 assert imported not in {"cli", "convert", "measure"}, f"{name} imports {imported}"
             elif imported not in (importer, PUBLIC):
                 assert LEVEL[imported] > LEVEL[importer], f"{name} imports {imported}"
+
+
+def test_what_is_measured_is_apart() -> None:
+    """Inside measure/: tasks know nothing else of ours, answers and speed not each other, and none of them the door."""
+    for name in MODULES:
+        folder = MEASURED.findall(name)
+        for imported in ours(name) if folder else ():
+            pair = [*folder, *MEASURED.findall(imported)]
+            assert imported != "mlx_diffusion.measure" or folder == ["__init__"], f"{name} imports the door"
+            assert folder != ["tasks"] or pair == ["tasks", "tasks"], f"{name} imports {imported}"
+            assert set(pair) != {"answers", "speed"}, f"{name} imports {imported}"
+
+
+def test_the_command_measures_through_the_door() -> None:
+    for name in MODULES:
+        if top(name) == "cli":
+            behind = [imported for imported in ours(name) if imported.startswith("mlx_diffusion.measure.")]
+            assert not behind, f"{name} imports {behind}; take the name from mlx_diffusion.measure"
 
 
 def test_every_module_has_a_place() -> None:

@@ -4,10 +4,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import mlx_diffusion
+from mlx_diffusion import convert, measure
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -19,9 +21,13 @@ def python(*argv: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_public_names_are_there() -> None:
-    assert all(getattr(mlx_diffusion, name) is not None for name in mlx_diffusion.__all__)
-    assert set(mlx_diffusion.__all__) <= set(dir(mlx_diffusion))
+@pytest.mark.parametrize("package", [mlx_diffusion, convert, measure])
+def test_public_names_are_there(package: ModuleType) -> None:
+    assert all(getattr(package, name) is not None for name in package.__all__)
+    assert set(package.__all__) <= set(dir(package))
+
+
+def test_users_find_what_they_look_for() -> None:
     assert {"load", "generate", "stream_generate", "GenerationConfig"} <= set(mlx_diffusion.__all__)
 
 

@@ -10,7 +10,7 @@ import pytest
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.measure.answers.checkers import CHECKERS
 from mlx_diffusion.measure.answers.item import Item
-from mlx_diffusion.measure.answers.planning import prompts_by_family
+from mlx_diffusion.measure.answers.plan import prompts_by_family
 from mlx_diffusion.measure.answers.suite_file import read_suite
 from mlx_diffusion.measure.answers.suites import SUITES, all_families, draw_items, families_of, suite_names
 from mlx_diffusion.measure.answers.worded import WORDED, worded

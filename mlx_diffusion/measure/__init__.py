@@ -4,8 +4,9 @@ The names below are what the command uses. They are imported on first use, so th
 once. Tasks have a door of their own, `mlx_diffusion.measure.tasks`.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlx_diffusion.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from mlx_diffusion.measure.answers.batches import EvaluationProgress
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from mlx_diffusion.measure.answers.evaluation import Evaluation
     from mlx_diffusion.measure.answers.figures import figures_dict
     from mlx_diffusion.measure.answers.markdown_page import markdown_page
-    from mlx_diffusion.measure.answers.plan import EvaluationPlan
-    from mlx_diffusion.measure.answers.planning import make_plan
+    from mlx_diffusion.measure.answers.plan import EvaluationPlan, make_plan
     from mlx_diffusion.measure.answers.plots import evaluation_plot
     from mlx_diffusion.measure.answers.recipe_costs import CostReport, is_cost_report, measure_recipes
     from mlx_diffusion.measure.answers.runner import evaluate
@@ -27,29 +27,6 @@ if TYPE_CHECKING:
     from mlx_diffusion.measure.speed.results import BenchmarkResults
     from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer
     from mlx_diffusion.measure.speed.tables import benchmark_sections
-
-_HOMES = {
-    "answers.batches": ("EvaluationProgress",),
-    "answers.comparison": ("compare",),
-    "answers.evaluation": ("Evaluation",),
-    "answers.figures": ("figures_dict",),
-    "answers.markdown_page": ("markdown_page",),
-    "answers.plan": ("EvaluationPlan",),
-    "answers.planning": ("make_plan",),
-    "answers.plots": ("evaluation_plot",),
-    "answers.recipe_costs": ("CostReport", "is_cost_report", "measure_recipes"),
-    "answers.runner": ("evaluate",),
-    "answers.tables": ("comparison_text", "evaluation_text"),
-    "plotting": ("check_plot",),
-    "speed.benchmark": ("Benchmark",),
-    "speed.cases": ("Case", "all_cases"),
-    "speed.peer": ("Peer", "check_peer_installed"),
-    "speed.plots": ("benchmark_plot",),
-    "speed.results": ("BenchmarkResults",),
-    "speed.synthetic": ("Blueprint", "SyntheticTokenizer"),
-    "speed.tables": ("benchmark_sections",),
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Benchmark",
@@ -79,14 +56,25 @@ __all__ = [
     "measure_recipes",
 ]
 
+_HOMES = {
+    "mlx_diffusion.measure.answers.batches": ("EvaluationProgress",),
+    "mlx_diffusion.measure.answers.comparison": ("compare",),
+    "mlx_diffusion.measure.answers.evaluation": ("Evaluation",),
+    "mlx_diffusion.measure.answers.figures": ("figures_dict",),
+    "mlx_diffusion.measure.answers.markdown_page": ("markdown_page",),
+    "mlx_diffusion.measure.answers.plan": ("EvaluationPlan", "make_plan"),
+    "mlx_diffusion.measure.answers.plots": ("evaluation_plot",),
+    "mlx_diffusion.measure.answers.recipe_costs": ("CostReport", "is_cost_report", "measure_recipes"),
+    "mlx_diffusion.measure.answers.runner": ("evaluate",),
+    "mlx_diffusion.measure.answers.tables": ("comparison_text", "evaluation_text"),
+    "mlx_diffusion.measure.plotting": ("check_plot",),
+    "mlx_diffusion.measure.speed.benchmark": ("Benchmark",),
+    "mlx_diffusion.measure.speed.cases": ("Case", "all_cases"),
+    "mlx_diffusion.measure.speed.peer": ("Peer", "check_peer_installed"),
+    "mlx_diffusion.measure.speed.plots": ("benchmark_plot",),
+    "mlx_diffusion.measure.speed.results": ("BenchmarkResults",),
+    "mlx_diffusion.measure.speed.synthetic": ("Blueprint", "SyntheticTokenizer"),
+    "mlx_diffusion.measure.speed.tables": ("benchmark_sections",),
+}
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -28,7 +28,7 @@ from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.tokenizer import Tokenizer
 
-Report = Callable[[str], None]  # is told, in words, what is being done
+Tell = Callable[[str], None]  # is told, in words, what is being done
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Benchmark:
     peer: Peer | None = None
 
     def run(
-        self, repeats: int, device: Mapping[str, Any], announce: Report, show: Report, *, warm_up: bool = True
+        self, repeats: int, device: Mapping[str, Any], announce: Tell, show: Tell, *, warm_up: bool = True
     ) -> BenchmarkResults:
         """Measure everything. `device` is the machine's description; with `warm_up` a first turn is not counted.
 
@@ -73,7 +73,7 @@ class Benchmark:
             seed=self.options.seed or 0,
         )
 
-    def _reach(self, measured: Sequence[CaseRuns], report: Report) -> tuple[Ceilings, list[CaseResult]]:
+    def _reach(self, measured: Sequence[CaseRuns], report: Tell) -> tuple[Ceilings, list[CaseResult]]:
         """The device's ceilings for the shapes of these cases, and how near each case comes to them."""
         works = [self._work(runs.case) for runs in measured]
         costs = [cost for work in works for cost in (work.step, work.canvas)]
@@ -82,7 +82,7 @@ class Benchmark:
             CaseResult(runs, work, Reach.of(runs, work, ceilings)) for runs, work in zip(measured, works, strict=True)
         ]
 
-    def _compare(self, peer: Peer, measured: Sequence[Sequence[CaseRuns]], report: Report) -> list[PeerComparison]:
+    def _compare(self, peer: Peer, measured: Sequence[Sequence[CaseRuns]], report: Tell) -> list[PeerComparison]:
         """The figures of every case beside the peer's, and the counts of a step of each."""
         compared = []
         for ours, theirs in measured:
