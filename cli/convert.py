@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
-from mlx_diffusion.cli.progress import ProgressLine, duration, left_text
-from mlx_diffusion.display import size_text
+from mlx_diffusion.cli.progress import ProgressLine
+from mlx_diffusion.display import duration, left_text, size_text
 from mlx_diffusion.errors import ConversionError
 
 if TYPE_CHECKING:

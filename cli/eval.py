@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from mlx_diffusion.cli.arguments import add_model, help_format
 from mlx_diffusion.cli.messages import say
-from mlx_diffusion.cli.progress import ProgressLine, left_text
+from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.state import state_folder
+from mlx_diffusion.display import left_text
 from mlx_diffusion.errors import EvaluationError, OptionError
 
 if TYPE_CHECKING:

@@ -54,15 +54,3 @@ class ProgressLine:
             self.stream.write(self.text + "\n")
         self.stream.flush()
         self.shown, self.time = self.text, time.monotonic()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def left_text(seconds: float | None) -> str:
-    """How much longer it will take, as far as that is known."""
-    return f"{'?' if seconds is None else duration(seconds)} left"

@@ -1,4 +1,4 @@
-"""Figures as people read them: sizes, shares, quantities, tables. Knows nothing of what they measure."""
+"""Figures as people read them: sizes, times, shares, quantities, tables. Knows nothing of what they measure."""
 
 from collections.abc import Sequence
 
@@ -17,6 +17,18 @@ def quantity(value: float, unit: str = "") -> str:
         if value >= size:
             return f"{value / size:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as m:ss, or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def left_text(seconds: float | None) -> str:
+    """How much longer it will take, as far as that is known."""
+    return f"{'?' if seconds is None else duration(seconds)} left"
 
 
 def per_cent(share: float) -> str:

@@ -14,7 +14,7 @@ from recorded_events import Recording
 from rich.console import Console
 from rich.text import Text
 
-from mlx_diffusion.cli.chat.canvas import Canvas
+from mlx_diffusion.cli.chat.canvas import CanvasText
 from mlx_diffusion.cli.chat.palette import DARK
 from mlx_diffusion.cli.chat.stage import Stage
 from mlx_diffusion.cli.chat.views import LiveView
@@ -53,7 +53,7 @@ def half_way(recording: Recording) -> list[str]:
         return now
 
     stage = Frames()
-    canvas = Canvas(recording.decode, stops=recording.stops)
+    canvas = CanvasText(recording.decode, stops=recording.stops)
     memory = finish.stats.peak_memory_bytes
     view = LiveView(
         Console(file=StringIO()),

@@ -18,7 +18,7 @@ from recorded_events import PROMPT, Recording
 from rich.console import Console
 
 from mlx_diffusion import load, stream_generate
-from mlx_diffusion.cli.chat.canvas import Canvas
+from mlx_diffusion.cli.chat.canvas import CanvasText
 from mlx_diffusion.cli.chat.palette import EITHER
 from mlx_diffusion.cli.chat.stage import Stage
 from mlx_diffusion.cli.chat.views import LiveView
@@ -39,14 +39,14 @@ def tiled(draft: Draft, times: int) -> Draft:
     return Draft(draft.block, draft.step, canvas, argmax, accepted, entropy)
 
 
-def view_on(stream: Stage, canvas: Canvas) -> LiveView:
+def view_on(stream: Stage, canvas: CanvasText) -> LiveView:
     console = Console(file=StringIO())
     return LiveView(console, stream, canvas, EITHER, steps=48, memory_bytes=lambda: 18_000_000_000)
 
 
 def milliseconds_of_a_drawing(drafts: list[Draft], recording: Recording, device: Stage) -> list[float]:
     """Every step drawn, however soon it comes."""
-    view = view_on(device, Canvas(recording.decode))
+    view = view_on(device, CanvasText(recording.decode))
     times = []
     for draft in [*drafts, *drafts]:
         view.pace.next = 0.0
@@ -69,7 +69,7 @@ def main() -> None:
             )
 
         model, tokenizer = load("demo")
-        view = view_on(device, Canvas(tokenizer.decode))
+        view = view_on(device, CanvasText(tokenizer.decode))
         started, steps = time.perf_counter(), 0
         for event in stream_generate(model, tokenizer, [{"role": "user", "content": PROMPT}]):
             if isinstance(event, Draft):

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.text import Text
 
 from mlx_diffusion.cli.chat import palette
-from mlx_diffusion.cli.chat.canvas import DIMMEST, Canvas
+from mlx_diffusion.cli.chat.canvas import DIMMEST, CanvasText
 from mlx_diffusion.cli.chat.cells import one_line, printable, wrap
-from mlx_diffusion.cli.chat.channels import Part
+from mlx_diffusion.cli.chat.channels import TextPart
 from mlx_diffusion.cli.chat.palette import ATTRIBUTES, DARK, palette_for
 from mlx_diffusion.cli.chat.stage import Stage
 from mlx_diffusion.cli.chat.views import LARGEST_SHARE, LiveView, Pace, PlainView
@@ -44,7 +44,7 @@ class Clock:
         return self.now
 
 
-def live_view(frames: Frames, decode: Canvas, clock: Clock, out: StringIO | None = None) -> LiveView:
+def live_view(frames: Frames, decode: CanvasText, clock: Clock, out: StringIO | None = None) -> LiveView:
     console = Console(file=out or StringIO(), width=frames.window[0], force_terminal=True, color_system="standard")
     return LiveView(console, frames, decode, DARK, steps=48, memory_bytes=lambda: 18_000_000_000, clock=clock)
 
@@ -109,34 +109,34 @@ def decode(tokens: Sequence[int]) -> str:
 
 
 def test_levels_follow_entropy() -> None:
-    look = Canvas(decode).look(draft([2] * 6, [True] + [False] * 5, [9, 0, 0.4, 1, 2, 9]))
+    look = CanvasText(decode).look(draft([2] * 6, [True] + [False] * 5, [9, 0, 0.4, 1, 2, 9]))
     assert [level for _, level in look.answer] == [0, 1, 1, 2, 3, 4]
     assert DIMMEST == 4 and len(DARK.levels) == len(ATTRIBUTES.levels) == DIMMEST + 1
     assert look.settled == pytest.approx(1 / 6)
 
 
 def test_text_ends_where_a_stop_token_has_settled() -> None:
-    canvas = Canvas(decode, stops=[1])
+    canvas = CanvasText(decode, stops=[1])
     assert canvas.look(draft([2, 1, 2], [True, True, True], [0] * 3)).answer == [(" a", 0)]
     assert canvas.look(draft([2, 1, 2], [True, False, True], [0, 1, 0])).answer == [(" a", 0), (" a", 0)]
 
 
 def test_pieces_of_a_character_are_drawn_together_as_open_as_the_most_open() -> None:
-    assert Canvas(decode).look(draft([8, 9, 2], [True, False, True], [0, 1, 0])).answer == [("ü", 2), (" a", 0)]
+    assert CanvasText(decode).look(draft([8, 9, 2], [True, False, True], [0, 1, 0])).answer == [("ü", 2), (" a", 0)]
 
 
 def test_thoughts_and_markers_are_no_part_of_the_answer() -> None:
-    look = Canvas(decode).look(draft([4, 6, 2, 5, 3, 7], [True] * 6, [0] * 6))
+    look = CanvasText(decode).look(draft([4, 6, 2, 5, 3, 7], [True] * 6, [0] * 6))
     assert look.thought == [(" a", 0)]
     assert look.answer == [("b\n", 0), ("[2J", 0)]
-    assert Canvas(decode).look(draft([2, 5, 3], [True] * 3, [0] * 3), kind="thought").answer == [("b\n", 0)]
+    assert CanvasText(decode).look(draft([2, 5, 3], [True] * 3, [0] * 3), kind="thought").answer == [("b\n", 0)]
 
 
 @pytest.mark.parametrize("columns", [1, 2, 7, 40, 300])
 @pytest.mark.parametrize("rows", [1, 2, 5, 50])
 def test_recorded_steps_fit_any_window(columns: int, rows: int) -> None:
     frames, clock = Frames(columns, rows), Clock()
-    view = live_view(frames, Canvas(RECORDING.decode, stops=RECORDING.stops), clock)
+    view = live_view(frames, CanvasText(RECORDING.decode, stops=RECORDING.stops), clock)
     for event in RECORDING.drafts:
         clock.now += 1
         view.draft(event, "answer")
@@ -148,7 +148,7 @@ def test_recorded_steps_fit_any_window(columns: int, rows: int) -> None:
 
 def test_the_last_step_of_a_canvas_shows_its_text() -> None:
     frames, clock = Frames(200, 50), Clock()
-    view = live_view(frames, Canvas(RECORDING.decode, stops=RECORDING.stops), clock)
+    view = live_view(frames, CanvasText(RECORDING.decode, stops=RECORDING.stops), clock)
     first = next(event for event in RECORDING.events if isinstance(event, Segment))
     last = [event for event in RECORDING.drafts if event.block == 0][-1]
     clock.now += 1
@@ -163,7 +163,7 @@ def test_the_last_step_of_a_canvas_shows_its_text() -> None:
 
 def test_in_a_small_window_the_first_open_line_is_seen() -> None:
     frames, clock = Frames(11, 5), Clock()
-    view = live_view(frames, Canvas(decode), clock)
+    view = live_view(frames, CanvasText(decode), clock)
     clock.now += 1
     view.draft(draft([3] * 20 + [2] + [3] * 20, [True] * 20 + [False] + [True] * 20, [0] * 41), "answer")
     assert any("a" in line for line in frames.frames[-1][:-1]) and len(frames.frames[-1]) == 4
@@ -171,14 +171,16 @@ def test_in_a_small_window_the_first_open_line_is_seen() -> None:
 
 def test_final_text_leaves_the_canvas_block_by_block() -> None:
     frames, clock, out = Frames(60, 20), Clock(), StringIO()
-    view = live_view(frames, Canvas(decode), clock, out)
-    view.final(Segment(0, (2, 2), "x"), [Part("thought", "let me see"), Part("answer", "One *two*.\n\n```py\nx = 1\n")])
+    view = live_view(frames, CanvasText(decode), clock, out)
+    view.final(
+        Segment(0, (2, 2), "x"), [TextPart("thought", "let me see"), TextPart("answer", "One *two*.\n\n```py\nx = 1\n")]
+    )
     assert "One" in plain(out.getvalue()) and "thought, 3 words: let me see" in out.getvalue()
     assert "x = 1" not in plain(out.getvalue())
     clock.now += 1
     view.draft(draft([2], [True], [0]), "answer")
     assert "x = 1" in "\n".join(map(plain, frames.frames[-1]))
-    view.final(Segment(1, (2,), "x"), [Part("answer", "y = 2\n```\n")])
+    view.final(Segment(1, (2,), "x"), [TextPart("answer", "y = 2\n```\n")])
     view.close()
     text = plain(out.getvalue())
     assert "x = 1\ny = 2" in text and "```" not in text and "*" not in text
@@ -187,7 +189,7 @@ def test_final_text_leaves_the_canvas_block_by_block() -> None:
 
 def test_a_thought_that_is_being_written_is_one_word_of_the_status() -> None:
     frames, clock = Frames(60, 20), Clock()
-    view = live_view(frames, Canvas(decode), clock)
+    view = live_view(frames, CanvasText(decode), clock)
     clock.now += 1
     view.draft(draft([4, 6, 2], [True] * 3, [0] * 3), "answer")
     (status,) = map(plain, frames.frames[-1])
@@ -245,8 +247,8 @@ def test_plain_text_is_the_answer_alone() -> None:
     out = StringIO()
     view = PlainView(out)
     view.draft(RECORDING.drafts[0], "answer")
-    view.final(Segment(0, (), ""), [Part("thought", "hm"), Part("answer", "\n\nyes\x1b")])
-    view.final(Segment(1, (), ""), [Part("answer", " no")])
+    view.final(Segment(0, (), ""), [TextPart("thought", "hm"), TextPart("answer", "\n\nyes\x1b")])
+    view.final(Segment(1, (), ""), [TextPart("answer", " no")])
     view.close()
     assert out.getvalue() == "yes\x1b no\n"
 

@@ -16,8 +16,9 @@ from mlx_diffusion.checkpoint.folder import UNFINISHED
 from mlx_diffusion.cli import progress
 from mlx_diffusion.cli.convert import progress_text
 from mlx_diffusion.cli.main import main
-from mlx_diffusion.cli.progress import ProgressLine, duration
+from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.convert import Progress, conversion, upload, verify
+from mlx_diffusion.display import duration
 
 
 class Terminal(StringIO):

@@ -66,6 +66,27 @@ def test_every_module_has_a_place() -> None:
     assert {top(name) for name in MODULES} == set(LEVEL) | {PUBLIC}
 
 
+# The same within cli/: a command is a module or a folder of its own, and none imports another.
+CLI_PLACES = (
+    ("__main__",),
+    ("main",),
+    ("bench", "chat", "convert", "doctor", "eval", "generate"),
+    ("arguments", "messages", "progress", "report", "state"),
+)
+CLI_LEVEL = {place: level for level, places in enumerate(CLI_PLACES) for place in places}
+CLI = "mlx_diffusion.cli."
+
+
+def test_commands_import_what_they_share_and_not_each_other() -> None:
+    places = {name: name.removeprefix(CLI).split(".")[0] for name in MODULES if name.startswith(CLI)}
+    assert set(places.values()) == {*CLI_LEVEL, "__init__"}
+    for name, importer in places.items():
+        for imported in ours(name):
+            place = imported.removeprefix(CLI).split(".")[0]
+            if imported.startswith(CLI) and place != importer:
+                assert CLI_LEVEL[place] > CLI_LEVEL[importer], f"{name} imports {imported}"
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """Packages stand for their __init__; what is imported only for type checking counts too."""
     graph = {name.removesuffix(".__init__"): ours(name) for name in MODULES}

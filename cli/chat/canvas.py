@@ -30,7 +30,7 @@ class Look:
 
 
 @dataclass
-class Canvas:
+class CanvasText:
     """Draws the steps of one text after another; remembers the text of tokens."""
 
     decode: Callable[[Sequence[int]], str]

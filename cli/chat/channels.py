@@ -21,7 +21,7 @@ _MARKER = re.compile("|".join(map(re.escape, MARKERS)))
 
 
 @dataclass(frozen=True)
-class Part:
+class TextPart:
     """Some text, and what it is."""
 
     kind: Kind
@@ -36,12 +36,12 @@ class Channels:
         self._held = ""
         self._naming = False  # a channel begins with a line that names it
 
-    def push(self, text: str, *, last: bool = False) -> list[Part]:
+    def push(self, text: str, *, last: bool = False) -> list[TextPart]:
         """Take more text, give what is certain of it; with `last`, all."""
         text = self._held + text
         certain = len(text) if last else len(text) - _unfinished(text)
         text, self._held = text[:certain], text[certain:]
-        parts: list[Part] = []
+        parts: list[TextPart] = []
         position = 0
         for marker in _MARKER.finditer(text):
             self._take(text[position : marker.start()], parts)
@@ -51,12 +51,12 @@ class Channels:
         self._take(text[position:], parts)
         return parts
 
-    def _take(self, text: str, parts: list[Part]) -> None:
+    def _take(self, text: str, parts: list[TextPart]) -> None:
         if self._naming:
             _, newline, text = text.partition("\n")
             self._naming = not newline
         if text:
-            parts.append(Part(self.kind, text))
+            parts.append(TextPart(self.kind, text))
 
 
 def following(kind: Kind, marker: str) -> Kind:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlx_diffusion.cli.chat.prompt import Prompt
     from mlx_diffusion.cli.chat.session import Session
     from mlx_diffusion.cli.chat.speaker import Speaker
-    from mlx_diffusion.cli.chat.views import View
+    from mlx_diffusion.cli.chat.views import AnswerView
     from mlx_diffusion.options import Settings
 
 DESCRIPTION = """\
@@ -147,8 +147,8 @@ def _answer_once(args: argparse.Namespace, speaker: "Speaker", conversation: "Co
 def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conversation") -> None:
     from rich.console import Console
 
+    from mlx_diffusion.cli.chat.actions import offer_last
     from mlx_diffusion.cli.chat.archive import Archive, make_private
-    from mlx_diffusion.cli.chat.commands import offer_last
     from mlx_diffusion.cli.chat.prompt import Prompt
     from mlx_diffusion.cli.chat.session import Session
     from mlx_diffusion.cli.chat.welcome import welcome
@@ -175,7 +175,8 @@ def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conve
 
 def converse(session: "Session", prompt: "Prompt") -> None:
     """Read and answer until someone leaves."""
-    from mlx_diffusion.cli.chat.commands import Leave, run_command
+    from mlx_diffusion.cli.chat.actions import Leave
+    from mlx_diffusion.cli.chat.commands import run_command
 
     interrupted = False
     while True:
@@ -201,9 +202,9 @@ def converse(session: "Session", prompt: "Prompt") -> None:
             session.complain(error)
 
 
-def _make_view(args: argparse.Namespace, console: "Console", speaker: "Speaker", settings: "Settings") -> "View":
+def _make_view(args: argparse.Namespace, console: "Console", speaker: "Speaker", settings: "Settings") -> "AnswerView":
     """The canvas in a terminal that can draw it, else plain text."""
-    from mlx_diffusion.cli.chat.canvas import Canvas
+    from mlx_diffusion.cli.chat.canvas import CanvasText
     from mlx_diffusion.cli.chat.palette import palette_for
     from mlx_diffusion.cli.chat.stage import Stage
     from mlx_diffusion.cli.chat.views import LiveView, PlainView
@@ -213,7 +214,7 @@ def _make_view(args: argparse.Namespace, console: "Console", speaker: "Speaker",
     return LiveView(
         console,
         Stage(console.file),
-        Canvas(speaker.decode, stops=settings.eos_token_id, hidden=speaker.hidden),
+        CanvasText(speaker.decode, stops=settings.eos_token_id, hidden=speaker.hidden),
         palette_for(console.color_system, os.environ),
         steps=settings.max_denoising_steps,
         memory_bytes=speaker.memory_bytes,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 
 from mlx_diffusion.cli.chat.channels import Channels, Kind
-from mlx_diffusion.cli.chat.views import View
+from mlx_diffusion.cli.chat.views import AnswerView
 from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
 
 END = Segment(0, (), "")  # lets out what was held back
@@ -47,7 +47,7 @@ class Interrupt:
 
 
 def follow(
-    events: Generator[Event, None, None], view: View, interrupt: Interrupt, keep: Callable[[str], None]
+    events: Generator[Event, None, None], view: AnswerView, interrupt: Interrupt, keep: Callable[[str], None]
 ) -> Outcome:
     """Show the events until the end or until `interrupt` asks for it.
 

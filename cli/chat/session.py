@@ -15,7 +15,7 @@ from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
 from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
 from mlx_diffusion.cli.chat.following import Interrupt, Outcome, follow
 from mlx_diffusion.cli.chat.speaker import Speaker
-from mlx_diffusion.cli.chat.views import View
+from mlx_diffusion.cli.chat.views import AnswerView
 from mlx_diffusion.events import Finish
 from mlx_diffusion.options import Settings
 
@@ -29,7 +29,7 @@ class Session:
     speaker: Speaker
     conversation: Conversation
     console: Console
-    make_view: Callable[[Settings], View]
+    make_view: Callable[[Settings], AnswerView]
     archive: Archive | None = None
     attachments: list[tuple[str, str]] = field(default_factory=list)
     last: Outcome | None = None

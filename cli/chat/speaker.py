@@ -49,7 +49,7 @@ class Speaker(Protocol):
 
 
 @dataclass
-class Checkpoint:
+class CheckpointSpeaker:
     """A checkpoint that speaks."""
 
     name: str
@@ -95,6 +95,6 @@ class Checkpoint:
         return self.prefixes
 
 
-def load_speaker(name: str) -> Checkpoint:
+def load_speaker(name: str) -> CheckpointSpeaker:
     """Load "demo", a folder or a Hub id. Raises CheckpointError."""
-    return Checkpoint(name, *open_model(name, say))
+    return CheckpointSpeaker(name, *open_model(name, say))

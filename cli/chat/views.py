@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 from mlx_diffusion.cli.chat import markup
-from mlx_diffusion.cli.chat.canvas import SETTLED, Canvas
+from mlx_diffusion.cli.chat.canvas import SETTLED, CanvasText
 from mlx_diffusion.cli.chat.cells import Line, one_line, printable, wrap
-from mlx_diffusion.cli.chat.channels import Kind, Part
+from mlx_diffusion.cli.chat.channels import Kind, TextPart
 from mlx_diffusion.cli.chat.palette import RESET, Palette
 from mlx_diffusion.cli.chat.stage import Stage
 from mlx_diffusion.display import size_text
@@ -23,7 +23,7 @@ LEAST_SECONDS = 1 / 25  # between two drawings
 LARGEST_SHARE = 0.02  # of the time that drawing may take
 
 
-class View(Protocol):
+class AnswerView(Protocol):
     """What shows one answer."""
 
     def reading(self, event: Prefill) -> None:
@@ -32,7 +32,7 @@ class View(Protocol):
     def draft(self, event: Draft, kind: Kind) -> None:
         """A denoising step; `kind` is what the text before its canvas left off in."""
 
-    def final(self, event: Segment, parts: list[Part]) -> None:
+    def final(self, event: Segment, parts: list[TextPart]) -> None:
         """Text that will not change."""
 
     def close(self) -> None:
@@ -52,7 +52,7 @@ class PlainView:
     def draft(self, event: Draft, kind: Kind) -> None:
         """Nothing: a draft may still change."""
 
-    def final(self, event: Segment, parts: list[Part]) -> None:
+    def final(self, event: Segment, parts: list[TextPart]) -> None:
         text = "".join(part.text for part in parts if part.kind == "answer")
         if self.last == "\n":
             text = text.lstrip("\n")
@@ -71,7 +71,7 @@ class PlainView:
 class SilentView(PlainView):
     """Shows nothing: the text is wanted as a whole."""
 
-    def final(self, event: Segment, parts: list[Part]) -> None:
+    def final(self, event: Segment, parts: list[TextPart]) -> None:
         """Nothing."""
 
 
@@ -99,7 +99,7 @@ class LiveView:
         self,
         console: Console,
         stage: Stage,
-        canvas: Canvas,
+        canvas: CanvasText,
         palette: Palette,
         *,
         steps: int,
@@ -145,7 +145,7 @@ class LiveView:
             figures.insert(0, "thinking")
         self._draw(look.answer, " · ".join(filter(None, figures)), started=now)
 
-    def final(self, event: Segment, parts: list[Part]) -> None:
+    def final(self, event: Segment, parts: list[TextPart]) -> None:
         self.final_tokens += len(event.tokens)
         for part in parts:
             if part.kind == "thought":

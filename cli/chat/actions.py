@@ -1,0 +1,185 @@
+"""What the commands of a chat do to its session, one function each.
+
+Each is given what was typed after the command's name. Knows nothing of how commands are named, listed or completed.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from mlx_diffusion.cli.chat import archive
+from mlx_diffusion.cli.chat.cells import one_line, printable
+from mlx_diffusion.cli.chat.conversation import ConversationError
+from mlx_diffusion.cli.chat.markup import show
+from mlx_diffusion.cli.chat.nearest import nearest
+from mlx_diffusion.cli.chat.session import Session
+from mlx_diffusion.cli.chat.settings import describe, key_named, with_setting
+from mlx_diffusion.cli.report import summary
+from mlx_diffusion.errors import OptionError
+from mlx_diffusion.options import NAMES
+
+SWITCH = ("on", "off", "show")
+
+
+class Leave(Exception):
+    """The chat is to end."""
+
+
+def reset(session: Session, argument: str) -> None:
+    session.conversation.messages.clear()
+    session.attachments.clear()
+    if session.archive is not None:
+        session.archive.begin_anew()
+    session.tell("a new conversation; settings and system message are as before")
+
+
+def set_system(session: Session, argument: str) -> None:
+    if argument:
+        session.conversation.system = None if argument == "off" else argument
+        session.keep_changes()
+    session.tell(f"system: {session.conversation.system or '(none)'}")
+
+
+def undo(session: Session, argument: str) -> None:
+    question = session.conversation.undo()
+    session.tried = None
+    session.keep_changes()
+    session.tell(f"taken back: {one_line(question, 60)}")
+
+
+def retry(session: Session, argument: str) -> bool:
+    conversation = session.conversation
+    if argument and not argument.isdecimal():
+        raise OptionError(f"the seed is {argument!r}; it must be a whole number, 0 or more")
+    before = None if conversation.open_question else conversation.messages[-1:]
+    used = session.tried if before is None else conversation.last_seed
+    conversation.reopen()
+    try:
+        if argument:
+            seed = int(argument)
+        else:
+            seed = session.speaker.settings(conversation.settings).seed if used is None else used + 1
+        session.tell(f"seed {seed}")
+        return session.respond(seed)
+    finally:
+        if before and conversation.open_question:  # no other answer has come of it
+            conversation.messages += before
+            session.keep_changes()
+
+
+def save(session: Session, argument: str) -> None:
+    if not argument:
+        raise OptionError("/save needs the file to write, as in: /save talk.json")
+    path = Path(argument).expanduser()
+    archive.write(path, session.conversation)
+    session.tell(f"saved to {path}")
+
+
+def load(session: Session, argument: str) -> None:
+    path = Path(argument).expanduser() if argument else _last(session)
+    loaded = archive.read(path)
+    session.speaker.settings(loaded.settings)
+    saved_with = loaded.model
+    session.conversation = replace(loaded, model=session.speaker.name)
+    session.attachments.clear()
+    session.tried = None
+    if session.archive is not None:
+        session.archive.begin_anew()
+    session.keep_changes()
+    if saved_with != session.speaker.name:
+        session.tell(f"held with {saved_with}, goes on with {session.speaker.name}")
+    _recall(session)
+
+
+def _last(session: Session) -> Path:
+    path = session.archive.last() if session.archive is not None else None
+    if path is None:
+        raise ConversationError("no earlier conversation is kept; name a file, as in: /load talk.json")
+    return path
+
+
+def _recall(session: Session) -> None:
+    """Show where a conversation stands."""
+    messages = session.conversation.messages
+    session.tell(f"{count_of(sum(message.role == 'user' for message in messages), 'question')}, the last:")
+    for message in messages[-1:] if session.conversation.open_question else messages[-2:]:
+        if message.role == "user":
+            session.console.print(f"> {printable(message.content)}", markup=False, soft_wrap=True)
+        else:
+            show(session.console, message.content)
+    if session.conversation.open_question:
+        session.tell("it has no answer yet; /retry gives one")
+
+
+def set_option(session: Session, argument: str) -> None:
+    conversation = session.conversation
+    key, _, value = argument.partition(" ")
+    names = [key_named(key)] if key else NAMES
+    if value.strip():
+        changed = with_setting(conversation.settings, key, value.strip())
+        session.speaker.settings(changed)  # with the checkpoint's own values it must make sense too
+        conversation.settings = changed
+        session.keep_changes()
+    settings = session.speaker.settings(conversation.settings)
+    session.tell("\n".join(describe(conversation.settings, settings, name) for name in names))
+
+
+def set_mode(session: Session, argument: str) -> None:
+    set_option(session, f"mode {argument}")
+
+
+def set_thinking(session: Session, argument: str) -> None:
+    if argument == "show":
+        thought = session.last.thought if session.last is not None else ""
+        session.tell(printable(thought) or "there was no thought before the last answer")
+        return
+    if argument and argument not in SWITCH:
+        raise OptionError(f"/think {argument}: the nearest is {nearest(argument, SWITCH)!r}, of {', '.join(SWITCH)}")
+    if argument:
+        session.conversation.think = argument == "on"
+        session.keep_changes()
+    session.tell(f"thinking is {'on' if session.conversation.think else 'off'}")
+
+
+def show_figures(session: Session, argument: str) -> None:
+    conversation, speaker = session.conversation, session.speaker
+    tokens = speaker.count(conversation.prompt(), conversation.think) if conversation.messages else 0
+    lines = [f"model {speaker.name} · context {tokens:,} of {speaker.longest_prompt:,} tokens"]
+    if session.totals:
+        stats = session.totals[-1].stats
+        generated = sum(finish.stats.generated_tokens for finish in session.totals)
+        seconds = sum(finish.stats.generation_seconds for finish in session.totals)
+        lines += [
+            f"last answer: {summary(session.totals[-1])}",
+            f"  of its prompt {stats.cached_tokens:,} tokens were known from earlier turns",
+            f"all {count_of(len(session.totals), 'answer')}: {generated:,} tokens in {seconds:.1f} s",
+        ]
+    session.tell("\n".join([*lines, f"memory in use {speaker.memory_bytes() / 1e9:.2f} GB"]))
+
+
+def attach_file(session: Session, argument: str) -> None:
+    if not argument:
+        raise OptionError("/file needs the file to put into your message, as in: /file notes.txt")
+    session.attach(Path(argument).expanduser())
+
+
+def leave(session: Session, argument: str) -> None:
+    raise Leave
+
+
+def offer_last(session: Session) -> None:
+    """Say that an earlier conversation can be gone on with, if there is one."""
+    path = session.archive.last() if session.archive is not None else None
+    if path is None:
+        return
+    earlier = archive.read(path)
+    questions = sum(message.role == "user" for message in earlier.messages)
+    if questions:
+        when = time.strftime("%d %b %H:%M", time.localtime(path.stat().st_mtime))
+        session.tell(
+            f"Your last conversation ({when}, {count_of(questions, 'question')}) is kept: /load goes on with it."
+        )
+
+
+def count_of(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
