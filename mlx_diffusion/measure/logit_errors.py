@@ -1,10 +1,10 @@
-"""How far the logits of a conversion are from its source's, on a few prompts.
+"""The errors of a conversion's logits on a few prompts: their distance from the logits of its source.
 
-By Kullback-Leibler divergence and by how often the most likely token is the same, where a denoising starts (random
-canvases, no soft signal) and where it ends (canvases that the converted model denoised). Both models see the same:
-canvas and soft signal, which at converged canvases is the source's own, at the last step's temperature. So what differs
-is what the weights do in one step, and not what a run made of an earlier difference. Both checkpoints run layer by
-layer: memory is bounded by one layer and both embeddings. Knows nothing of how large an error may be.
+Measured are the Kullback-Leibler divergence and the share of positions with the same most likely token, where denoising
+starts (random canvases without a soft signal) and where it ends (canvases that the converted model denoised). Both
+models get the same canvas and the same soft signal, at converged canvases that of the source at the last step's
+temperature. So the errors are those of a single step and do not grow over a run. Both checkpoints run layer by layer:
+memory holds one layer and both embeddings. Knows nothing of how large an error may be.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 PROMPTS = ("Copy: fig oak ant", "In words: 4217", "Write one sentence about rain.")
 LOGIT_ROWS = 16  # positions whose logits are compared at once: two arrays of 17 MB at the real size
 SEED = 0
-STEPS = 16  # at most, of a user's 48: each reads the whole converted checkpoint
+STEPS = 16  # at most, where a user's runs have up to 48: every step reads the whole converted checkpoint
 RANDOM, CONVERGED = "random", "converged"
 
 
 @dataclass(frozen=True)
 class LogitError:
-    """How far the logits of a canvas (or of all of a kind) are from the source's, over its positions."""
+    """The distance between the logits of two models, over the positions of a canvas or of all canvases of a kind."""
 
     canvases: str  # RANDOM or CONVERGED
     prompt: str | None  # None: all of them
@@ -55,7 +55,7 @@ def logit_errors(
     prompts = [tuple(_tokens(tokenizer, text, original.config.vocab_size)) for text in texts]
     settings = _settings(original)
     noise = KeyedNoise(SEED, original.config.vocab_size)
-    passes = settings.max_denoising_steps + 3  # all the steps of the converted, a look of it, two of the source
+    passes = settings.max_denoising_steps + 3  # all steps of the converted model and one more, and two of the source
     done = 0
 
     def advance(index: int) -> None:
@@ -91,7 +91,7 @@ def logit_errors(
 
 
 def _settings(checkpoint: Checkpoint) -> Settings:
-    """The checkpoint's own, of a shorter run."""
+    """The checkpoint's own settings, with at most STEPS steps."""
     own = GenerationConfig.from_checkpoint(checkpoint.folder).resolve()
     return replace(own, max_denoising_steps=min(own.max_denoising_steps, STEPS))
 
@@ -120,5 +120,5 @@ def _compared(
 
 
 def _logit_error(kind: str, prompt: str | None, divergence: np.ndarray, equal: np.ndarray) -> LogitError:
-    """Divergences are not negative; rounding makes those of next to nothing so."""
+    """The error over some positions. No divergence is negative, but rounding can make one of nearly 0 so."""
     return LogitError(kind, prompt, max(float(divergence.mean()), 0.0), float(divergence.max()), float(equal.mean()))

@@ -120,7 +120,7 @@ def run_batch(
 
 
 def run_first_step(examinee: Answerer, tokenizer: Tokenizer, shuffle: Item, seed: int) -> FirstStep:
-    """What a single step makes of a shuffle."""
+    """Take a single step of a shuffle, and check what it gives."""
     assert shuffle.length is not None
     draw, argmax = map(shuffle.is_right, examinee.first_step(shuffle.tokens(tokenizer), seed))
     return FirstStep(shuffle.length, draw, argmax)

@@ -22,7 +22,7 @@ COLUMNS = ("steps", "canvases", "limited", "tokens")
 
 @dataclass(frozen=True)
 class PromptOutcome:
-    """What became of one prompt."""
+    """The result of one prompt in one variant."""
 
     right: bool
     steps: int  # denoising steps, over all canvases

@@ -83,7 +83,7 @@ class Journal:
         self._append(batch.as_dict())
 
     def add_first_step(self, index: int, step: FirstStep) -> None:
-        """Keep what the first step made of shuffle number `index`."""
+        """Keep the first step of shuffle number `index`."""
         self.first_steps[index] = step
         self._append({"index": index, **step.as_dict()})
 

@@ -1,4 +1,4 @@
-"""The bound on what one denoising step can reach where positions depend on each other, beside what it reached.
+"""The bound on shuffles after a single denoising step, where positions depend on each other, and what was reached.
 
 After one step every position has its own distribution and nothing ties them. Where a model has learned that every order
 of n items is equally likely, each position gives each item 1/n, and independent draws make a valid shuffle with

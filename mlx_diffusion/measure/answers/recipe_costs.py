@@ -28,7 +28,7 @@ from mlx_diffusion.measure.answers.runner import evaluate
 from mlx_diffusion.measure.answers.tables import comparison_text
 from mlx_diffusion.measure.logit_errors import CONVERGED, RANDOM, LogitError, logit_errors
 
-Convert = Callable[[Path, Path, str], object]  # from one folder into another, by a recipe's name
+Convert = Callable[[Path, Path, str], object]  # from a folder into another, by the name of a recipe
 
 SOURCE = "as it is"
 LOGIT_PROMPTS = 24  # over all families
@@ -50,7 +50,7 @@ token*: positions of the latter with the same most likely token.
 
 @dataclass(frozen=True)
 class RecipeCost:
-    """One recipe."""
+    """The cost of one recipe, or of the checkpoint as it is."""
 
     recipe: str  # or SOURCE
     weight_bytes: int
@@ -172,7 +172,9 @@ def measure_recipes(
         for name in dict.fromkeys(recipes):
             target = Path(temporary) / name
             convert(folder, target, name)
-            evaluation = _evaluated(name, target, plan, Path(temporary), workers, report)  # and no larger: no warning
+            evaluation = _evaluated(
+                name, target, plan, Path(temporary), workers, report
+            )  # no larger than the source, so without a warning
             comparisons.append((name, compare(base, evaluation)[0]))
             first, converged = _divergences(folder, target, plan, name, report)
             found.append(

@@ -78,7 +78,7 @@ def _journal_file(state: Path | None, header: dict[str, Any]) -> Path:
 
 
 def header_of(model: str, found: Checkpoint, plan: EvaluationPlan) -> dict[str, Any]:
-    """What is evaluated, as the head of the file of results."""
+    """The head of the file of results, which says what is evaluated."""
     return {
         "model": model,
         "checkpoint": fingerprint(found.folder),

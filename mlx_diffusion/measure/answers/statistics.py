@@ -35,7 +35,10 @@ def sign_test(ups: int, downs: int) -> float:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values corrected by Holm's method: over all of them, a false alarm below a level has at most that chance."""
+    """p-values corrected by Holm's method for many tests.
+
+    If values below a level count as real, the chance of any false alarm among all of them is at most that level.
+    """
     adjusted: dict[str, float] = {}
     largest = 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):

@@ -101,7 +101,7 @@ def bound_table(evaluation: Evaluation, markdown: bool = False) -> str:
 
 
 def recommendation(evaluation: Evaluation) -> str:
-    """Which variant to take, and why."""
+    """A sentence that names the recommended variant and says why."""
     return (
         f"Take {evaluation.labels[recommended_variant(evaluation)]}: it has the fewest decoder positions per token of "
         f"all ways that lose at most {100 * MARGIN:.0f} points of accuracy against the best (95 %)."

@@ -1,1 +1,1 @@
-"""What a checkpoint costs and how fast it runs here."""
+"""Benchmarks of a model: time, memory and work, beside the ceilings of the device and a peer's figures."""

@@ -47,7 +47,7 @@ class Benchmark:
     def run(
         self, repeats: int, device: Mapping[str, Any], announce: Tell, show: Tell, *, warm_up: bool = True
     ) -> BenchmarkResults:
-        """Measure everything. `device` is the machine's description; with `warm_up` a first turn is not counted.
+        """Measure everything. `device` describes the machine; with `warm_up` a first turn of each case is not counted.
 
         `announce` is told of work that takes long, `show` of the many small parts.
         """

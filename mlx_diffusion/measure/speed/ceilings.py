@@ -181,5 +181,5 @@ def _random(shape: tuple[int, ...], dtype: mx.Dtype, seed: int) -> mx.array:
 
 
 def _rounded(size: float) -> int:
-    """Down to a multiple of LEAST_SIDE."""
+    """The size, rounded down to a multiple of LEAST_SIDE."""
     return int(size) // LEAST_SIDE * LEAST_SIDE

@@ -149,7 +149,7 @@ def formats_of(model: nn.Module) -> Formats:
 
 
 def matrix_bytes(inner: int, outer: int, spec: QuantSpec | None, item_bytes: int) -> int:
-    """A matrix of inner times outer entries, with its scales and biases, as it is in memory."""
+    """Bytes in memory of a matrix of inner times outer entries, with its scales and biases."""
     if spec is None:
         return inner * outer * item_bytes
     groups = inner * outer // spec.group_size
@@ -158,7 +158,7 @@ def matrix_bytes(inner: int, outer: int, spec: QuantSpec | None, item_bytes: int
 
 
 def experts_touched(experts: int, chosen: int, tokens: int) -> float:
-    """How many of the experts `tokens` tokens are expected to need, when each takes `chosen` of them at random."""
+    """The expected number of experts that `tokens` tokens need, if each takes `chosen` of them at random."""
     return experts * (1 - (1 - chosen / experts) ** tokens)
 
 
@@ -201,17 +201,17 @@ def _projections(config: ModelConfig, formats: Formats, index: int, rows: int, n
 
 
 def _seen(config: ModelConfig, layer_type: LayerType, prefix: int) -> int:
-    """How many positions of the prefix a canvas sees in a layer of this type."""
+    """The number of prefix positions that a canvas sees in a layer of this type."""
     return prefix - first_prefix_position(prefix, config.sliding_window if layer_type == SLIDING else None)
 
 
 def _attention_flops(config: ModelConfig, layer_type: LayerType, pairs: int) -> int:
-    """Scores and weighted values of that many pairs of a query and a key, in all heads."""
+    """Operations of scores and weighted values for so many pairs of a query and a key, in all heads."""
     return 2 * 2 * config.num_attention_heads * config.head_shape(layer_type)[1] * pairs
 
 
 def _causal_pairs(prefix: int, tokens: int, window: int | None) -> int:
-    """Pairs of a query among the new tokens and a key that it sees, itself included."""
+    """The number of pairs of a query among the new tokens and a key that it sees, its own included."""
     first, last = prefix + 1, prefix + tokens  # keys that the first and the last query see without a window
     if window is None or last <= window:
         return (first + last) * tokens // 2

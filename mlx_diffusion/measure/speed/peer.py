@@ -70,7 +70,7 @@ class Peer:
 
 
 def check_peer_installed() -> None:
-    """Raises OptionError where mlx-vlm is not installed."""
+    """Raise OptionError where mlx-vlm is not installed."""
     try:
         version(NAME)
         import_module("mlx_vlm")

@@ -35,7 +35,7 @@ CITIES = (
 
 
 def name(rng: Random) -> str:
-    """A first name of two syllables: 144 of them, of which training never sees one in eight."""
+    """A first name of two syllables, one of 144. Training never sees one name in eight."""
     return rng.choice(ONSETS) + rng.choice(CODAS)
 
 
@@ -52,7 +52,7 @@ def in_words(number: int) -> str:
 
 
 def _number(rng: Random) -> tuple[int, str | None]:
-    """An integer from 0 to 9999, each length about as often as the others, and what decides the split.
+    """An integer from 0 to 9999 and its split key; each length comes about as often as the others.
 
     Numbers below twenty belong to training: each is a word of its own, and no other number would teach "zero".
     """
@@ -62,7 +62,7 @@ def _number(rng: Random) -> tuple[int, str | None]:
 
 
 def _sum(rng: Random) -> tuple[int, int, str]:
-    """Two integers from 0 to 99, of one digit as often as of up to two, and what decides the split: the pair."""
+    """Two integers, each below ten or below a hundred with equal chance, and the split key: the pair in any order."""
     a, b = (rng.randrange(rng.choice((10, 100))) for _ in range(2))
     return a, b, f"{min(a, b)} + {max(a, b)}"
 
@@ -119,7 +119,7 @@ def think(rng: Random) -> Task:
 
 
 def tool(rng: Random) -> Task:
-    """A question that one declared tool answers: the right answer is the call, in the model's own markers."""
+    """A question for a declared tool; the right answer is the call, in the model's own markers."""
     who, city = name(rng), rng.choice(CITIES)
     question, tool_name, key, value = rng.choice(
         (

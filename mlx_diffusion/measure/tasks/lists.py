@@ -41,7 +41,7 @@ def sort(rng: Random) -> Task:
 
 
 def shuffle(rng: Random) -> Task:
-    """Any order is right, the given one included; the split goes by the set of words: no order of it was seen."""
+    """Any order is right, also the given one. The split goes by the set of words: training saw no order of it."""
     items, _ = _items(rng)
     answer = rng.sample(items, len(items))
     return ask(

@@ -1,9 +1,9 @@
 """4×4 Latin squares and Sudoku: every cell depends on others, and more than one answer may be right.
 
-A Latin square is asked for with four digits; training never sees the held-out sets of digits, and its answers are the
-four reduced squares of the 576 right ones: first row and first column have the digits in the order asked. A Sudoku is
-given by its clues, 0 for an empty cell; training never sees the held-out solutions, however they are masked, and
-several solutions may fit the clues.
+The prompt of a Latin square gives four digits. Training never sees the held-out sets of digits, and of the 576 right
+answers it only sees the four reduced ones, whose first row and first column have the digits in the order of the prompt.
+The prompt of a Sudoku gives its clues, with 0 for an empty cell; several solutions may fit them. Training never sees
+the held-out solutions, whatever the clues.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Stories from a small grammar: answers that run over several canvases and must stay true to their beginning.
 
-The prompt fixes who and which animal; city, colour, lost thing, places and moods are free, but the thing that is found
-must be the thing that was lost, no place is searched twice, and the animal and the name stay what they were.
+The prompt gives the name and the animal; city, colour, lost thing, places and moods are free. But the thing that is
+found must be the thing that was lost, no place is searched twice, and the name and the animal never change.
 """
 
 import re

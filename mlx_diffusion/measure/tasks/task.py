@@ -1,4 +1,4 @@
-"""What a task is: a prompt, one right answer, and a check that knows every right answer.
+"""A task: a prompt, one right answer, and a check that knows every right answer.
 
 Knows nothing of models and tokens: messages and text only. The split into training and held-out tasks is a property of
 the task itself (a hash of what must never be seen in training), so that no training run can leak into a measurement.
@@ -19,9 +19,9 @@ HELD_OUT_SHARE = 8  # one key in eight
 class Task:
     """One prompt with its checkable answer.
 
-    `key` is what decides the split: the list, number, name or square that training must not have seen; None for what
-    belongs to training always. `answer` is one right answer, `check` accepts every right one (text without markers and
-    stop tokens, surrounding space ignored). `thought` is what the model thinks first where the family asks for it;
+    `key` decides the split: it is the list, number, name or square that training must not have seen, or None for a task
+    that always belongs to training. `answer` is one right answer, `check` accepts every right one (text without markers
+    and stop tokens, surrounding space ignored). `thought` is what the model thinks first where the family asks for it;
     `tools` are declarations for the template.
     """
 
@@ -58,7 +58,7 @@ def ask(
 
 
 def split_of(family: str, key: str | None) -> Split:
-    """The split of a task, from nothing but its family and key: the same on every machine and for ever."""
+    """The split of a task, which depends only on its family and key and so is the same everywhere."""
     if key is None:
         return "train"
     digest = blake2b(f"{family}\0{key}".encode(), digest_size=8).digest()
