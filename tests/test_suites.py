@@ -13,8 +13,8 @@ from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.plan import prompts_by_family
 from mlx_diffusion.measure.answers.suite_file import read_suite
 from mlx_diffusion.measure.answers.suites import SUITES, all_families, draw_items, families_of, suite_names
-from mlx_diffusion.measure.answers.worded import WORDED, worded
 from mlx_diffusion.measure.tasks import FAMILIES, draw
+from mlx_diffusion.measure.tasks.worded import WORDED, worded
 
 FEW = {"tool": 38}  # of its questions most are in the training split
 

@@ -107,12 +107,7 @@ def run_batch(
     )
     outcomes = tuple(
         PromptOutcome(
-            right=item.is_right(answer.text),
-            steps=answer.steps,
-            canvases=answer.canvases,
-            limited=answer.limited,
-            tokens=answer.tokens,
-            answer=answer.text,
+            item.is_right(answer.text), answer.steps, answer.canvases, answer.limited, answer.tokens, answer.text
         )
         for item, answer in zip(items, examinee.answer(prompts), strict=True)
     )

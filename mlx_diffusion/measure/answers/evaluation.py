@@ -53,14 +53,12 @@ class Evaluation:
 
     @property
     def plan(self) -> Mapping[str, Any]:
-        plan: Mapping[str, Any] = self.header["plan"]
-        return plan
+        return self.header["plan"]
 
     @property
     def variants(self) -> Sequence[Mapping[str, Any]]:
         """The label, mode and options of each variant."""
-        variants: Sequence[Mapping[str, Any]] = self.plan["ways"]
-        return variants
+        return self.plan["ways"]
 
     @property
     def labels(self) -> list[str]:
@@ -73,8 +71,7 @@ class Evaluation:
 
     @property
     def canvas_length(self) -> int:
-        length: int = self.header["canvas_length"]
-        return length
+        return self.header["canvas_length"]
 
     def outcomes(self, variant: int) -> list[PromptOutcome]:
         """The outcomes of all families, in order."""

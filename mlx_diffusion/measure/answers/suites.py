@@ -13,9 +13,9 @@ from types import MappingProxyType
 
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.answers.item import Item
-from mlx_diffusion.measure.answers.worded import WORDED, worded
 from mlx_diffusion.measure.tasks import FAMILIES, Task, draw, split_of
 from mlx_diffusion.measure.tasks.squares import sudoku_squares
+from mlx_diffusion.measure.tasks.worded import WORDED, worded
 
 SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

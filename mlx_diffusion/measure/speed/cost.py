@@ -107,9 +107,8 @@ def step_cost(config: ModelConfig, formats: Formats, prefix: int, item_bytes: in
     products = [
         product for index in range(config.num_hidden_layers) for product in _layer(config, formats, index, length)
     ]
-    hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
-    for name, shape in (("gate_proj", (hidden, inner)), ("up_proj", (hidden, inner)), ("down_proj", (inner, hidden))):
-        products.append(Product(CONDITIONING, length, *shape, formats(f"self_conditioning.{name}")))
+    hidden, vocab = config.hidden_size, config.vocab_size
+    products += _gated_mlp(CONDITIONING, config, formats, "self_conditioning", length)
     table = formats("embed_tokens")
     products.append(Product(HEAD, length, hidden, vocab, table))
     products.append(Product(SOFT, length, vocab, hidden, table, reads_weights=False))
@@ -168,17 +167,21 @@ def parameter_bytes(model: nn.Module) -> int:
 
 
 def _layer(config: ModelConfig, formats: Formats, index: int, rows: int) -> list[Product]:
-    hidden, dense, inner = config.hidden_size, config.intermediate_size, config.moe_intermediate_size
-    path = f"layers.{index}"
+    path, hidden, inner = f"layers.{index}", config.hidden_size, config.moe_intermediate_size
     products = _projections(config, formats, index, rows, ("q_proj", "k_proj", "v_proj", "o_proj"))
-    for name, shape in (("gate_proj", (hidden, dense)), ("up_proj", (hidden, dense)), ("down_proj", (dense, hidden))):
-        products.append(Product(DENSE, rows, *shape, formats(f"{path}.mlp.{name}")))
+    products += _gated_mlp(DENSE, config, formats, f"{path}.mlp", rows)
     products.append(Product(ROUTER, rows, hidden, config.num_experts, formats(f"{path}.router.proj")))
     touched = experts_touched(config.num_experts, config.top_k_experts, rows)
     for name, shape in (("gate_up_proj", (hidden, 2 * inner)), ("down_proj", (inner, hidden))):
         spec = formats(f"{path}.experts.{name}")
         products.append(Product(EXPERTS, rows * config.top_k_experts, *shape, spec, matrices=touched))
     return products
+
+
+def _gated_mlp(part: str, config: ModelConfig, formats: Formats, path: str, rows: int) -> list[Product]:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    shapes = {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+    return [Product(part, rows, *shape, formats(f"{path}.{name}")) for name, shape in shapes.items()]
 
 
 def _projections(config: ModelConfig, formats: Formats, index: int, rows: int, names: Iterable[str]) -> list[Product]:

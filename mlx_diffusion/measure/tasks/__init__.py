@@ -1,6 +1,7 @@
 """The tasks that the bundled checkpoint knows: generators with exact checkers, and a split held out by construction.
 
-`FAMILIES` is the table of them all. Nothing here knows of models, tokens or files.
+`FAMILIES` is the table of them all; `worded` asks them in words for other models. Nothing here knows of models, tokens
+or files.
 """
 
 from collections.abc import Callable, Mapping

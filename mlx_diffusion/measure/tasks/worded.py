@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from mlx_diffusion.measure.tasks import Task
+from mlx_diffusion.measure.tasks.task import Task
 
 WORDS = "Answer with nothing but the words, separated by single spaces, on one line."
 GRID = "Answer with nothing but the grid: four lines of four digits separated by single spaces."
