@@ -17,8 +17,9 @@ from huggingface_hub import ModelCardData
 from mlx_diffusion import __version__
 from mlx_diffusion.checkpoint.folder import HUB_ID
 from mlx_diffusion.checkpoint.formats import spec_text
-from mlx_diffusion.checkpoint.layout import PARTS, Piece, part_of
+from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.checkpoint.recipes import Recipe, rule_text
+from mlx_diffusion.checkpoint.tensor_names import PARTS, part_of
 from mlx_diffusion.display import size_text
 
 CARD = "README.md"

@@ -14,9 +14,10 @@ from typing import Any
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
 from mlx_diffusion.checkpoint.headers import Tensor
-from mlx_diffusion.checkpoint.layout import PARTS, check_complete
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.checkpoint.tensor_names import PARTS
+from mlx_diffusion.checkpoint.text_tensors import check_complete
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.plan import read_config
 from mlx_diffusion.convert.source import LocalSource, Source

@@ -25,7 +25,7 @@ from mlx_diffusion.checkpoint.folder import (
     local_folder,
     weight_names,
 )
-from mlx_diffusion.checkpoint.headers import HEADER_LIMIT, LENGTH_BYTES, Stored, parse_header
+from mlx_diffusion.checkpoint.headers import HEADER_LIMIT, LENGTH_BYTES, StoredTensor, parse_header
 from mlx_diffusion.checkpoint.hub_cache import cache_folder, cached_snapshots, is_cached, is_whole
 from mlx_diffusion.checkpoint.hub_errors import http_error, hub_errors
 from mlx_diffusion.convert.source import SMALL, LocalSource, Source
@@ -106,7 +106,7 @@ class HubSource:
         where = f"{self.label}/{INDEX_FILE}"
         return weight_names(self._sizes, lambda: parse_json(self.read_small(INDEX_FILE), where), self.label)
 
-    def headers(self) -> list[Stored]:
+    def headers(self) -> list[StoredTensor]:
         return [entry for name in self.shards() for entry in self._header(name)]
 
     def changed(self, shard: str) -> int | None:
@@ -160,7 +160,7 @@ class HubSource:
                 part.unlink(missing_ok=True)
         self._swept = True
 
-    def _header(self, shard: str) -> list[Stored]:
+    def _header(self, shard: str) -> list[StoredTensor]:
         where, size = f"{self.label}/{shard}", self._sizes[shard]
         start = self._range(shard, 0, min(size, HEADER_GUESS))
         length = int.from_bytes(start[:LENGTH_BYTES], "little")

@@ -12,8 +12,9 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
-from mlx_diffusion.checkpoint.layout import check_complete, pieces, quantization_table, sizes
+from mlx_diffusion.checkpoint.pieces import pieces, quantization_table, sizes
 from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.checkpoint.text_tensors import check_complete
 from mlx_diffusion.convert.card import CARD, card
 from mlx_diffusion.convert.origin import Origin
 from mlx_diffusion.convert.record import ConversionRecord, record_of

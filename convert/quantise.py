@@ -15,8 +15,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Stored
-from mlx_diffusion.checkpoint.layout import Piece
+from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor
+from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.errors import CheckpointError
 
 # Read at once. Larger chunks are no faster, and MLX's mx and nv kernels for the CPU slow down with them.
@@ -29,7 +29,7 @@ NUMPY_TYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 class Chunk:
     """Neighbouring rows of one tensor: where they are read, how they are kept, where each result is written."""
 
-    stored: Stored
+    stored: StoredTensor
     spec: QuantSpec | None
     shape: tuple[int, int]  # [rows, entries of a row]
     offset: int
@@ -40,7 +40,7 @@ class Chunk:
         return math.prod(self.shape) * ITEM_BYTES[self.stored.tensor.dtype]
 
 
-def chunks(stored: Stored, piece: Piece, starts: Mapping[str, int]) -> Iterator[Chunk]:
+def chunks(stored: StoredTensor, piece: Piece, starts: Mapping[str, int]) -> Iterator[Chunk]:
     """A tensor in chunks; `starts` has the offsets of the written tensors in the target file."""
     tensor = stored.tensor
     width = tensor.shape[-1] if tensor.shape else 1

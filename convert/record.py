@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mlx_diffusion import __version__
 from mlx_diffusion.checkpoint.folder import UNFINISHED
-from mlx_diffusion.checkpoint.headers import Stored
-from mlx_diffusion.checkpoint.layout import Piece
+from mlx_diffusion.checkpoint.headers import StoredTensor
+from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.errors import ConversionError
 from mlx_diffusion.whole_files import write_whole
 
@@ -63,7 +63,7 @@ class ConversionRecord:
 def record_of(
     label: str,
     revision: str | None,
-    stored: Iterable[Stored],
+    stored: Iterable[StoredTensor],
     small: Iterable[tuple[str, bytes]],
     recipe: str,
     made: Iterable[Piece],

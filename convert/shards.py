@@ -15,8 +15,8 @@ from io import FileIO
 from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import SINGLE_FILE
-from mlx_diffusion.checkpoint.headers import Stored, write_header
-from mlx_diffusion.checkpoint.layout import Piece, written
+from mlx_diffusion.checkpoint.headers import StoredTensor, write_header
+from mlx_diffusion.checkpoint.pieces import Piece, written
 from mlx_diffusion.convert.large_files import flush, forget, uncached
 from mlx_diffusion.convert.quantise import chunks, transfer
 from mlx_diffusion.errors import CheckpointError
@@ -33,12 +33,12 @@ class Shard:
 
     name: str
     source: str
-    entries: tuple[tuple[Stored, Piece], ...]
+    entries: tuple[tuple[StoredTensor, Piece], ...]
     header: bytes  # with which the file begins
     starts: Mapping[str, int]  # the offset of each written tensor in it
 
     @classmethod
-    def of(cls, name: str, entries: Sequence[tuple[Stored, Piece]]) -> Shard:
+    def of(cls, name: str, entries: Sequence[tuple[StoredTensor, Piece]]) -> Shard:
         """The output file of that name for what becomes of these tensors."""
         header, starts = write_header(written(piece for _, piece in entries))
         return cls(name, entries[0][0].file, tuple(entries), header, starts)
@@ -53,9 +53,9 @@ class Shard:
         return len(self.header) + sum(piece.nbytes for _, piece in self.entries)
 
 
-def split_into_shards(stored: Sequence[Stored], made: Sequence[Piece], limit: int = SHARD_BYTES) -> list[Shard]:
+def split_into_shards(stored: Sequence[StoredTensor], made: Sequence[Piece], limit: int = SHARD_BYTES) -> list[Shard]:
     """The output files for these tensors, which stand file by file, and what becomes of each."""
-    groups: list[list[tuple[Stored, Piece]]] = []
+    groups: list[list[tuple[StoredTensor, Piece]]] = []
     filled = 0
     for entry, piece in zip(stored, made, strict=True):
         if not groups or entry.file != groups[-1][-1][0].file or filled + piece.nbytes > limit:

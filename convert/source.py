@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mlx_diffusion.checkpoint.folder import weight_files
-from mlx_diffusion.checkpoint.headers import Stored, read_header
+from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
 from mlx_diffusion.errors import CheckpointError
 
 SMALL = (".json", ".jinja", ".model", ".txt", ".md")  # all else that may stand beside the weights is left behind
@@ -41,7 +41,7 @@ class Source(Protocol):
         """The weight files, in the order in which they are read."""
         ...
 
-    def headers(self) -> list[Stored]:
+    def headers(self) -> list[StoredTensor]:
         """All tensors, shard by shard, read without the weights."""
         ...
 
@@ -85,7 +85,7 @@ class LocalSource:
     def shards(self) -> list[str]:
         return [file.name for file in weight_files(self.folder)]
 
-    def headers(self) -> list[Stored]:
+    def headers(self) -> list[StoredTensor]:
         return [entry for name in self.shards() for entry in read_header(self.folder / name)]
 
     def changed(self, shard: str) -> int | None:

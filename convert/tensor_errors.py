@@ -17,8 +17,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Stored, Tensor
-from mlx_diffusion.checkpoint.layout import Piece
+from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor, Tensor
+from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.convert.format_bounds import allowed
 from mlx_diffusion.convert.quantise import Chunk, chunks, read_rows
 from mlx_diffusion.errors import CheckpointError
@@ -43,8 +43,8 @@ class TensorError:
 
 
 def tensor_errors(
-    source: Mapping[str, tuple[Path, Stored]],
-    target: Mapping[str, tuple[Path, Stored]],
+    source: Mapping[str, tuple[Path, StoredTensor]],
+    target: Mapping[str, tuple[Path, StoredTensor]],
     made: list[Piece],
     advance: Callable[[int], None],
 ) -> Iterator[TensorError]:

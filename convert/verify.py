@@ -14,9 +14,10 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec, spec_text
-from mlx_diffusion.checkpoint.headers import Stored, read_header
-from mlx_diffusion.checkpoint.layout import PARTS, module_of, part_of, pieces
+from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
+from mlx_diffusion.checkpoint.pieces import pieces
 from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.checkpoint.tensor_names import PARTS, module_of, part_of
 from mlx_diffusion.convert.tensor_errors import TensorError, tensor_errors
 from mlx_diffusion.display import table
 from mlx_diffusion.errors import ConversionError
@@ -186,11 +187,11 @@ def _format(spec: QuantSpec | None) -> str:
     return f"{spec.bits} bits" if spec.mode == "affine" else spec.mode
 
 
-def _stored(files: Iterable[Path]) -> dict[str, tuple[Path, Stored]]:
+def _stored(files: Iterable[Path]) -> dict[str, tuple[Path, StoredTensor]]:
     return {entry.tensor.name: (file, entry) for file in files for entry in read_header(file)}
 
 
-def _tensor(kept: Mapping[str, tuple[Path, Stored]], name: str) -> object:
+def _tensor(kept: Mapping[str, tuple[Path, StoredTensor]], name: str) -> object:
     return kept[name][1].tensor if name in kept else None
 
 

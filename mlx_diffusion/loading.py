@@ -21,7 +21,7 @@ def load(path_or_id: str | Path) -> tuple[DiffusionGemma, Tokenizer]:
     huggingface_hub, which honours HF_HOME and HF_HUB_OFFLINE. The model carries the checkpoint's generation defaults
     as `model.generation_defaults`. Raises CheckpointError, one line that says what, where and what to do.
     """
-    found = checkpoint.Checkpoint.open(checkpoint.find(path_or_id))
+    found = checkpoint.Checkpoint.open(checkpoint.find_folder(path_or_id))
     tokenizer = load_tokenizer(found.folder)
     defaults = GenerationConfig.from_checkpoint(found.folder)
     model = load_model(found)

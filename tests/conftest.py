@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.folder import Checkpoint, find
+from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder
 from mlx_diffusion.loading import load_model
 from mlx_diffusion.network.model import DiffusionGemma
 
@@ -71,7 +71,7 @@ class ReferenceRun:
 
 
 def read_run(run: dict[str, Any]) -> ReferenceRun:
-    folder = find("demo") if run["checkpoint"] == "demo" else FIXTURES / run["checkpoint"]
+    folder = find_folder("demo") if run["checkpoint"] == "demo" else FIXTURES / run["checkpoint"]
     steps = json.loads((folder / "generation_config.json").read_text())["max_denoising_steps"]
     config = json.loads((folder / "config.json").read_text())
     with np.load(FIXTURES / "runs" / f"{run['name']}.npz") as file:

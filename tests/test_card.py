@@ -8,8 +8,9 @@ from conftest import config_dict
 from huggingface_hub import ModelCard
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.layout import pieces, sizes, text_tensors
+from mlx_diffusion.checkpoint.pieces import pieces, sizes
 from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe
+from mlx_diffusion.checkpoint.text_tensors import text_tensors
 from mlx_diffusion.cli.main import build_parser
 from mlx_diffusion.convert.card import card, command
 

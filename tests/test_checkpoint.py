@@ -17,23 +17,23 @@ from huggingface_hub import errors as hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, INDEX_FILE, Checkpoint, find, weight_names
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, INDEX_FILE, Checkpoint, find_folder, weight_names
 from mlx_diffusion.checkpoint.hub_errors import http_error
 from mlx_diffusion.errors import CheckpointError
 
 
 def test_demo_is_the_bundled_folder() -> None:
-    assert find("demo") == DEMO_FOLDER and DEMO_FOLDER.parent.name == "mlx_diffusion"
+    assert find_folder("demo") == DEMO_FOLDER and DEMO_FOLDER.parent.name == "mlx_diffusion"
 
 
 def test_a_folder_is_taken_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find(folder) == find(str(folder)) == folder
+    assert find_folder(folder) == find_folder(str(folder)) == folder
     monkeypatch.chdir(folder.parent)
-    assert find("checkpoint") == Path("checkpoint")
+    assert find_folder("checkpoint") == Path("checkpoint")
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert find("~/checkpoint") == folder
+    assert find_folder("~/checkpoint") == folder
     (folder.parent / "owner" / "name").mkdir(parents=True)
-    assert find("owner/name") == Path("owner/name")  # a folder that is there goes before a Hub id
+    assert find_folder("owner/name") == Path("owner/name")  # a folder that is there goes before a Hub id
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_folder_is_taken_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_looks_like_a_path_is_not_sought_on_the_hub(path: str | Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(CheckpointError, match="no such folder"):
-        find(path)
+        find_folder(path)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="paths are UTF-8 there")
@@ -54,18 +54,18 @@ def test_a_path_that_mlx_cannot_take_is_one_line(folder: Path) -> None:
 def test_a_folder_of_someone_else_s_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & (os.R_OK | os.X_OK))  # who is root may read all
     with pytest.raises(CheckpointError, match="may not be read by this user"):
-        find(folder)
+        find_folder(folder)
 
 
 def test_what_names_nothing_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for path, problem in (("", "name is empty"), ("~nobody-of-that-name/x", "no such folder")):
         with pytest.raises(CheckpointError, match=problem):
-            find(path)
+            find_folder(path)
 
 
 def test_a_file_is_no_folder(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="is a file; give the folder"):
-        find(folder / "config.json")
+        find_folder(folder / "config.json")
 
 
 def test_a_hub_id_is_downloaded_without_what_is_not_needed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_a_hub_id_is_downloaded_without_what_is_not_needed(folder: Path, monkeyp
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert find("owner/name") == folder
+    assert find_folder("owner/name") == folder
     assert asked == [
         (("owner/name",), {"allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]}),
     ]
@@ -108,7 +108,7 @@ def test_every_failure_of_the_hub_is_one_line(error: Exception, message: str, mo
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(CheckpointError, match=message) as caught:
-        find("owner/name")
+        find_folder("owner/name")
     assert str(caught.value).startswith("owner/name") and "\n" not in str(caught.value)
 
 
@@ -119,9 +119,9 @@ def test_the_cache_serves_offline(tmp_path: Path) -> None:
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(revision)
     program = (
-        "from mlx_diffusion.checkpoint.folder import find\n"
-        "print(find('toy/model'))\n"
-        "try:\n    find('toy/other')\nexcept ValueError as error:\n    print(error)\n"
+        "from mlx_diffusion.checkpoint.folder import find_folder\n"
+        "print(find_folder('toy/model'))\n"
+        "try:\n    find_folder('toy/other')\nexcept ValueError as error:\n    print(error)\n"
     )
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):

@@ -18,7 +18,7 @@ import mlx_diffusion
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, UNFINISHED, Checkpoint
 from mlx_diffusion.checkpoint.headers import read_header
-from mlx_diffusion.checkpoint.layout import pieces, quantization_table, sizes
+from mlx_diffusion.checkpoint.pieces import pieces, quantization_table, sizes
 from mlx_diffusion.convert import RECIPES, Progress, conversion, convert, plan, quantise, shards, space
 from mlx_diffusion.convert.source import LocalSource
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError

@@ -9,8 +9,8 @@ from conftest import FIXTURES, config_dict, model_of
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.layout import DECODER
 from mlx_diffusion.checkpoint.recipes import RECIPES
+from mlx_diffusion.checkpoint.tensor_names import DECODER
 from mlx_diffusion.measure.speed.cost import (
     ATTENTION,
     CONDITIONING,

@@ -14,8 +14,9 @@ from mlx.utils import tree_flatten
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.headers import Tensor
-from mlx_diffusion.checkpoint.layout import pieces, text_tensors, written
+from mlx_diffusion.checkpoint.pieces import pieces, written
 from mlx_diffusion.checkpoint.recipes import RECIPES
+from mlx_diffusion.checkpoint.text_tensors import text_tensors
 from mlx_diffusion.engine.denoise import Denoiser
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.engine.sampler import EntropyBound

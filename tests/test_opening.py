@@ -39,7 +39,7 @@ def test_what_does_not_fit_is_refused_before_loading(
 ) -> None:
     on(monkeypatch, device="gpu", memory_bytes=5_000_000, gpu_bytes=3_000_000)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    for load in ("mlx_diffusion.fit.opening.load", "mlx_diffusion.cli.bench.subjects.load"):
+    for load in ("mlx_diffusion.fit.opening.load", "mlx_diffusion.cli.bench.opening.load"):
         monkeypatch.setattr(load, lambda name: pytest.fail("it was loaded"))
     monkeypatch.setattr(Examinee, "of", lambda folder: pytest.fail("it was loaded"))
     monkeypatch.setattr("sys.stdin", StringIO())
@@ -69,7 +69,7 @@ def test_a_model_too_large_is_told_before_its_download(
         return answer
 
     monkeypatch.setattr(opening, "download_warning", lambda name: note("looked", f"{name} is too large"))
-    monkeypatch.setattr(opening, "find", lambda name: note("downloaded", DEMO))
+    monkeypatch.setattr(opening, "find_folder", lambda name: note("downloaded", DEMO))
     assert main(["generate", "--model", "owner/name", "Copy: fig oak ant"]) == 0
     assert happened[:2] == ["looked", "downloaded"]
     assert "owner/name is too large" in capsys.readouterr().err

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.headers import Stored, Tensor, read_header, write_header
-from mlx_diffusion.checkpoint.layout import pieces
+from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor, read_header, write_header
+from mlx_diffusion.checkpoint.pieces import pieces
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.convert import quantise
 from mlx_diffusion.convert.quantise import chunks, transfer
@@ -98,7 +98,7 @@ def test_what_is_kept_may_have_any_shape(shape: tuple[int, ...], tmp_path: Path)
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0)])
 def test_nothing_is_no_chunk(shape: tuple[int, ...]) -> None:
-    stored = Stored(Tensor("model.encoder.vision_tower.x", "BF16", shape), "source", 8)
+    stored = StoredTensor(Tensor("model.encoder.vision_tower.x", "BF16", shape), "source", 8)
     (piece,) = pieces([stored.tensor], Recipe("", (("*", None),)))
     assert list(chunks(stored, piece, {stored.tensor.name: 8})) == []
 

@@ -1,15 +1,15 @@
 """Which tensors go into which file."""
 
-from mlx_diffusion.checkpoint.headers import Stored, Tensor
-from mlx_diffusion.checkpoint.layout import Piece, pieces
+from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor
+from mlx_diffusion.checkpoint.pieces import Piece, pieces
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.convert.shards import split_into_shards, weight_index
 
 
-def vision(*sizes: tuple[str, int]) -> tuple[list[Stored], list[Piece]]:
+def vision(*sizes: tuple[str, int]) -> tuple[list[StoredTensor], list[Piece]]:
     """Tensors of so many bf16 numbers in these files; none is quantised."""
     stored = [
-        Stored(Tensor(f"model.encoder.vision_tower.{number}", "F32", (size,)), file, 8)
+        StoredTensor(Tensor(f"model.encoder.vision_tower.{number}", "F32", (size,)), file, 8)
         for number, (file, size) in enumerate(sizes)
     ]
     return stored, pieces([entry.tensor for entry in stored], RECIPES["4bit"])

@@ -12,7 +12,7 @@ from conftest import FIXTURES, config_dict
 from mlx.utils import tree_flatten
 
 from mlx_diffusion.checkpoint.folder import Checkpoint
-from mlx_diffusion.checkpoint.layout import written
+from mlx_diffusion.checkpoint.pieces import written
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.fit import memory

@@ -11,8 +11,8 @@ from conftest import config_dict, hub_tensors, write_checkpoint
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import Checkpoint
-from mlx_diffusion.checkpoint.headers import Stored, read_header
-from mlx_diffusion.checkpoint.layout import pieces
+from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
+from mlx_diffusion.checkpoint.pieces import pieces
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_of
 from mlx_diffusion.convert import RECIPES, convert
 from mlx_diffusion.convert import quantise as quantise_module
@@ -26,7 +26,7 @@ KEPT = ("weight", "scales", "biases")
 QUANTISED = [name for name in RECIPES if name not in ("bf16", "4bit-small")]  # groups of 128 do not divide here
 
 
-def stored(folder: Path) -> dict[str, tuple[Path, Stored]]:
+def stored(folder: Path) -> dict[str, tuple[Path, StoredTensor]]:
     return {entry.tensor.name: (file, entry) for file in folder.glob("*.safetensors") for entry in read_header(file)}
 
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffusion.checkpoint.headers import Stored, Tensor, parse_header, read_header, write_header
+from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor, parse_header, read_header, write_header
 from mlx_diffusion.errors import CheckpointError
 
 
@@ -86,4 +86,4 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 def test_the_metadata_is_no_tensor() -> None:
     header, _ = write_header([Tensor("a", "F32", (2,))])
-    assert parse_header(header[8:], "x", 10_000) == [Stored(Tensor("a", "F32", (2,)), "x", len(header))]
+    assert parse_header(header[8:], "x", 10_000) == [StoredTensor(Tensor("a", "F32", (2,)), "x", len(header))]

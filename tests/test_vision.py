@@ -10,7 +10,7 @@ import pytest
 from conftest import FIXTURES
 
 from mlx_diffusion.checkpoint.folder import Checkpoint
-from mlx_diffusion.checkpoint.layout import VISION
+from mlx_diffusion.checkpoint.tensor_names import VISION
 from mlx_diffusion.checkpoint.vision_tensors import vision_tensors
 from mlx_diffusion.errors import CheckpointError
 

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_diffusion.checkpoint import weights
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.layout import VISION
+from mlx_diffusion.checkpoint.tensor_names import VISION
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.network.model import DiffusionGemma
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import local_folder
-from mlx_diffusion.checkpoint.layout import written
+from mlx_diffusion.checkpoint.pieces import written
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named

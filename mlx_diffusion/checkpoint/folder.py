@@ -69,7 +69,7 @@ class Checkpoint:
         return tensors
 
 
-def find(path_or_id: str | Path) -> Path:
+def find_folder(path_or_id: str | Path) -> Path:
     """The folder of a checkpoint: "demo", a folder, or a Hub id, which is downloaded (or found in the Hub's cache)."""
     folder = local_folder(path_or_id)
     if folder is not None:

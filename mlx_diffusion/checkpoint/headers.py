@@ -36,7 +36,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor and where its bytes begin: a file name and the offset from that file's start."""
 
     tensor: Tensor
@@ -44,7 +44,7 @@ class Stored:
     offset: int
 
 
-def read_header(path: Path) -> list[Stored]:
+def read_header(path: Path) -> list[StoredTensor]:
     """The tensors of a file on disk, by offset. Raises CheckpointError for a truncated or unreadable file."""
     try:
         size = path.stat().st_size
@@ -58,7 +58,7 @@ def read_header(path: Path) -> list[Stored]:
     return parse_header(header, path.name, size, where=str(path))
 
 
-def parse_header(header: bytes, file: str, file_size: int, where: str | None = None) -> list[Stored]:
+def parse_header(header: bytes, file: str, file_size: int, where: str | None = None) -> list[StoredTensor]:
     """The tensors that a header lists, by offset; `header` starts behind the eight bytes of its length."""
     where = where or file
     start = LENGTH_BYTES + len(header)
@@ -82,7 +82,7 @@ def parse_header(header: bytes, file: str, file_size: int, where: str | None = N
     return stored
 
 
-def _stored(name: str, entry: Any, file: str, start: int, where: str) -> Stored:
+def _stored(name: str, entry: Any, file: str, start: int, where: str) -> StoredTensor:
     """One line of a header."""
     tensor = Tensor(name, entry["dtype"], tuple(entry["shape"]))
     first, last = entry["data_offsets"]
@@ -97,7 +97,7 @@ def _stored(name: str, entry: Any, file: str, start: int, where: str) -> Stored:
             f"{where}: {name}, {tensor.dtype} of shape {list(tensor.shape)}, must have {tensor.nbytes} bytes, its "
             f"header gives it {last - first}; download it again"
         )
-    return Stored(tensor, file, start + first)
+    return StoredTensor(tensor, file, start + first)
 
 
 def write_header(tensors: Sequence[Tensor]) -> tuple[bytes, dict[str, int]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.config_json import read_field
 from mlx_diffusion.checkpoint.headers import Tensor
-from mlx_diffusion.checkpoint.layout import VISION
+from mlx_diffusion.checkpoint.tensor_names import VISION
 
 TOWER, PROJECTION = VISION
 CHANNELS = 3

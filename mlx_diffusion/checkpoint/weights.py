@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec
-from mlx_diffusion.checkpoint.layout import VISION
+from mlx_diffusion.checkpoint.tensor_names import VISION
 from mlx_diffusion.device import activation_dtype, transposed
 from mlx_diffusion.errors import CheckpointError
 

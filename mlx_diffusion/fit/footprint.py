@@ -13,8 +13,9 @@ from typing import Any
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.config_json import read_field
 from mlx_diffusion.checkpoint.headers import Tensor
-from mlx_diffusion.checkpoint.layout import pieces, sizes, text_tensors, written
+from mlx_diffusion.checkpoint.pieces import pieces, sizes, written
 from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.checkpoint.text_tensors import text_tensors
 from mlx_diffusion.checkpoint.vision_tensors import vision_tensors
 from mlx_diffusion.fit.macs import MACS, Mac
 from mlx_diffusion.fit.memory import GPU_ITEM, Memory, weight_bytes

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mlx_diffusion.checkpoint.config import FULL, ModelConfig
 from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Tensor, read_header
-from mlx_diffusion.checkpoint.layout import VISION
+from mlx_diffusion.checkpoint.tensor_names import VISION
 from mlx_diffusion.network.cache import PrefixCache
 from mlx_diffusion.network.sampling import columns
 from mlx_diffusion.network.split_attention import CANVAS_SCORES, PROMPT_SCORES, widest

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlx_diffusion.checkpoint.folder import Checkpoint, find, local_folder
+from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder, local_folder
 from mlx_diffusion.checkpoint.hub_files import hub_weight_bytes
 from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
 from mlx_diffusion.display import size_text
@@ -37,7 +37,7 @@ def find_model(path_or_id: str | Path, warn: Warn) -> Checkpoint:
         line = download_warning(str(path_or_id))
         if line is not None:
             warn(line)
-    return Checkpoint.open(find(path_or_id))
+    return Checkpoint.open(find_folder(path_or_id))
 
 
 def verdict_on(name: str, found: Checkpoint, copies: int = 1) -> Verdict:

@@ -17,7 +17,7 @@ import numpy as np
 from mlx_diffusion.checkpoint import weights
 from mlx_diffusion.checkpoint.config import SLIDING, ModelConfig
 from mlx_diffusion.checkpoint.folder import Checkpoint
-from mlx_diffusion.checkpoint.layout import VISION
+from mlx_diffusion.checkpoint.tensor_names import VISION
 from mlx_diffusion.engine.denoise import Denoiser
 from mlx_diffusion.engine.noise import Noise
 from mlx_diffusion.engine.sampler import EntropyBound

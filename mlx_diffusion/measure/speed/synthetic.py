@@ -21,8 +21,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.layout import DECODER, Piece, pieces, quantization_table, text_tensors
+from mlx_diffusion.checkpoint.pieces import Piece, pieces, quantization_table
 from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.checkpoint.tensor_names import DECODER
+from mlx_diffusion.checkpoint.text_tensors import text_tensors
 from mlx_diffusion.device import activation_dtype
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.network.model import DiffusionGemma

@@ -9,16 +9,10 @@ import pytest
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec, read_quantization
 from mlx_diffusion.checkpoint.headers import Tensor, read_header
-from mlx_diffusion.checkpoint.layout import (
-    PARTS,
-    check_complete,
-    part_of,
-    pieces,
-    quantization_table,
-    sizes,
-    text_tensors,
-)
+from mlx_diffusion.checkpoint.pieces import pieces, quantization_table, sizes
 from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe
+from mlx_diffusion.checkpoint.tensor_names import PARTS, part_of
+from mlx_diffusion.checkpoint.text_tensors import check_complete, text_tensors
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.json_files import read_json
 

@@ -1,0 +1,104 @@
+"""What a recipe makes of each tensor: the tensors that will be written, by name, type, shape and size.
+
+Knows nothing of files or arrays; all is exact arithmetic on shapes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from mlx_diffusion.checkpoint.formats import AFFINE_GROUPS, QuantSpec
+from mlx_diffusion.checkpoint.headers import Tensor
+from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.checkpoint.tensor_names import DECODER, PARTS, UNQUANTISED_PARTS, module_of, part_of
+from mlx_diffusion.errors import CheckpointError, OptionError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of the source and what becomes of it: itself in bf16, or weight, scales and (affine) biases."""
+
+    source: Tensor
+    module: str
+    spec: QuantSpec | None
+    written: tuple[Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.written)
+
+
+def pieces(tensors: Iterable[Tensor], recipe: Recipe) -> list[Piece]:
+    """What the recipe makes of each tensor, in the given order.
+
+    Raises CheckpointError where a group size does not divide the rows, OptionError for a user's rule that fits nothing.
+    """
+    made, unused = [], {pattern for pattern, _ in recipe.own}
+    for tensor in tensors:
+        module = module_of(tensor.name)
+        spec = None
+        if part_of(tensor.name) not in UNQUANTISED_PARTS:
+            spec = recipe.spec(module)
+            unused -= {pattern for pattern in unused if fnmatchcase(module, pattern)}
+        made.append(Piece(tensor, module, spec, _written(tensor, module, spec)))
+    if unused:
+        raise OptionError(
+            f"--set {sorted(unused)[0]!r} fits no matrix; paths look like {DECODER}layers.0.self_attn.q_proj, "
+            "and * stands for any part"
+        )
+    return made
+
+
+def _written(tensor: Tensor, module: str, spec: QuantSpec | None) -> tuple[Tensor, ...]:
+    if spec is None:
+        # mlx-vlm, and so everything that reads its folders, knows experts as modules with a weight.
+        name = f"{module}.weight" if part_of(tensor.name) == "experts" else tensor.name
+        return (Tensor(name, "BF16", tensor.shape),)
+    *rows, width = tensor.shape
+    if width % spec.group_size:
+        glob = f"*.{'.'.join(module.split('.')[-2:])}"
+        fitting = [size for size in AFFINE_GROUPS if width % size == 0]
+        how = f"{spec.bits if spec.mode == 'affine' else 8},{fitting[-1]}" if fitting else "bf16"
+        raise CheckpointError(
+            f"{tensor.name} has rows of {width} entries, which groups of {spec.group_size} do not divide; add --set "
+            f"'{glob}={how}'"
+        )
+    weight = Tensor(f"{module}.weight", "U32", (*rows, width * spec.bits // 32))
+    groups = (*rows, width // spec.group_size)
+    if spec.mode != "affine":
+        return weight, Tensor(f"{module}.scales", "U8", groups)
+    return weight, Tensor(f"{module}.scales", "BF16", groups), Tensor(f"{module}.biases", "BF16", groups)
+
+
+def written(made: Iterable[Piece]) -> list[Tensor]:
+    """All tensors that the pieces become, in order."""
+    return [tensor for piece in made for tensor in piece.written]
+
+
+def quantization_table(made: Iterable[Piece]) -> dict[str, object] | None:
+    """config.json's `quantization`: the most frequent spec of the experts as the default, other modules by path.
+
+    None where nothing is quantised. Modules without scales in the files need no entry.
+    """
+    specs = {piece.module: piece.spec for piece in made if piece.spec is not None}
+    if not specs:
+        return None
+    experts = [spec for module, spec in specs.items() if ".experts." in module]
+    (default, _), *_ = Counter(experts or specs.values()).most_common(1)
+    others = {module: _entry(spec) for module, spec in specs.items() if spec != default}
+    return {**_entry(default), **others}
+
+
+def _entry(spec: QuantSpec) -> dict[str, object]:
+    return {"group_size": spec.group_size, "bits": spec.bits, "mode": spec.mode}
+
+
+def sizes(made: Iterable[Piece]) -> dict[str, int]:
+    """Bytes of the written tensors of each part, in the order of PARTS."""
+    total = dict.fromkeys(PARTS, 0)
+    for piece in made:
+        total[part_of(piece.source.name)] += piece.nbytes
+    return total

@@ -1,0 +1,37 @@
+"""What the Hub calls the tensors of a checkpoint, and the part of the model that a name belongs to.
+
+Knows nothing of shapes, files or recipes.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+DECODER = "model.decoder."
+VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
+
+# A part and the names of its tensors; the first pattern that fits counts.
+_PARTS = (
+    ("experts", r"model\.decoder\..+\.experts\.(gate_up|down)_proj"),
+    ("embeddings", r"model\.decoder\.embed_tokens\.weight"),
+    ("attention", r"model\.decoder\..+\.self_attn\.[qkvo]_proj\.weight"),
+    ("dense MLP", r"model\.decoder\..+\.mlp\.(gate|up|down)_proj\.weight"),
+    ("router", r"model\.decoder\..+\.router\.proj\.weight"),
+    ("self-conditioning", r"model\.decoder\.self_conditioning\.(gate|up|down)_proj\.weight"),
+    ("norms and scalars", r"model\.(decoder|encoder\.language_model)\..+"),
+    ("vision", r".+"),
+)
+PARTS = tuple(part for part, _ in _PARTS)
+UNQUANTISED_PARTS = ("norms and scalars", "vision")  # bf16 in every recipe
+
+
+@cache
+def part_of(name: str) -> str:
+    """The part of the model, one of PARTS, that a tensor of the source belongs to."""
+    return next(part for part, pattern in _PARTS if re.fullmatch(pattern, name))
+
+
+def module_of(name: str) -> str:
+    """The path of a tensor's module, as config.json's quantization spells it."""
+    return name.removesuffix(".weight")
