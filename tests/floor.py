@@ -26,6 +26,8 @@ from mlx_diffusion.options import MODES
 FLOOR = Path(__file__).parent / "floor.json"
 CHECKED = {"shuffle": 32, "insert_random": 12, "replace_random": 12, "sudoku": 12, "sort": 8, "to_digits": 8}
 """Prompts of each family that are run: most of that which a bad sampler spoils, a few with one right answer."""
+ENOUGH = {"shuffle": 25, "insert_random": 6, "replace_random": 12, "sudoku": 12, "sort": 8, "to_digits": 8}
+"""The first of those. If all others were wrong, a sampler that answers as it was recorded would still not fall below."""
 RECORDED = 60  # prompts a family
 STEPS = 16  # at most, in which a sampler that is only slower falls below, too
 MAX_TOKENS = 64
@@ -40,14 +42,17 @@ def measure(mode: str, counts: Mapping[str, int], seed: int) -> Evaluation:
         return evaluate("demo", plan, state=Path(folder), first_steps=False)
 
 
-def below(record: Evaluation, recorded: dict[str, list[int]]) -> list[str]:
-    """What fell below its floor, in words; `recorded` are right answers and prompts by family."""
+def below(record: Evaluation, recorded: dict[str, list[int]], counts: Mapping[str, int] | None = None) -> list[str]:
+    """What fell below its floor, in words; `recorded` are right answers and prompts by family.
+
+    With `counts`, prompts that the record lacks of a family count as answered wrong.
+    """
     found = []
     every_right = every_count = 0
     expected = []
     for family in record.families:
         outcomes = record.cells[0, family].outcomes
-        right, count = sum(outcome.right for outcome in outcomes), len(outcomes)
+        right, count = sum(outcome.right for outcome in outcomes), counts[family] if counts else len(outcomes)
         floor = wilson(*recorded[family])[0]
         chance = binomial_at_most(right, count, floor)
         if chance < CHANCE:
