@@ -27,7 +27,7 @@ FLOOR = Path(__file__).parent / "floor.json"
 CHECKED = {"shuffle": 32, "insert_random": 12, "replace_random": 12, "sudoku": 12, "sort": 8, "to_digits": 8}
 """Prompts of each family that are run: most of that which a bad sampler spoils, a few with one right answer."""
 ENOUGH = {"shuffle": 25, "insert_random": 6, "replace_random": 12, "sudoku": 12, "sort": 8, "to_digits": 8}
-"""The first of those. If all others were wrong, a sampler that answers as it was recorded would still not fall below."""
+"""The first of those: if all others were wrong, answers as they were recorded would still not fall below."""
 RECORDED = 60  # prompts a family
 STEPS = 16  # at most, in which a sampler that is only slower falls below, too
 MAX_TOKENS = 64

@@ -79,12 +79,15 @@ def test_a_synthetic_model_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "tokens/s" in out and "of ceiling" in out and "soft embedding" in out
 
 
-def test_a_context_can_be_gone_past_for_the_time_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    long = ["--model", HUB, *QUICK, "--prompt-tokens", "4096"]
+def test_a_context_can_be_gone_past_for_the_time_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    raw["text_config"]["max_position_embeddings"] = 128
+    (folder / "config.json").write_text(json.dumps(raw))
+    long = ["--model", str(folder), *QUICK, "--prompt-tokens", "128"]
     assert run(*long) == 2
-    assert "--context 4112" in capsys.readouterr().err
-    assert run(*long, "--context", "4112", "--prefill-step-size", "1024", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["cases"][0]["prompt_tokens"] == 4096
+    assert "--context 144" in capsys.readouterr().err
+    assert run(*long, "--context", "144", "--prefill-step-size", "32", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cases"][0]["prompt_tokens"] == 128
 
 
 @pytest.mark.parametrize(

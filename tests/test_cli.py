@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from conftest import FIXTURES
 import mlx_diffusion
 from mlx_diffusion.cli.arguments import REAL_MODEL, build_config
 from mlx_diffusion.cli.main import build_parser, main
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import NAMES
+from mlx_diffusion.tokenizer import Tokenizer
 
 HUB = str(FIXTURES / "hub")
 QUICK = ["--model", HUB, "--max-tokens", "16"]
@@ -36,8 +39,13 @@ def run(*argv: str) -> int:
         return exit.code
 
 
+@cache
+def loaded() -> tuple[DiffusionGemma, Tokenizer]:
+    return mlx_diffusion.load(HUB)
+
+
 def expected_text(prompt: Any, **options: Any) -> str:
-    text = mlx_diffusion.generate(*mlx_diffusion.load(HUB), prompt, max_tokens=16, **options)
+    text = mlx_diffusion.generate(*loaded(), prompt, max_tokens=16, **options)
     assert isinstance(text, str)
     return text
 

@@ -39,7 +39,18 @@ def suite(tmp_path: Path) -> str:
 
 @pytest.fixture
 def quick(suite: str) -> list[str]:
-    return ["--model", HUB, "--suite", suite, "--max-tokens", "16", "--sweep", "max_denoising_steps=1,2"]
+    return [
+        "--model",
+        HUB,
+        "--suite",
+        suite,
+        "--max-tokens",
+        "16",
+        "--sweep",
+        "max_denoising_steps=1,2",
+        "--workers",
+        "1",
+    ]
 
 
 def test_tables_json_plots_and_page(quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +144,7 @@ def test_what_recipes_cost(
 ) -> None:
     monkeypatch.setattr("mlx_diffusion.measure.logit_errors.STEPS", 2)
     argv = ["--model", str(source), "--suite", suite, "--max-tokens", "8", "--recipes", "bf16,2bit", "--json"]
+    argv += ["--workers", "1"]
     file, page = str(source.parent / "recipes.json"), source.parent / "recipes.md"
     assert run(*argv, "-o", file, "--markdown", str(page)) == 0
     found = json.loads(capsys.readouterr().out)

@@ -1,5 +1,6 @@
 """What is wrong in a converted tensor is found, by name and place, in every format; what is right passes."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,23 @@ def wrong(source: Path, target: Path, recipe: str) -> list[tuple[str, tuple[int,
     return [(error.name, error.place) for error in errors(source, target, recipe) if not error.ok]
 
 
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Path, str], None]:
+    """`convert` for the sources of the fixture, which are all alike: one conversion a recipe, and then copies of it."""
+    made: dict[str, Path] = {}
+
+    def copy(source: Path, target: Path, recipe: str) -> None:
+        if recipe not in made:
+            made[recipe] = tmp_path_factory.mktemp(recipe) / "converted"
+            convert(source, made[recipe], recipe)
+        shutil.copytree(made[recipe], target)
+
+    return copy
+
+
+Converted = Callable[[Path, Path, str], None]
+
+
 def rewrite(folder: Path, changes: dict[str, Callable[[mx.array], mx.array]]) -> None:
     """Change some tensors of a folder's files."""
     for file in folder.glob("*.safetensors"):
@@ -83,8 +101,8 @@ def one(index: int, change: Callable[[int], int]) -> Callable[[mx.array], mx.arr
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "4bit-small"])
-def test_a_right_conversion_passes(recipe: str, source: Path, target: Path) -> None:
-    convert(source, target, recipe)
+def test_a_right_conversion_passes(recipe: str, source: Path, target: Path, converted: Converted) -> None:
+    converted(source, target, recipe)
     for error in errors(source, target, recipe):
         assert error.ok, error
         assert error.found <= error.at_most
@@ -93,8 +111,10 @@ def test_a_right_conversion_passes(recipe: str, source: Path, target: Path) -> N
 
 @pytest.mark.parametrize("recipe", QUANTISED)
 @pytest.mark.parametrize("axis", [0, 1])
-def test_two_experts_or_rows_exchanged(recipe: str, axis: int, source: Path, target: Path) -> None:
-    convert(source, target, recipe)
+def test_two_experts_or_rows_exchanged(
+    recipe: str, axis: int, source: Path, target: Path, converted: Converted
+) -> None:
+    converted(source, target, recipe)
     rewrite(target, everywhere(exchanged(1, 2, axis)))
     ((name, place),) = wrong(source, target, recipe)
     assert name == EXPERTS
@@ -102,9 +122,9 @@ def test_two_experts_or_rows_exchanged(recipe: str, axis: int, source: Path, tar
 
 
 @pytest.mark.parametrize("recipe", QUANTISED)
-def test_one_word_of_packed_bits(recipe: str, source: Path, target: Path) -> None:
+def test_one_word_of_packed_bits(recipe: str, source: Path, target: Path, converted: Converted) -> None:
     """A word holds 32 bits of row 3: some of its elements change."""
-    convert(source, target, recipe)
+    converted(source, target, recipe)
     words = stored(target)[f"{EXPERTS}.weight"][1].tensor.shape[-1]
     rewrite(target, {f"{EXPERTS}.weight": one(3 * words, lambda bits: bits ^ 0xF0F0F0F0)})
     ((name, place),) = wrong(source, target, recipe)
@@ -112,18 +132,18 @@ def test_one_word_of_packed_bits(recipe: str, source: Path, target: Path) -> Non
 
 
 @pytest.mark.parametrize("recipe", QUANTISED)
-def test_one_scale(recipe: str, source: Path, target: Path) -> None:
+def test_one_scale(recipe: str, source: Path, target: Path, converted: Converted) -> None:
     """Twice as large: the next exponent, in bf16 as in E8M0 (two on, as the next may be right) and E4M3."""
     step = {"nvfp4": 8, "mxfp4": 2, "mxfp8": 2}.get(recipe, 1 << 7)
-    convert(source, target, recipe)
+    converted(source, target, recipe)
     rewrite(target, {f"{EXPERTS}.scales": one(0, lambda bits: bits + step)})
     ((name, place),) = wrong(source, target, recipe)
     assert (name, place[:2]) == (EXPERTS, (0, 0))
 
 
 @pytest.mark.parametrize("recipe", ["4bit", "mxfp4"])
-def test_the_tensor_of_another_layer(recipe: str, source: Path, target: Path) -> None:
-    convert(source, target, recipe)
+def test_the_tensor_of_another_layer(recipe: str, source: Path, target: Path, converted: Converted) -> None:
+    converted(source, target, recipe)
     tensors: dict[str, mx.array] = Checkpoint.open(target).tensors()
     mx.eval(tensors)
     for part in KEPT:
@@ -133,9 +153,11 @@ def test_the_tensor_of_another_layer(recipe: str, source: Path, target: Path) ->
     assert [name for name, _ in wrong(source, target, recipe)] == [EXPERTS]
 
 
-def test_rows_that_are_shifted_across_chunks(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_are_shifted_across_chunks(
+    source: Path, target: Path, converted: Converted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The place is counted over all chunks."""
-    convert(source, target, "4bit")
+    converted(source, target, "4bit")
     rewrite(target, everywhere(exchanged(126, 127, 1)))
     monkeypatch.setattr(quantise_module, "CHUNK_BYTES", 1024)
     ((name, place),) = wrong(source, target, "4bit")
@@ -144,8 +166,10 @@ def test_rows_that_are_shifted_across_chunks(source: Path, target: Path, monkeyp
 
 
 @pytest.mark.parametrize(("index", "change"), [(0, lambda bits: bits ^ 1), (3, lambda bits: bits ^ 0x8000)])
-def test_one_bit_of_what_is_kept_in_bf16(index: int, change: Callable[[int], int], source: Path, target: Path) -> None:
-    convert(source, target, "bf16")
+def test_one_bit_of_what_is_kept_in_bf16(
+    index: int, change: Callable[[int], int], source: Path, target: Path, converted: Converted
+) -> None:
+    converted(source, target, "bf16")
     rewrite(target, {NORM: one(index, change)})
     assert wrong(source, target, "bf16") == [(NORM, (index,))]
 
@@ -159,8 +183,8 @@ def test_minus_zero_is_not_zero(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["scales", "biases"])
-def test_nan_in_a_scale(part: str, source: Path, target: Path) -> None:
-    convert(source, target, "4bit")
+def test_nan_in_a_scale(part: str, source: Path, target: Path, converted: Converted) -> None:
+    converted(source, target, "4bit")
     rewrite(target, {f"{EXPERTS}.{part}": one(2, lambda bits: 0x7FC0)})
     assert [name for name, _ in wrong(source, target, "4bit")] == [EXPERTS]
 

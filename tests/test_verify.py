@@ -27,7 +27,7 @@ NORM = "model.decoder.layers.0.input_layernorm.weight"
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """How far the canvases converge plays no part here."""
-    monkeypatch.setattr(logits_module, "STEPS", 2)
+    monkeypatch.setattr(logits_module, "STEPS", 1)
 
 
 @pytest.mark.parametrize("recipe", ["bf16", "8bit", "4bit", "2bit", "mxfp4", "nvfp4"])
