@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import local_folder
 from mlx_diffusion.checkpoint.pieces import written
@@ -53,7 +55,7 @@ def opened(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> It
 def _of_checkpoint(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> Benchmark:
     found = find_model(args.model, say)
     folder = found.folder
-    config, cases = _wanted(args, found.config)
+    config, cases = _config_and_cases(args, found.config)
     weights = memory_of(found, machine.device).weight_bytes
     _heed_verdict(args, cases, config, weights, machine, args.model, read_json(folder / "config.json"))
 
@@ -63,14 +65,21 @@ def _of_checkpoint(args: argparse.Namespace, machine: Machine, line: ProgressLin
     seconds = time.perf_counter() - started
     _set_config(model, config)
     return Benchmark(
-        args.model, model, tokenizer, config, _options(args), cases, seconds, _peer(args, folder, model, line)
+        args.model,
+        model,
+        tokenizer,
+        config,
+        _options(args),
+        cases,
+        seconds,
+        _peer(args, folder, config, model.dtype, line),
     )
 
 
 def _of_random_weights(args: argparse.Namespace, machine: Machine, folder: Path, line: ProgressLine) -> Benchmark:
     """Made in memory; written into `folder` only for the peer."""
     blueprint, name = _blueprint(args)
-    config, cases = _wanted(args, blueprint.config)
+    config, cases = _config_and_cases(args, blueprint.config)
     weights = weight_bytes(written(blueprint.pieces), item_bytes_on(machine.device))
     _heed_verdict(args, cases, config, weights, machine, name, blueprint.raw)
     if args.against and free_bytes(folder) < weights:
@@ -89,7 +98,14 @@ def _of_random_weights(args: argparse.Namespace, machine: Machine, folder: Path,
         line.announce("writing the random weights for the peer")
         blueprint.save(model, folder)
     return Benchmark(
-        name, model, SyntheticTokenizer(), config, _options(args), cases, seconds, _peer(args, folder, model, line)
+        name,
+        model,
+        SyntheticTokenizer(),
+        config,
+        _options(args),
+        cases,
+        seconds,
+        _peer(args, folder, config, model.dtype, line),
     )
 
 
@@ -119,14 +135,16 @@ def _blueprint(args: argparse.Namespace) -> tuple[Blueprint, str]:
     return Blueprint.of(raw, recipe, args.layers, args.canvas_length), name
 
 
-def _peer(args: argparse.Namespace, folder: Path, model: DiffusionGemma, line: ProgressLine) -> Peer | None:
+def _peer(
+    args: argparse.Namespace, folder: Path, config: ModelConfig, dtype: mx.Dtype, line: ProgressLine
+) -> Peer | None:
     if not args.against:
         return None
     line.announce(f"loading {args.against}")
-    return Peer.load(folder, model.config, model.dtype)
+    return Peer.load(folder, config, dtype)
 
 
-def _wanted(args: argparse.Namespace, config: ModelConfig) -> tuple[ModelConfig, list[Case]]:
+def _config_and_cases(args: argparse.Namespace, config: ModelConfig) -> tuple[ModelConfig, list[Case]]:
     """The configuration with the canvas and the context of the command line, and the cases."""
     changed = replace(
         config,

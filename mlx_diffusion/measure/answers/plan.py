@@ -139,14 +139,19 @@ def parse_sweep(text: str) -> tuple[str, list[float]]:
     values: list[float] = []
     for word in listed.split(","):
         try:
-            value = int(word) if SWEPT[name] is int else float(word)
+            value = int(word) if _is_whole(name) else float(word)
             GenerationConfig().override({name: value})
         except ValueError as error:
-            reason = error if isinstance(error, OptionError) else f"{word!r} is no {_number_kind(name)}"
+            reason = (
+                error
+                if isinstance(error, OptionError)
+                else f"{word!r} is no {'whole number' if _is_whole(name) else 'number'}"
+            )
             raise OptionError(f"--sweep {text!r}: {reason}") from None
         values.append(value)
     return name, list(dict.fromkeys(values))
 
 
-def _number_kind(name: str) -> str:
-    return "whole number" if SWEPT[name] is int else "number"
+def _is_whole(name: str) -> bool:
+    """Whether an option takes whole numbers alone."""
+    return SWEPT[name] in (int, int | None)
