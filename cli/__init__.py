@@ -1,1 +1,1 @@
-"""The command `mlx-diffusion`: parse, call, print; imports as `mlx_diffusion.cli`."""
+"""The command `mlx-diffusion`: parses, calls, prints; imported as `mlx_diffusion.cli`."""

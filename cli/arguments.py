@@ -1,6 +1,6 @@
-"""What several subcommands take from the command line: the model, a generation's options, standard input.
+"""Arguments that several subcommands have: the model, a generation's options, standard input.
 
-Knows nothing of what they do with it.
+Knows nothing of what is done with them.
 """
 
 import argparse
@@ -16,7 +16,7 @@ mlx-diffusion: for the real model (an 18 GB download) add: --model {REAL_MODEL}
 
 
 def help_format(prog: str) -> argparse.HelpFormatter:
-    """Help with examples as they are written and room for the longest option."""
+    """A formatter of help that leaves examples as they are and has space for the longest option."""
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=31, width=100)
 
 
@@ -57,12 +57,12 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def build_config(args: argparse.Namespace) -> GenerationConfig:
-    """The options of the command line that a generation has."""
+    """The generation options that were given on the command line."""
     return GenerationConfig(**{name: getattr(args, name) for name in NAMES})
 
 
 def read_standard_input(args: argparse.Namespace) -> str:
-    """All of standard input as text; anything else is wrong usage."""
+    """All of standard input; if it is no text, that is wrong usage."""
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""`mlx-diffusion convert`: a Hub checkpoint to an MLX checkpoint.
+"""`mlx-diffusion convert`: converts a Hub checkpoint to an MLX checkpoint.
 
 Knows the command line and the terminal, and nothing of how weights are converted.
 """
@@ -64,7 +64,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, or say what a conversion would give; returns the exit code."""
+    """Convert, or predict a conversion; returns the exit code."""
     if args.dry_run:
         return _dry_run(args)
     if not args.target:

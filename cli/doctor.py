@@ -1,4 +1,4 @@
-"""`mlx-diffusion doctor`: what the machine has, what of DiffusionGemma it can run, what is downloaded.
+"""`mlx-diffusion doctor`: says what this machine has, what it can run, and what is downloaded.
 
 Knows the command line and the terminal, and nothing of how memory is counted.
 """
@@ -31,7 +31,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look and print; returns the exit code."""
+    """Look at the machine and print; returns the exit code."""
     from mlx_diffusion.fit.diagnosis import diagnose
 
     diagnosis = diagnose()

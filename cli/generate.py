@@ -1,4 +1,4 @@
-"""`mlx-diffusion generate`: one prompt in, its text out.
+"""`mlx-diffusion generate`: writes the answer to one prompt.
 
 Knows the command line and the terminal, and nothing of how text is made.
 """

@@ -1,7 +1,7 @@
-"""The command's frame: which subcommand is meant, and how its errors and exit codes look.
+"""The frame of the command: finds the subcommand, runs it, and turns its errors into lines and exit codes.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Knows nothing of what the subcommands do; they
-import what is heavy once they run, so that --help and wrong usage answer at once.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Knows nothing of what the subcommands do. They
+import what is heavy when they run, so that --help and wrong usage answer at once.
 """
 
 import argparse
@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's arguments); returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv, argparse.Namespace(argv=list(argv)))
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would warn of long prompts, which we refuse ourselves
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it warns of long prompts, which we refuse
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # else it advises to install PyTorch
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -77,18 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nmlx-diffusion: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader has gone, which is its right; keep Python from flushing into the closed pipe at exit.
+        # The reader has gone, and may; keep Python from flushing into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def _one_line(text: str) -> str:
-    """Control characters, which names in files may have, are shown as what they are and not obeyed."""
+    """The text with control characters, which file names may have, written out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _is_about_memory(error: MemoryError | RuntimeError) -> bool:
-    """MLX has no error type of its own for memory that it does not get; its messages name it."""
+    """True if memory ran out; MLX has no type for that error, so its message is searched."""
     return (
         isinstance(error, MemoryError)
         or re.search("allocat|insufficient memory", str(error), re.IGNORECASE) is not None

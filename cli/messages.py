@@ -1,4 +1,4 @@
-"""Lines beside the results: on standard error, behind the program's name. Knows nothing of what they say."""
+"""Prints lines on standard error, after the program's name. Knows nothing of what they say."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""How far long work is: one live line in a terminal, a plain line every few seconds in a log.
+"""Shows the progress of long work: one live line in a terminal, a plain line every few seconds in a log.
 
-Knows nothing of what the work is.
+Knows nothing of the work.
 """
 
 import shutil
@@ -14,7 +14,7 @@ LOG_SECONDS = 5.0
 
 
 class ProgressLine:
-    """Shows the latest of what it is told, at most every so often; the first and the last always."""
+    """Shows the latest text that it was given, not too often; the first and the last always."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
@@ -41,7 +41,7 @@ class ProgressLine:
             self._draw()
 
     def announce(self, text: str) -> None:
-        """Show at once: what begins may take long."""
+        """Show a text at once, since what begins may take long."""
         self.text = text
         if text != self.shown:
             self._draw()

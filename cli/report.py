@@ -1,4 +1,4 @@
-"""What a finished generation is reported as: one JSON object, or one line of figures.
+"""The report of a finished generation: one JSON object, or one line of figures.
 
 Knows nothing of where they are printed.
 """

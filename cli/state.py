@@ -1,4 +1,4 @@
-"""Where this system keeps what programs remember. Knows nothing of what that is."""
+"""The folder where this program keeps its state, by the system's rules. Knows nothing of what that is."""
 
 import sys
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def state_folder(environment: Mapping[str, str]) -> Path:
-    """The folder of this program; it need not be there yet."""
+    """The folder of this program; it may not exist yet."""
     given = environment.get("XDG_STATE_HOME")
     if given and Path(given).is_absolute():
         return Path(given) / "mlx-diffusion"

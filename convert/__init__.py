@@ -1,6 +1,6 @@
-"""Hub weights to MLX checkpoints; imports as `mlx_diffusion.convert`.
+"""Converts Hub weights to MLX checkpoints; imported as `mlx_diffusion.convert`.
 
-The names below are imported on first use: the command shows the recipes' names without loading MLX.
+The names below are imported on first use, so that the command can show the recipes' names without loading MLX.
 """
 
 from typing import TYPE_CHECKING

@@ -1,12 +1,12 @@
-"""README.md of a converted checkpoint: where it comes from, how each part is kept, how large it is.
+"""The README.md of a converted checkpoint: its source, the format and the size of each part.
 
-No dates and no paths of the output: the same conversion writes the same card, wherever and whenever it runs.
+It has no dates and no paths of the output, so that the same conversion writes the same card wherever and whenever it
+runs. Knows nothing of how weights are converted.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from mlx_diffusion.checkpoint.formats import spec_text
 from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.checkpoint.recipes import Recipe, rule_text
 from mlx_diffusion.checkpoint.tensor_names import PARTS, part_of
+from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.display import size_text
 
 CARD = "README.md"
@@ -35,7 +36,7 @@ def card(
     made: Sequence[Piece],
     part_bytes: Mapping[str, int],
 ) -> str:
-    """The card of what the recipe made of the source; its licence comes from the source's own card.
+    """The card of a source converted by a recipe; its licence comes from the source's own card.
 
     `part_bytes` are the sizes of `made` by part of the model.
     """
@@ -71,10 +72,7 @@ def card(
 
 def command(label: str, revision: str | None, recipe: Recipe) -> str:
     """The command that converts the same source in the same way."""
-    words = ["mlx-diffusion", "convert", label, OUTPUT, "--recipe", recipe.name]
-    for rule in recipe.own:
-        words += ["--set", rule_text(rule)]
-    return shlex.join(words + (["--revision", revision] if revision else []))
+    return command_line(label, OUTPUT, recipe.name, map(rule_text, recipe.own), revision=revision)
 
 
 def _metadata(label: str, source_card: bytes) -> dict[str, Any]:
@@ -84,7 +82,7 @@ def _metadata(label: str, source_card: bytes) -> dict[str, Any]:
 
 
 def _carried(source_card: bytes) -> dict[str, str]:
-    """Licence and kind of model as the source's card states them, in plain lines of its front matter."""
+    """Licence and kind of model, from plain lines in the front matter of the source's card."""
     front = re.match(r"---\r?\n(.*?)\n---", source_card.decode("utf-8", "replace"), re.DOTALL)
     lines = (line.partition(":") for line in front[1].splitlines()) if front else ()
     fields = {key: value.strip().strip("'\"") for key, _, value in lines if key in CARRIED}
@@ -92,7 +90,7 @@ def _carried(source_card: bytes) -> dict[str, str]:
 
 
 def _formats(part: str, made: Iterable[Piece]) -> str:
-    """How the tensors of a part are kept, the most bytes first."""
+    """The formats of a part's tensors, the one with the most bytes first."""
     kept: Counter[str] = Counter()
     for piece in made:
         if part_of(piece.source.name) == part:

@@ -1,14 +1,13 @@
-"""A checkpoint on the Hub or in a folder to an MLX checkpoint in another folder, in three steps: plan, write, finish.
+"""Converts a checkpoint on the Hub or in a folder into another folder, in three steps: plan, write, finish.
 
-Everything is checked before anything is written. Then conversion.json marks the folder as unfinished, the weights come
-file by file, all else after them, and the mark goes last; so whatever interrupts it, the same call goes on. Knows
-nothing of bytes within a file or of the terminal.
+Everything is checked before anything is written. Then conversion.json marks the folder as unfinished, the weights are
+written file by file, then all other files, and last the mark is removed. So the same call continues a conversion
+that was interrupted, by whatever. Knows nothing of bytes within a file or of the terminal.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ import mlx.core as mx
 from mlx_diffusion.checkpoint.folder import UNFINISHED, local_folder
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
 from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.plan import ConversionPlan, plan_conversion
 from mlx_diffusion.convert.progress import Meter, Progress
@@ -35,10 +35,10 @@ from mlx_diffusion.convert.target import (
     check_apart,
     earlier_revision,
     errors_of,
-    goes_on,
     is_finished,
     locked,
-    to_be_removed,
+    outdated_files,
+    resumes,
 )
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.errors import ConversionError
@@ -81,21 +81,23 @@ def convert(
     report: Callable[[Progress], None] | None = None,
     command: str | None = None,
 ) -> Result:
-    """Convert a folder or a Hub id into the folder `target`, in at most 600 MB of memory whatever the model's size.
+    """Convert a folder or a Hub id into the folder `target`, using at most 600 MB of memory for a model of any size.
 
-    `rules` are of the form PATTERN=bits[,group][,mode] and go before the recipe's. With `stream`, weights of a Hub id
-    are fetched one file at a time and dropped once converted. After an interruption the same call goes on; `force`
-    replaces a finished output, or one that was begun differently; `reuse` takes one that this very conversion has
-    finished as it is. `command` is what an unfinished folder asks for.
+    `rules` have the form PATTERN=bits[,group][,mode] and take precedence over the recipe's. With `stream`, the weight
+    files of a Hub id are fetched one at a time and dropped once converted. After an interruption the same call
+    continues; `force` replaces an output that is finished or was begun differently; `reuse` accepts an output that
+    this very conversion has finished. `command` is shown to who finds the folder unfinished.
     Raises CheckpointError for a bad source, ConversionError for a bad target, OptionError for the recipe and rules.
     """
     began = time.monotonic()
     chosen = recipe_named(recipe).with_rules(rules)
-    command = command or _command(source, target, recipe, rules, stream, force, revision)
+    command = command or command_line(
+        str(source), str(target), recipe, rules, stream=stream, force=force, revision=revision
+    )
     target, folder = Path(os.path.expanduser(target)), local_folder(source)
     with errors_of(target):
         check_apart(folder, target)
-        if revision is None and folder is None:  # the Hub's branch may have moved on since
+        if revision is None and folder is None:  # the Hub's branch may have new commits since
             revision = earlier_revision(target, str(source), force)
     opened = open_source(source, revision=revision, stream_into=target / DOWNLOADS if stream else None)
     plan = plan_conversion(opened, chosen, command)
@@ -125,13 +127,13 @@ def _carry_out(
     force: bool,
     report: Callable[[Progress], None] | None,
 ) -> set[str]:
-    """Mark the folder, write what is missing, finish; returns the weight files of an interrupted run that were kept."""
-    resumed = goes_on(target, plan.record, force)
+    """Mark the folder, write what is missing, finish; returns the weight files kept from an interrupted run."""
+    resumed = resumes(target, plan.record, force)
     kept = there if resumed else set()
     missing = [shard for shard in plan.shards if shard.name not in kept]
     fetched_names = list(dict.fromkeys(shard.source for shard in missing))
 
-    outdated = to_be_removed(target, resumed)
+    outdated = outdated_files(target, resumed)
     needed = sum(shard.nbytes for shard in missing) + sum(map(len, plan.side_files.values()))
     check_space(target, needed, source.download_bytes(fetched_names), outdated)
     begin(target, plan.record, outdated, resumed)
@@ -156,7 +158,7 @@ def _write_weights(missing: Iterable[Shard], sources: Iterable[Path], target: Pa
 
 
 def _threads() -> int:
-    """On the CPU MLX works on one core a thread; a GPU is kept busy by one."""
+    """Threads to work in: on a CPU, MLX uses one core in each; one keeps a GPU busy."""
     return min(CPU_THREADS, os.cpu_count() or 1) if on_cpu() else 1
 
 
@@ -167,21 +169,3 @@ def _finish(target: Path, side_files: Mapping[str, bytes]) -> None:
     shutil.rmtree(target / DOWNLOADS, ignore_errors=True)  # there only where files were streamed
     (target / UNFINISHED).unlink()
     flush(target)
-
-
-def _command(
-    source: str | Path,
-    target: str | Path,
-    recipe: str,
-    rules: Sequence[str],
-    stream: bool,
-    force: bool,
-    revision: str | None,
-) -> str:
-    """The command that does the same as this call."""
-    words = ["mlx-diffusion", "convert", str(source), str(target), "--recipe", recipe]
-    for rule in rules:
-        words += ["--set", rule]
-    words += ["--stream"] * stream + ["--force"] * force
-    words += ["--revision", revision] if revision else []
-    return shlex.join(words)

@@ -1,6 +1,6 @@
-"""What a conversion would give: every recipe's size, and on which Macs it runs with how long a context.
+"""Predicts a conversion: every recipe's size, and the longest context with which it runs on each Mac.
 
-Read from safetensors headers, or from config.json where a folder has nothing else. Knows nothing of arrays.
+Reads safetensors headers, or only config.json where a folder has nothing else. Knows nothing of arrays.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from mlx_diffusion.convert.plan import read_config
 from mlx_diffusion.convert.source import LocalSource, Source
 from mlx_diffusion.display import size_text, table
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.fit.footprint import SHORT_STEP, Sizes, config_tensors, context_text, sizes_of, stated_context
+from mlx_diffusion.fit.footprint import SHORT_STEP, RecipeSizes, config_tensors, context_text, sizes_of, stated_context
 from mlx_diffusion.fit.macs import MACS, Mac
 from mlx_diffusion.fit.memory import Memory
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a conversion of a source would give."""
+    """The sizes that a source has in each recipe."""
 
     source: str
     revision: str | None
     read_from: str  # "headers" or "config.json"
     tensors: tuple[Tensor, ...]
-    chosen: Sizes
-    recipes: Mapping[str, Sizes]
+    chosen: RecipeSizes
+    recipes: Mapping[str, RecipeSizes]
     problems: Mapping[str, str]  # recipes that cannot be used on this checkpoint, and why
 
     @property
@@ -98,7 +98,7 @@ class DryRun:
 def dry_run(
     source: str | Path, rules: Sequence[str] = (), *, recipe: str | None = None, revision: str | None = None
 ) -> DryRun:
-    """What a conversion would give with each recipe, or with `recipe` alone; `rules` are put behind it or them all.
+    """Predict a conversion by every recipe, or by `recipe` alone; `rules` are added to each.
 
     Raises CheckpointError for a source that is not whole, OptionError for the recipe and rules.
     """
@@ -132,7 +132,7 @@ def _read(source: Source) -> tuple[ModelConfig, list[Tensor], str]:
 
 
 def _figure(unit: str, nbytes: int) -> str:
-    """Bytes in GB or MB, small ones with more places."""
+    """Bytes in GB or MB; small numbers have more decimals."""
     value = nbytes / {"GB": 1e9, "MB": 1e6}[unit]
     return f"{value:.2f}" if value >= 0.01 else f"{value:.4f}"
 

@@ -1,7 +1,7 @@
-"""How far a value may be from its source in a quantised group: the bounds that follow from the formats themselves.
+"""The largest distance of a quantised value from its source, as it follows from the formats themselves.
 
-Each element must be the point of its group's grid that rounding gives, and each group's scale the one that the group
-asks for. Nothing here is measured or tuned:
+Each element must be the point of its group's grid that rounding gives, and each group's scale the one that its values
+require. Nothing here is measured or tuned:
 
 affine, n = 2^bits − 1, scale s and bias b: MLX takes the end of larger magnitude as b, so b is a value of the source
 and exact in bf16, and s = (b's distance from 0) / (a whole number of steps), at most range / (n − 1). An element is
@@ -52,8 +52,8 @@ def allowed(exact: mx.array, restored: mx.array, arrays: Sequence[mx.array], spe
     """The most that each element may be off: float32 [rows, groups, group size].
 
     exact and restored are float32 [rows, width]: the source in bf16, and what a reader makes of `arrays`, the
-    converted rows (weight, scales, for affine biases). A group whose scale is none that its elements ask for gets −1,
-    which no error meets.
+    converted rows (weight, scales, for affine biases). A group whose scale does not follow from its
+    elements gets −1, which no error meets.
     """
     rows, width = exact.shape
     grouped = (rows, width // spec.group_size, spec.group_size)

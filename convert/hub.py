@@ -1,7 +1,7 @@
-"""A repository on the Hub as a source, file by file, at one commit.
+"""A repository on the Hub as a source of a conversion, file by file, at one commit.
 
-Headers come by range request, so that sizes are known without the weights. With `stream_into` a shard lies on disk only
-while it is needed, and the next one comes meanwhile. Knows nothing of what the tensors mean.
+Headers are fetched by range requests, so that sizes are known without the weights. With `stream_into` a shard is on
+disk only while it is needed, and the next one is fetched meanwhile. Knows nothing of what the tensors mean.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ GO_ON = "the same command goes on"
 
 
 def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_into: Path | None = None) -> Source:
-    """A folder as it is, or a Hub id at `revision`; where the Hub cannot be reached, what its cache has of it."""
+    """Open a folder, or a Hub id at `revision`; if the Hub cannot be reached, its cache on this machine."""
     folder = local_folder(path_or_id)
     if folder is not None:
         if revision is not None:
@@ -58,7 +58,7 @@ def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_i
 
 
 def _cached(repo_id: str, revision: str | None) -> Path:
-    """The folder of a whole checkpoint in the Hub's cache, where a download by commit leaves no note of its branch."""
+    """The folder of a whole checkpoint in the Hub's cache, which may know its commit and not its branch."""
     try:
         found = [Path(snapshot_download(repo_id, revision=revision, local_files_only=True))]
     except hub.LocalEntryNotFoundError:
@@ -77,7 +77,7 @@ class _NoBar(tqdm):
 
 
 class HubSource:
-    """A repository at a commit, and what the Hub says of its files."""
+    """A repository at a commit, with the sizes and digests of its files."""
 
     def __init__(self, repo_id: str, revision: str, files: Collection[RepoSibling], stream_into: Path | None) -> None:
         self.label = repo_id
@@ -88,7 +88,7 @@ class HubSource:
         self._coming: dict[str, Future[Path]] = {}
         self._swept = False
         if stream_into is not None:
-            # Else hf_xet may keep a copy of all that passes, up to 10 GB.
+            # Without this, hf_xet may keep a copy of all it fetches, up to 10 GB.
             os.environ.setdefault("HF_XET_CHUNK_CACHE_SIZE_BYTES", "0")
 
     def small_files(self) -> list[str]:
@@ -120,12 +120,12 @@ class HubSource:
 
     def fetch(self, shard: str, after: str | None = None) -> Path:
         wanted = self._coming.pop(shard, None)
-        for other in list(self._coming):  # that nobody has asked for; so never more than two are there
+        for other in list(self._coming):  # fetched and never asked for; so there are never more than two
             wait([self._coming.pop(other)])
             self.drop(other)
         path = (wanted or self._start(shard, tqdm)).result()
         if after is not None:
-            self._coming[after] = self._start(after, _NoBar)  # the terminal shows what else goes on meanwhile
+            self._coming[after] = self._start(after, _NoBar)  # another bar is in the terminal meanwhile
         return path
 
     def drop(self, shard: str) -> None:
@@ -133,7 +133,7 @@ class HubSource:
             (self._stream_into / shard).unlink(missing_ok=True)
 
     def _start(self, shard: str, bar: type[tqdm]) -> Future[Path]:
-        """Download in a thread that nobody waits for when the process ends."""
+        """Download in a thread that does not keep the process alive."""
         future: Future[Path] = Future()
 
         def work() -> None:
@@ -154,7 +154,7 @@ class HubSource:
         return Path(file)
 
     def _sweep(self) -> None:
-        """Remove the parts of files that a killed run has left; huggingface_hub begins them anew and keeps the old."""
+        """Remove incomplete files of a killed run: huggingface_hub would keep them and begin new ones."""
         if self._stream_into is not None and not self._swept:
             for part in self._stream_into.rglob("*.incomplete"):
                 part.unlink(missing_ok=True)
@@ -191,7 +191,7 @@ class HubSource:
 
 
 def local_copy(path_or_id: str | Path, revision: str | None) -> Path:
-    """The folder of a source with all its weight files, fetched where need be."""
+    """The folder with all weight files of a source, fetched if necessary."""
     source = open_source(path_or_id, revision=revision)
     folders = [source.fetch(shard).parent for shard in source.shards()]  # one, where all of them lie
     return folders[0]

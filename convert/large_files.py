@@ -1,6 +1,6 @@
-"""Large files read and written once, kept out of the system's cache of files.
+"""Keeps large files, which are read and written once, out of the system's file cache.
 
-A checkpoint that passes would push all else out of that cache, and memory that is used again is ready sooner than new
+A whole checkpoint would push all else out of that cache; and memory that is used again is available sooner than new
 memory. Knows nothing of what is in the files.
 """
 
@@ -12,22 +12,22 @@ import sys
 
 
 def flush(descriptor: int) -> None:
-    """Wait until all that was written is on the disk, and let the system forget it."""
+    """Wait until all that was written is on the disk, and free the memory that caches it."""
     os.fsync(descriptor)
     forget(descriptor)
 
 
 def forget(descriptor: int, end: int = 0) -> None:
-    """Let the system reuse the memory in which it keeps a file, up to `end` (0: all of it).
+    """Free the memory that caches a file, up to the offset `end` (0: all of it).
 
-    Does something on Linux alone; macOS is told once for a file, by `uncached`.
+    Works on Linux only; on macOS a file is kept out of the cache from the start, see `uncached`.
     """
     if sys.platform == "linux":
         os.posix_fadvise(descriptor, 0, end, os.POSIX_FADV_DONTNEED)
 
 
 def uncached(descriptor: int) -> int:
-    """The same descriptor; on macOS its file stays out of the cache from here on."""
+    """The same descriptor; on macOS, its file stays out of the cache from now on."""
     if sys.platform == "darwin":
         fcntl.fcntl(descriptor, fcntl.F_NOCACHE, 1)
     return descriptor

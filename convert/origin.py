@@ -1,6 +1,7 @@
-"""made_from.json: where a finished conversion comes from, for a later run that verifies or uploads it.
+"""made_from.json: the source of a finished conversion, for a later run that verifies or uploads it.
 
-Folders of before this file was written lack it; their commit is unknown. Knows nothing of how a conversion works.
+Folders converted by earlier versions lack this file, so their commit is unknown. Knows nothing of how a conversion
+works.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Origin:
 
 
 def revision_of(folder: Path, source: str) -> str | None:
-    """The commit of this source that a finished folder was made from; None where the folder does not say."""
+    """The commit of `source` that a finished folder was made from; None where the folder does not say."""
     try:
         facts = read_json(folder / ORIGIN)
     except CheckpointError:

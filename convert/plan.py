@@ -1,6 +1,6 @@
-"""What a conversion will write, settled before anything is written: which tensor becomes what, and in which file.
+"""Plans a conversion before anything is written: what becomes of each tensor, and in which file it goes.
 
-Reads what is small of a source (config, headers, tokenizer, card) and gives plain data. Knows nothing of the output's
+Reads the small files of a source (config, headers, tokenizer, card) and gives plain data. Knows nothing of the output's
 folder, of arrays or of the terminal.
 """
 
@@ -26,7 +26,7 @@ from mlx_diffusion.json_files import parse_json
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """All that a conversion decides. What is left is to move the weights."""
+    """All decisions of a conversion; what remains is to convert the weights and to write the files."""
 
     part_bytes: dict[str, int]  # of the tensors of each part of the model
     shards: list[Shard]  # the weight files
@@ -38,7 +38,8 @@ class ConversionPlan:
 def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionPlan:
     """Check that a source is whole, unquantised and fit for the recipe, and plan its conversion.
 
-    `command` goes on with the conversion after an interruption. Raises CheckpointError and OptionError.
+    `command` is the command line that continues the conversion after an interruption. Raises CheckpointError and
+    OptionError.
     """
     label, revision = source.label, source.revision
     content, raw, config = read_config(source)
@@ -69,7 +70,7 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
 
 
 def read_config(source: Source) -> tuple[bytes, dict[str, Any], ModelConfig]:
-    """A source's config.json: as it is, as JSON, and as the model's facts. Raises CheckpointError."""
+    """A source's config.json as bytes, as JSON, and as the facts of its model. Raises CheckpointError."""
     where = f"{source.label}/{CONFIG_FILE}"
     content = source.read_small(CONFIG_FILE)
     raw = parse_json(content, where)

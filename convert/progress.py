@@ -1,4 +1,4 @@
-"""How far a conversion is, in bytes of the source: what is done, how fast, how long it will take.
+"""The progress of a conversion in bytes of the source: how much is done, how fast, how long the rest will take.
 
 Knows nothing of terminals.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment of a conversion. Bytes are the source's; those that an earlier run did count as done, not as fast."""
+    """A moment of a conversion, in bytes of the source. An earlier run's share is done, but does not count as speed."""
 
     done_bytes: int
     total_bytes: int

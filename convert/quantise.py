@@ -1,7 +1,8 @@
-"""Rows of a tensor from their place in the source file to the places of what becomes of them.
+"""Reads rows of a tensor from the source file, quantises them, and writes the results to their places.
 
-MLX quantises groups along the last axis, so rows do not depend on each other: a matrix of 1 GB goes through one MiB at
-a time, and the result is bit for bit that of the whole. Knows nothing of folders, recipes or the order of the work.
+MLX quantises groups along the last axis, so rows do not depend on each other: a matrix of 1 GB is converted one MiB at
+a time, and the result equals that of the whole, bit for bit. Knows nothing of folders, recipes or the order of the
+work.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor
 from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.errors import CheckpointError
 
-# Read at once. Larger chunks are no faster, and MLX's mx and nv kernels for the CPU slow down with them.
+# Larger chunks are no faster, and MLX's mx and nv kernels for the CPU are slower with them.
 CHUNK_BYTES = 1 << 20
 BF16_EXPONENT = 0x7F80  # all its bits are set in NaN and infinity, and in nothing else
 NUMPY_TYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
@@ -27,7 +28,7 @@ NUMPY_TYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
 @dataclass(frozen=True)
 class Chunk:
-    """Neighbouring rows of one tensor: where they are read, how they are kept, where each result is written."""
+    """Neighbouring rows of one tensor: where to read them, the format, and where to write each result."""
 
     stored: StoredTensor
     spec: QuantSpec | None
@@ -41,7 +42,7 @@ class Chunk:
 
 
 def chunks(stored: StoredTensor, piece: Piece, starts: Mapping[str, int]) -> Iterator[Chunk]:
-    """A tensor in chunks; `starts` has the offsets of the written tensors in the target file."""
+    """Cut a tensor into chunks; `starts` has the offsets of the written tensors in the target file."""
     tensor = stored.tensor
     width = tensor.shape[-1] if tensor.shape else 1
     rows = math.prod(tensor.shape[:-1])
@@ -58,11 +59,11 @@ def chunks(stored: StoredTensor, piece: Piece, starts: Mapping[str, int]) -> Ite
 def transfer(chunk: Chunk, source: int, target: int) -> None:
     """Read a chunk, cast and check it, quantise it, write it.
 
-    `source` and `target` are open files' descriptors. MLX works on the calling thread's own stream, so several
-    threads may do this side by side. Raises CheckpointError for NaN, infinity and a file that ends.
+    `source` and `target` are descriptors of open files. MLX works on the calling thread's own stream, so several
+    threads may do this at once. Raises CheckpointError for NaN, infinity and a file that ends.
     """
     array = read_rows(chunk, source)
-    # An array of bf16 has no NumPy type; its bits have.
+    # NumPy has no type for bf16, so its bits are looked at.
     bits = np.asarray(array.view(mx.uint16))
     if (bits & BF16_EXPONENT).max() == BF16_EXPONENT:
         name = chunk.stored.tensor.name

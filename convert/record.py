@@ -1,6 +1,6 @@
-"""conversion.json: what an unfinished folder is becoming, so that the same conversion goes on and no other does.
+"""conversion.json: the conversion at work on a folder, so that the same one can continue and no other does.
 
-Knows nothing of how a conversion works; its presence is what makes a folder unfinished.
+Its presence marks the folder as unfinished. Knows nothing of how a conversion works.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mlx_diffusion.whole_files import write_whole
 
 @dataclass(frozen=True)
 class ConversionRecord:
-    """All that decides the bytes of the output, and the command that goes on with it."""
+    """All that decides the bytes of the output, and the command that continues the conversion."""
 
     source: str
     revision: str | None
     contents: str  # digest of the source's tensors, by name, type, shape and place, and of its small files
     recipe: str
-    formats: str  # digest of how every tensor is kept: a recipe's name and the user's rules, resolved
+    formats: str  # digest of every tensor's format, as the recipe and the user's rules have it
     mlx_diffusion: str
     mlx: str
     command: str
@@ -48,7 +48,7 @@ class ConversionRecord:
         write_whole(folder / UNFINISHED, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
     def difference(self, earlier: ConversionRecord) -> str | None:
-        """The first thing for which this one would not go on with an earlier one's output, as words, or None."""
+        """In words, the first difference for which this conversion cannot continue an earlier one; None if it can."""
         names = {"contents": "the source's files", "formats": "the recipe with its --set rules"}
         for field in fields(self):
             now, then = getattr(self, field.name), getattr(earlier, field.name)

@@ -1,7 +1,7 @@
-"""Which tensors go into which output file, and writing one such file whole or not at all.
+"""Distributes tensors over the output's weight files, and writes such a file whole or not at all.
 
-Output files follow the source's: each holds what becomes of tensors of one source file, in that file's order, so that
-one source file at a time has to be there. Knows nothing of recipes, of where source files come from, or of what else
+Output files follow the source's: each holds the results of one source file, in that file's order, so that only one
+source file has to be there at a time. Knows nothing of recipes, of where source files come from, or of what else
 lies in the folder.
 """
 
@@ -23,13 +23,13 @@ from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.whole_files import PART
 from mlx_diffusion.whole_files import flush as flush_folder
 
-SHARD_BYTES = 4_000_000_000  # a further tensor does not go into a file of this size; one alone may be larger
-FLUSH_BYTES = 32_000_000  # of the source
+SHARD_BYTES = 4_000_000_000  # the most for a file, unless a single tensor is larger
+FLUSH_BYTES = 32_000_000  # of the source, between two flushes
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One output file and the tensors of one source file that it is made of."""
+    """One output file, and the tensors of one source file from which it is made."""
 
     name: str
     source: str
@@ -39,7 +39,7 @@ class Shard:
 
     @classmethod
     def of(cls, name: str, entries: Sequence[tuple[StoredTensor, Piece]]) -> Shard:
-        """The output file of that name for what becomes of these tensors."""
+        """The output file of that name, made from these tensors."""
         header, starts = write_header(written(piece for _, piece in entries))
         return cls(name, entries[0][0].file, tuple(entries), header, starts)
 
@@ -54,7 +54,7 @@ class Shard:
 
 
 def split_into_shards(stored: Sequence[StoredTensor], made: Sequence[Piece], limit: int = SHARD_BYTES) -> list[Shard]:
-    """The output files for these tensors, which stand file by file, and what becomes of each."""
+    """The output files for these tensors, which are ordered by source file, and the pieces made of them."""
     groups: list[list[tuple[StoredTensor, Piece]]] = []
     filled = 0
     for entry, piece in zip(stored, made, strict=True):
@@ -70,25 +70,22 @@ def split_into_shards(stored: Sequence[StoredTensor], made: Sequence[Piece], lim
 
 
 def weight_index(shards: Sequence[Shard]) -> dict[str, object]:
-    """What model.safetensors.index.json says."""
+    """The content of model.safetensors.index.json."""
     weight_map = {name: shard.name for shard in shards for name in shard.starts}
     total_size = sum(piece.nbytes for shard in shards for _, piece in shard.entries)
     return {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
 
 
 def whole_files(shards: Iterable[Shard], folder: Path, changed: Mapping[str, int | None]) -> set[str]:
-    """Names of the files that are there, whole, and made of the source as it is now.
+    """Names of the files that are in the folder, whole, and made from the source as it is now.
 
-    `changed` says of every file of the source when it was last written, in nanoseconds (None: it cannot have been).
+    `changed` has the time when each source file was last written, in nanoseconds (None: it cannot change).
     """
     return {shard.name for shard in shards if _is_whole(shard, folder, changed[shard.source])}
 
 
 def _is_whole(shard: Shard, folder: Path, changed: int | None) -> bool:
-    """Whether the file is there under its final name, with the header and size that it must have.
-
-    It is not if its source was `changed` after it was written.
-    """
+    """True if the file has its final name, header and size, and its source was not `changed` after it was written."""
     file = folder / shard.name
     if not file.is_file() or file.stat().st_size != shard.nbytes:
         return False
@@ -99,9 +96,9 @@ def _is_whole(shard: Shard, folder: Path, changed: int | None) -> bool:
 
 
 def write_shard(shard: Shard, source: Path, folder: Path, threads: Executor, advance: Callable[[int], None]) -> None:
-    """Write the file under a name of its own and rename it once it is whole.
+    """Write the file under a temporary name and rename it once it is whole.
 
-    `advance` is told the bytes that were read, chunk by chunk. However this ends, no thread is at work any more.
+    `advance` is told the bytes that were read, chunk by chunk. However this ends, no thread works on it any more.
     """
     part = folder / (shard.name + PART)
     with _open_source(source) as read, part.open("wb") as output:
@@ -117,7 +114,7 @@ def write_shard(shard: Shard, source: Path, folder: Path, threads: Executor, adv
                 transferred.result()
                 advance(chunk.nbytes)
                 unflushed += chunk.nbytes
-                if unflushed >= FLUSH_BYTES:  # meanwhile the threads work on
+                if unflushed >= FLUSH_BYTES:  # the threads work on meanwhile
                     flush(output.fileno())
                     forget(read.fileno(), chunk.offset + chunk.nbytes)
                     unflushed = 0

@@ -1,4 +1,4 @@
-"""What stands beside the weights of a converted checkpoint: index, copied files, card, origin and config.
+"""The files beside the weights of a converted checkpoint: index, copied files, card, origin and config.
 
 Knows nothing of where these files are written.
 """
@@ -18,14 +18,14 @@ DTYPES = ("dtype", "torch_dtype")  # in config.json, for newer and for older rea
 
 
 def copied(names: Iterable[str]) -> list[str]:
-    """Those of a source's small files that go into the output as they are."""
+    """The small files of a source that are copied into the output unchanged."""
     return [name for name in names if name not in OURS and not name.startswith(".")]
 
 
 def side_files(
     small: Mapping[str, bytes], *, index: Mapping[str, Any], card: str, origin: Origin, config: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """Content by name, the config last; `small` are the source's own small files."""
+    """The content of each file by name, the config last; `small` are the source's small files."""
     return {
         INDEX_FILE: _json(index),
         **{name: small[name] for name in copied(small)},
@@ -36,13 +36,13 @@ def side_files(
 
 
 def converted_config(config: Mapping[str, Any], quantization: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A source's config.json with how the matrices are quantised, by both names under which readers look for it."""
+    """A source's config.json with the quantisation added, under both names that readers look for."""
     added = {} if quantization is None else {"quantization": quantization, "quantization_config": quantization}
     return _in_bf16(config) | added
 
 
 def _in_bf16(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A config, its parts included, that says what the tensors are: nothing is kept in another floating type."""
+    """The same config with bfloat16 for every dtype in it, since no tensor is kept in another floating type."""
     changed: dict[str, Any] = {name: _in_bf16(value) for name, value in fields.items() if isinstance(value, dict)}
     changed |= {name: "bfloat16" for name in DTYPES if isinstance(fields.get(name), str)}
     return {**fields, **changed}

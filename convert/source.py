@@ -1,6 +1,6 @@
-"""Where a checkpoint's files come from, one by one; here, a folder.
+"""The interface of a conversion's source, which gives a checkpoint's files one by one; and a folder as a source.
 
-Knows nothing of what is in them but the index and the safetensors headers.
+Looks into no file but the index and the safetensors headers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from mlx_diffusion.checkpoint.folder import weight_files
 from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
 from mlx_diffusion.errors import CheckpointError
 
-SMALL = (".json", ".jinja", ".model", ".txt", ".md")  # all else that may stand beside the weights is left behind
+SMALL = (".json", ".jinja", ".model", ".txt", ".md")  # other files beside the weights are not copied
 
 
 class Source(Protocol):
-    """A checkpoint's files. Names are plain: none leaves the folder that it is copied to."""
+    """The files of a checkpoint. No name leads out of the folder that the file is copied to."""
 
     @property
     def label(self) -> str:
@@ -46,19 +46,19 @@ class Source(Protocol):
         ...
 
     def changed(self, shard: str) -> int | None:
-        """When the shard was last written, in nanoseconds; None where a revision vouches for what is in it."""
+        """The time when the shard was last written, in nanoseconds; None if its revision fixes its content."""
         ...
 
     def download_bytes(self, shards: Sequence[str]) -> dict[Path, int]:
-        """The bytes that fetching these shards takes at most, by the folder that they come to lie in."""
+        """The most bytes that fetching these shards takes on disk, by the folder where they are put."""
         ...
 
     def fetch(self, shard: str, after: str | None = None) -> Path:
-        """Where the shard lies on this machine; `after`, the next one that will be asked for, may come meanwhile."""
+        """Fetch the shard and give its path; `after`, the next one to be asked for, may be fetched meanwhile."""
         ...
 
     def drop(self, shard: str) -> None:
-        """Nobody will ask for the shard again."""
+        """The shard is not needed any more."""
         ...
 
 
@@ -102,7 +102,7 @@ class LocalSource:
 
 
 def fetched(source: Source, shards: Sequence[str]) -> Iterator[Path]:
-    """Where the shards lie, one by one; each is dropped when the next is asked for, which comes meanwhile."""
+    """Fetch the shards one by one and give their paths; each is dropped when the next is asked for."""
     for shard, after in zip_longest(shards, shards[1:]):
         yield source.fetch(shard, after)
         source.drop(shard)

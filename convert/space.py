@@ -1,4 +1,4 @@
-"""Whether the disks hold what a conversion writes and fetches, asked before it begins. Knows nothing of the files."""
+"""Checks that a conversion's output and downloads fit on their disks. Knows nothing of what they are."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ STREAM = "; with --stream the source needs no more than two of its files at once
 
 
 def check_space(target: Path, needed: int, downloads: Mapping[Path, int], removed: Iterable[Path]) -> None:
-    """Refuse what does not fit once the `removed` files are gone, disk by disk. Raises ConversionError.
+    """Raise ConversionError if a disk is too small, counting the `removed` files as free.
 
-    `needed` are the bytes of the output, `downloads` those of what is fetched, by the folder that it comes to lie in.
+    `needed` are the bytes of the output; `downloads` has the bytes that are fetched, by the folder where they are put.
     """
     free = free_bytes(target) + sum(file.stat().st_blocks * 512 for file in removed)
     remedy = "free some, give a folder on another disk, or take a smaller recipe"

@@ -1,4 +1,4 @@
-"""The output's folder: whose it is, whether this conversion may begin there or go on, and the mark that it leaves.
+"""The output's folder: checks that a conversion may begin or continue there, locks it, marks it as unfinished.
 
 Knows nothing of the source or of the weights.
 """
@@ -20,7 +20,7 @@ from mlx_diffusion.convert.record import ConversionRecord
 from mlx_diffusion.errors import ConversionError
 from mlx_diffusion.whole_files import PART, flush
 
-# What a checkpoint has beside its weights; of an older one that is replaced nothing may be taken for the new one's.
+# Files of a checkpoint; when one is replaced, no file of the old one may be taken for the new one's.
 OLD = (
     "*.safetensors", f"*{PART}", CONFIG_FILE, INDEX_FILE, ORIGIN, "generation_config.json", "chat_template.*",
     "tokenizer*.*", "special_tokens_map.json", "added_tokens.json", "*processor_config.json",
@@ -28,7 +28,7 @@ OLD = (
 
 
 def check_apart(source: Path | None, target: Path) -> None:
-    """Refuse an output that is a file, or within the folder of its source, or around it."""
+    """Refuse an output that is a file, lies within the source's folder, or contains it."""
     if target.exists() and not target.is_dir():
         raise ConversionError(f"{target} is a file; give a new folder for the output")
     check_utf8(target)
@@ -39,12 +39,12 @@ def check_apart(source: Path | None, target: Path) -> None:
 
 
 def _within(inner: Path, outer: Path) -> bool:
-    """Whether a folder is another one or lies in it; names alone do not tell where upper and lower case are one."""
+    """True if a folder is another one or lies in it; names cannot tell on file systems that ignore case."""
     return outer.exists() and any(folder.exists() and folder.samefile(outer) for folder in (inner, *inner.parents))
 
 
 def earlier_revision(target: Path, source: str, force: bool) -> str | None:
-    """The commit of this Hub id that the folder is being made from, or was: an unfinished one or a finished one."""
+    """The commit of this Hub id from which the folder, finished or not, was made; None if it does not say."""
     earlier = _earlier_record(target, force)
     if earlier is not None:
         return earlier.revision if earlier.source == source else None
@@ -52,7 +52,7 @@ def earlier_revision(target: Path, source: str, force: bool) -> str | None:
 
 
 def _earlier_record(target: Path, force: bool) -> ConversionRecord | None:
-    """What an interrupted conversion left; with `force`, one that cannot be read counts as none."""
+    """The record of an interrupted conversion; with `force`, an unreadable one counts as none."""
     try:
         return ConversionRecord.read(target)
     except ConversionError:
@@ -62,17 +62,17 @@ def _earlier_record(target: Path, force: bool) -> ConversionRecord | None:
 
 
 def is_finished(target: Path, side_files: Mapping[str, bytes]) -> bool:
-    """Whether no conversion is at work and all files but the weights are there as they must be."""
+    """True if no conversion is at work and every file beside the weights has the content that it must have."""
     if (target / UNFINISHED).exists():
         return False
     wanted = {name: content for name, content in side_files.items() if name != ORIGIN or (target / name).exists()}
     return all((target / name).is_file() and (target / name).read_bytes() == wanted[name] for name in wanted)
 
 
-def goes_on(target: Path, record: ConversionRecord, force: bool) -> bool:
-    """Whether an interrupted run of this very conversion is to be gone on with, rather than a new one begun.
+def resumes(target: Path, record: ConversionRecord, force: bool) -> bool:
+    """True if an interrupted run of this very conversion can be continued; False if a new one can begin.
 
-    Raises ConversionError where something else is in the way and `force` does not say to replace it.
+    Raises ConversionError if the folder holds something else and `force` does not say to replace it.
     """
     earlier = _earlier_record(target, force)
     difference = record.difference(earlier) if earlier is not None else None
@@ -92,15 +92,15 @@ def goes_on(target: Path, record: ConversionRecord, force: bool) -> bool:
     return False
 
 
-def to_be_removed(target: Path, resumed: bool) -> list[Path]:
-    """Files that a killed run was writing, or all that is left of another checkpoint."""
+def outdated_files(target: Path, resumed: bool) -> list[Path]:
+    """The files to remove first: incomplete ones of a killed run, or all files of an older checkpoint."""
     return _matching(target, f"*{PART}") if resumed else _matching(target, *OLD)
 
 
 def begin(target: Path, record: ConversionRecord, outdated: Sequence[Path], resumed: bool) -> None:
     """Mark the folder as unfinished by this conversion, and remove what is outdated."""
     if outdated and not resumed:
-        # While old files are there, no record may vouch for them: one that no conversion equals marks the folder.
+        # Until the old files are gone, the mark must equal no conversion's, or one could take them for its own.
         replace(record, contents="to be replaced").write(target)
     for file in outdated:
         file.unlink(missing_ok=True)
@@ -119,7 +119,7 @@ def _occupied(target: Path) -> bool:
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Hold the folder against a second process; the lock goes with the process, however it ends."""
+    """Lock the folder against a second process; the lock ends with the process, however that ends."""
     descriptor = os.open(target, os.O_RDONLY)
     try:
         try:
@@ -133,7 +133,7 @@ def locked(target: Path) -> Iterator[None]:
 
 @contextmanager
 def errors_of(target: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a ConversionError of one line."""
+    """Turn errors of the file system into a ConversionError of one line."""
     try:
         yield
     except OSError as error:

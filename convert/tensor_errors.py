@@ -1,8 +1,8 @@
-"""How far each converted tensor is from its source, beside what its format allows.
+"""Compares each converted tensor with its source, and its error with the one that its format allows.
 
-Tensors that are kept in bf16 must be the source's, rounded to bf16, to the bit. In quantised ones no element may be
-farther from its source than its group's grid makes it (see format_bounds): one wrong group among millions is found, and
-where. Rows are read a chunk at a time at their offsets on both sides. Knows nothing of what the tensors are for.
+Tensors that are kept in bf16 must be the source's, rounded to bf16, to the bit. In quantised tensors no element may
+be farther from its source than its group's grid explains (see format_bounds), so that one wrong group among millions
+is found. Rows are read chunk by chunk, at their offsets in both files. Knows nothing of what the tensors are for.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ LEAST = 2.0**-126  # smallest normal float32, for dividing by a bound of 0
 
 @dataclass(frozen=True)
 class TensorError:
-    """One tensor of the source. Errors are relative: norm of the difference over norm of the source."""
+    """The error of one tensor. Errors are relative: norm of the difference over norm of the source."""
 
     name: str
     spec: QuantSpec | None
     found: float
-    at_most: float  # were each element off by all that its format allows; 0 in bf16
-    share: float  # the largest share of what is allowed that any element is off; more than 1 is wrong
-    place: tuple[int, ...]  # of that element: its indices
+    at_most: float  # the error if each element were off by all that its format allows; 0 in bf16
+    share: float  # the largest ratio of an element's error to the one allowed; more than 1 is wrong
+    place: tuple[int, ...]  # the indices of that element
 
     @property
     def ok(self) -> bool:
@@ -48,7 +48,7 @@ def tensor_errors(
     made: list[Piece],
     advance: Callable[[int], None],
 ) -> Iterator[TensorError]:
-    """The error of every piece; both sides give a tensor's file and place by its name, `advance` is told bytes read."""
+    """The error of every piece; `source` and `target` map names to places, `advance` is told the bytes read."""
     for piece in made:
         file, stored = source[piece.source.name]
         kept, _ = target[piece.written[0].name]
@@ -61,7 +61,7 @@ def tensor_errors(
                 arrays = _read_back(chunk, piece, written.fileno())
                 error, bound = _errors(rows, arrays, piece.spec)
                 shares = error / mx.maximum(bound, LEAST)
-                # A scale that cannot be has a bound of −1 and is wrong even where it restores the source by chance.
+                # A wrong scale has the bound −1, so that it is found even where it restores the source by chance.
                 shares = mx.where(mx.isnan(shares) | (bound < 0), mx.inf, shares).reshape(-1)
                 worst = mx.argmax(shares)
                 sums = mx.stack([_squares(error), _squares(bound), _squares(rows), shares[worst]])
@@ -80,10 +80,10 @@ def tensor_errors(
 
 
 def _errors(rows: mx.array, arrays: list[mx.array], spec: QuantSpec | None) -> tuple[mx.array, mx.array]:
-    """How far each element is off and how far it may be, of the same shape, float32."""
+    """The error of each element and the error allowed: two float32 arrays of one shape."""
     exact = rows.astype(mx.float32)
     if spec is None:
-        # By bits, not by numbers: −0 is not 0. Two numbers that differ by nothing else are infinitely far apart here.
+        # Compared by bits, since −0 is not 0; numbers that are equal but for their bits get an infinite error.
         same = rows.view(mx.uint16) == arrays[0].view(mx.uint16)
         error = mx.abs(arrays[0].astype(mx.float32) - exact)
         return mx.where(same, 0.0, mx.where(error > 0, error, mx.inf)), mx.zeros_like(exact)
@@ -97,7 +97,7 @@ def _squares(array: mx.array) -> mx.array:
 
 
 def _dequantised(arrays: list[mx.array], spec: QuantSpec) -> mx.array:
-    """In float32, so that what a reader's own type would round is no part of the error."""
+    """The values in float32, so that the error does not include the rounding of a reader's own type."""
     weight, scales, *rest = arrays
     biases = rest[0].astype(mx.float32) if rest else None
     scales = scales.astype(mx.float32) if rest else scales
@@ -105,7 +105,7 @@ def _dequantised(arrays: list[mx.array], spec: QuantSpec) -> mx.array:
 
 
 def _read_back(chunk: Chunk, piece: Piece, target: int) -> list[mx.array]:
-    """The chunk's rows of every tensor that was made of them."""
+    """Read the chunk's rows from every tensor that was made of it."""
     rows = chunk.shape[0]
     arrays = []
     for tensor, offset in zip(piece.written, chunk.targets, strict=True):

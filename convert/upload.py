@@ -1,4 +1,4 @@
-"""A finished conversion to a repository on the Hub. Knows nothing of how it was converted."""
+"""Uploads a finished conversion to the Hub. Knows nothing of how it was converted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
 
 
 def check_upload(repo_id: str) -> None:
-    """Refuse before the work what would be refused after it: a name that no repository has, nobody logged in."""
+    """Refuse an upload that would fail after the work: a name that is no Hub id, or nobody logged in."""
     if not HUB_ID.fullmatch(repo_id):
         raise OptionError(f"--upload-to {repo_id!r} is no Hub id, which reads owner/name")
     if get_token() is None:
@@ -20,8 +20,8 @@ def check_upload(repo_id: str) -> None:
 
 
 def upload(folder: Path, repo_id: str) -> str:
-    """Upload a finished conversion to a repository, which is made if it is not there; returns its address."""
-    Checkpoint.open(folder)  # whole, and no conversion at work on it
+    """Upload a finished conversion to a repository, which is created if necessary; returns its address."""
+    Checkpoint.open(folder)  # raises unless it is whole and finished
     try:
         with hub_errors(repo_id, "run `hf auth login` if you have not, and try again", work="upload"):
             api = HfApi()

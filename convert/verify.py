@@ -1,7 +1,7 @@
-"""A conversion held against its source: every tensor by itself, and what the model says with all of them.
+"""Compares a finished conversion with its source: tensor by tensor, and by the logits of both models.
 
 Tensors must be as near to the source as their format allows (see tensor_errors): that is the sharp test. The logits of
-a few canvases (see logit_errors) are held against bounds of their own. Knows nothing of the terminal.
+a few canvases (see logit_errors) have bounds of their own. Knows nothing of the terminal.
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ from mlx_diffusion.measure.logit_errors import LogitError, logit_errors
 
 
 @dataclass(frozen=True)
-class Bound:
-    """What the logits may lose: hard bounds are the tensors' alone, these depend on the checkpoint."""
+class LogitBounds:
+    """The largest acceptable loss in the logits; unlike the tensors' bounds, it depends on the checkpoint."""
 
     divergence: float  # at most, in nats, mean over positions
     equal: float  # at least, share of positions
 
 
-# By the format of the matrices; of several the widest counts. What a loss in the weights does to the logits depends on
-# the model, so these leave much room: they are 30 to 180 times the largest divergence of the bundled checkpoint in the
+# By the format of the matrices; the widest counts. How a loss in the weights changes the logits depends on the model,
+# so these bounds are generous: they are 30 to 180 times the largest divergence of the bundled checkpoint in the
 # recipe of that name (three seeds; nats, beside the smallest share of equal tokens):
 #     8bit 0.0006 99.5 %   5bit 0.0009 99.5 %   3bit 0.014 99.0 %   mxfp8 0.0009 100 %   nvfp4 0.003 99.5 %
 #     6bit 0.0006 100 %    4bit 0.010  99.0 %   2bit 0.082 97.4 %   mxfp4 0.003 99.5 %   bf16  0     100 %
 # Even the widest fails a model that says nothing: a uniform answer is up to ln V away, 6.9 nats for the bundled
 # checkpoint and 12.5 for the 26B one. bf16 differs where the source has more bits. A wrong tensor is for the tensors'
 # own bounds to find; these find what is right tensor by tensor and wrong as a model.
-BOUNDS: Mapping[str, Bound] = {
-    "bf16": Bound(0.002, 0.98),
-    "8 bits": Bound(0.02, 0.95),
-    "6 bits": Bound(0.05, 0.9),
-    "5 bits": Bound(0.05, 0.9),
-    "4 bits": Bound(0.5, 0.7),
-    "3 bits": Bound(1.0, 0.5),
-    "2 bits": Bound(5.0, 0.1),
-    "mxfp8": Bound(0.05, 0.9),
-    "mxfp4": Bound(0.5, 0.7),
-    "nvfp4": Bound(0.5, 0.7),
+BOUNDS: Mapping[str, LogitBounds] = {
+    "bf16": LogitBounds(0.002, 0.98),
+    "8 bits": LogitBounds(0.02, 0.95),
+    "6 bits": LogitBounds(0.05, 0.9),
+    "5 bits": LogitBounds(0.05, 0.9),
+    "4 bits": LogitBounds(0.5, 0.7),
+    "3 bits": LogitBounds(1.0, 0.5),
+    "2 bits": LogitBounds(5.0, 0.1),
+    "mxfp8": LogitBounds(0.05, 0.9),
+    "mxfp4": LogitBounds(0.5, 0.7),
+    "nvfp4": LogitBounds(0.5, 0.7),
 }
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a verification found."""
+class Verification:
+    """The result of a verification."""
 
     tensors: Sequence[TensorError]
     logits: Sequence[LogitError]
-    steps: Sequence[tuple[int, bool]]  # of each prompt's converged canvas: how many, and whether it had settled
-    bound: Bound  # of the coarsest format
+    steps: Sequence[tuple[int, bool]]  # for each prompt's converged canvas: their number, and whether it settled
+    bound: LogitBounds  # of the coarsest format
 
     @property
     def problems(self) -> list[str]:
-        """What is worse than it may be, a line each."""
+        """One line for everything that is worse than its bound."""
         lines = [_tensor_problem(error) for error in self.tensors if not error.ok]
         for error in self.logits:
             if error.prompt is not None:
@@ -87,7 +87,7 @@ class Report:
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which has no infinity: an error beyond all bounds is null."""
+        """The result for JSON, which has no infinity: an error beyond all bounds is null."""
         return {
             "ok": self.ok,
             "problems": self.problems,
@@ -98,7 +98,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """The tensors by part, the worst of each named, and the logits."""
+        """Two tables for people: the tensors by part with the worst of each, and the logits."""
         parts = []
         for part in PARTS:
             own = [error for error in self.tensors if part_of(error.name) == part]
@@ -147,11 +147,11 @@ def _finite(fields: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
 
-def verify(source: Path, target: Path, *, report: Callable[[float, str], None] | None = None) -> Report:
+def verify(source: Path, target: Path, *, report: Callable[[float, str], None] | None = None) -> Verification:
     """Compare a finished conversion with the folder that it was made from.
 
-    `report` is told the share that is done and what is at work. Raises CheckpointError for folders that cannot be read
-    and ConversionError where the target is no conversion of the source.
+    `report` is told the share of the work that is done, and what is compared. Raises CheckpointError for
+    folders that cannot be read and ConversionError where the target is no conversion of the source.
     """
     original, converted = Checkpoint.open(source), Checkpoint.open(target)
     tell = report or (lambda share, label: None)
@@ -176,8 +176,8 @@ def verify(source: Path, target: Path, *, report: Callable[[float, str], None] |
     errors = list(tensor_errors(stored, kept, made, advance))
     logits, canvases = logit_errors(original, converted, lambda share, label: tell(0.5 + 0.5 * share, label))
     bounds = [BOUNDS[_format(piece.spec)] for piece in made]
-    bound = Bound(max(one.divergence for one in bounds), min(one.equal for one in bounds))
-    return Report(errors, logits, [(canvas.steps, canvas.settled) for canvas in canvases], bound)
+    bound = LogitBounds(max(one.divergence for one in bounds), min(one.equal for one in bounds))
+    return Verification(errors, logits, [(canvas.steps, canvas.settled) for canvas in canvases], bound)
 
 
 def _format(spec: QuantSpec | None) -> str:
@@ -196,7 +196,7 @@ def _tensor(kept: Mapping[str, tuple[Path, StoredTensor]], name: str) -> object:
 
 
 def _recipe(quantization: Quantization | None, kept: Mapping[str, object]) -> Recipe:
-    """How each module of the target is kept: by config.json where it has scales, else in bf16."""
+    """The format of each module of the target: that of config.json if it has scales, else bf16."""
     modules = [module_of(name) for name in kept if f"{module_of(name)}.scales" in kept and name.endswith(".weight")]
     rules: list[tuple[str, QuantSpec | None]] = [("*", None)]
     if quantization is not None:

@@ -24,7 +24,7 @@ from mlx_diffusion.cli.doctor import report
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.convert import RECIPES
 from mlx_diffusion.fit import machine
-from mlx_diffusion.fit.diagnosis import Diagnosis, Runnable, recommended, runnable, sizes_on
+from mlx_diffusion.fit.diagnosis import Diagnosis, RecipeFit, recipe_fits, recommended, sizes_on
 from mlx_diffusion.fit.footprint import context_text
 from mlx_diffusion.fit.machine import Machine, this_machine
 from mlx_diffusion.fit.macs import MACS
@@ -61,7 +61,7 @@ def test_what_cannot_be_found_out_is_none(monkeypatch: pytest.MonkeyPatch, tmp_p
         found = this_machine(tmp_path)
         assert found.memory_bytes is found.disk_free_bytes is found.gpu_bytes is found.usable_bytes is None
         assert found.packages["no-such-package"] is None
-        text = report(Diagnosis(found, "somewhere", [], "toy/model", runnable(ON_GPU, None), None))
+        text = report(Diagnosis(found, "somewhere", [], "toy/model", recipe_fits(ON_GPU, None), None))
         assert "memory    unknown" in text and "no-such-package missing" in text and "No recipe fits" in text
 
 
@@ -76,19 +76,19 @@ def test_a_model_may_take_the_gpus_share_or_most_of_the_memory() -> None:
 )
 def test_the_recipe_to_take_on_a_mac(memory_gib: int, older: str, newer: str) -> None:
     (mac,) = (mac for mac in MACS if mac.memory_gib == memory_gib)
-    assert recommended(runnable(ON_GPU, mac.older_bytes)) == older
-    assert recommended(runnable(ON_GPU, mac.newer_bytes)) == newer
+    assert recommended(recipe_fits(ON_GPU, mac.older_bytes)) == older
+    assert recommended(recipe_fits(ON_GPU, mac.newer_bytes)) == newer
 
 
 def test_nothing_is_recommended_where_nothing_fits() -> None:
-    recipes = runnable(ON_GPU, 8_000_000_000)
+    recipes = recipe_fits(ON_GPU, 8_000_000_000)
     weights = [found.weight_bytes for found in recipes]
     assert {found.recipe for found in recipes} == set(RECIPES) and weights == sorted(weights, reverse=True)
     assert all(found.longest_context is None for found in recipes) and recommended(recipes) is None
 
 
 def test_a_context_that_is_short_is_better_than_none() -> None:
-    recipes = [Runnable(name, 1, 1, 900 if name == "3bit" else None, None) for name in RECIPES]
+    recipes = [RecipeFit(name, 1, 1, 900 if name == "3bit" else None, None) for name in RECIPES]
     assert recommended(recipes) == "3bit"
 
 
@@ -133,7 +133,7 @@ def test_the_hubs_cache(cache: Path) -> None:
 
 
 def test_the_report(cache: Path) -> None:
-    recipes = runnable(ON_GPU, MAC.usable_bytes)
+    recipes = recipe_fits(ON_GPU, MAC.usable_bytes)
     found = hub_cache.cached_checkpoints()
     lines = report(Diagnosis(MAC, str(cache), found, "toy/model", recipes, recommended(recipes))).splitlines()
     assert lines[:7] == [

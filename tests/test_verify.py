@@ -14,7 +14,7 @@ from conftest import FIXTURES, write_source
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint
 from mlx_diffusion.convert import RECIPES, convert
 from mlx_diffusion.convert import verify as module
-from mlx_diffusion.convert.verify import BOUNDS, Report, verify
+from mlx_diffusion.convert.verify import BOUNDS, Verification, verify
 from mlx_diffusion.errors import CheckpointError, ConversionError
 from mlx_diffusion.loading import load_model
 from mlx_diffusion.measure import logit_errors as logits_module
@@ -121,12 +121,12 @@ def test_a_bf16_conversion_of_float32_passes(tmp_path: Path, target: Path) -> No
 
 def test_what_is_past_the_bounds_is_said() -> None:
     logits = [LogitError(RANDOM, None, 0.6, 3.0, 0.6), LogitError(RANDOM, "a", 9.0, 9.0, 0.0)]
-    found = Report([], logits, [(3, True)], BOUNDS["4 bits"])
+    found = Verification([], logits, [(3, True)], BOUNDS["4 bits"])
     assert found.problems == [
         "random canvases: divergence 0.6000 nats, at most 0.5 is right",
         "random canvases: 60.0% equal tokens, at least 70% are right",
     ]
-    broken = Report([], [LogitError(CONVERGED, None, math.nan, math.nan, math.nan)], [], BOUNDS["4 bits"])
+    broken = Verification([], [LogitError(CONVERGED, None, math.nan, math.nan, math.nan)], [], BOUNDS["4 bits"])
     assert len(broken.problems) == 2
     assert broken.as_dict()["logits"][0]["divergence"] is None
     assert replace(found, logits=[]).ok

@@ -1,1 +1,1 @@
-"""`mlx-diffusion chat`: a conversation in the terminal in which one watches the text come into focus."""
+"""`mlx-diffusion chat`: a conversation in the terminal, with text that comes into focus."""

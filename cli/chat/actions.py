@@ -1,6 +1,7 @@
-"""What the commands of a chat do to its session, one function each.
+"""The actions of a chat's commands on its session, one function each.
 
-Each is given what was typed after the command's name. Knows nothing of how commands are named, listed or completed.
+Each is given the text that was typed after the command's name. Knows nothing of how commands are named, listed or
+completed.
 """
 
 import time
@@ -62,7 +63,7 @@ def retry(session: Session, argument: str) -> bool:
         session.tell(f"seed {seed}")
         return session.respond(seed)
     finally:
-        if before and conversation.open_question:  # no other answer has come of it
+        if before and conversation.open_question:  # it has got no other answer
             conversation.messages += before
             session.keep_changes()
 
@@ -99,7 +100,7 @@ def _last(session: Session) -> Path:
 
 
 def _recall(session: Session) -> None:
-    """Show where a conversation stands."""
+    """Show the end of a conversation."""
     messages = session.conversation.messages
     session.tell(f"{count_of(sum(message.role == 'user' for message in messages), 'question')}, the last:")
     for message in messages[-1:] if session.conversation.open_question else messages[-2:]:
@@ -117,7 +118,7 @@ def set_option(session: Session, argument: str) -> None:
     names = [key_named(key)] if key else NAMES
     if value.strip():
         changed = with_setting(conversation.settings, key, value.strip())
-        session.speaker.settings(changed)  # with the checkpoint's own values it must make sense too
+        session.speaker.settings(changed)  # it must make sense with the checkpoint's values, too
         conversation.settings = changed
         session.keep_changes()
     settings = session.speaker.settings(conversation.settings)
@@ -168,7 +169,7 @@ def leave(session: Session, argument: str) -> None:
 
 
 def offer_last(session: Session) -> None:
-    """Say that an earlier conversation can be gone on with, if there is one."""
+    """Say that an earlier conversation can be continued, if there is one."""
     path = session.archive.last() if session.archive is not None else None
     if path is None:
         return

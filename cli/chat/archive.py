@@ -1,6 +1,6 @@
-"""Conversations on disk: saved where the user says, and kept as they go in the user's state folder.
+"""Keeps conversations on disk: where the user says, and while they go on in the program's state folder.
 
-Files appear whole or not at all, readable by the user alone. Knows nothing of what a conversation holds.
+Only the user may read the files. Knows nothing of what a conversation holds.
 """
 
 import os
@@ -38,7 +38,7 @@ class Archive:
         self._file: Path | None = None
 
     def keep(self, conversation: Conversation) -> None:
-        """Write this chat's conversation, in place of what was written of it before. Raises ConversationError."""
+        """Write this chat's conversation over its earlier state. Raises ConversationError."""
         if self._file is None:
             make_private(self.folder)
             self._file = self._new_name()
@@ -47,7 +47,7 @@ class Archive:
         write(self._file, conversation)
 
     def begin_anew(self) -> None:
-        """Leave the file as it is; what follows is another conversation."""
+        """Leave the file as it is, since another conversation begins."""
         self._file = None
 
     def last(self) -> Path | None:
@@ -55,7 +55,7 @@ class Archive:
         return next((file for file in self.kept() if file != self._file), None)
 
     def kept(self) -> list[Path]:
-        """All files, the newest first."""
+        """The files of all conversations, the newest first."""
         try:
             return sorted(self.folder.glob("*.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True)
         except OSError:
@@ -68,7 +68,7 @@ class Archive:
 
 
 def make_private(folder: Path) -> None:
-    """A folder that is the user's alone. Raises ConversationError."""
+    """Make a folder that only the user may read. Raises ConversationError."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""A file put into a message.
+"""Reads files to be put into a message.
 
-Knows nothing of conversations. Whoever asks says how many bytes can be of use at all.
+Knows nothing of conversations: the caller says how many bytes can be of use.
 """
 
 from pathlib import Path
@@ -33,5 +33,5 @@ def read_attachment(path: Path, longest: int) -> str:
 
 
 def with_attachments(text: str, attachments: list[tuple[str, str]]) -> str:
-    """A message and, below it, each file under its name."""
+    """A message, followed by each file under its name."""
     return "\n\n".join([text, *(f"{name}:\n\n{content.strip()}" for name, content in attachments)])

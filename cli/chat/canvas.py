@@ -1,4 +1,4 @@
-"""A canvas as it looks at one denoising step: which text, and how dim.
+"""Turns one denoising step into text to show, each part with a level that says how dim it is.
 
 Takes `Draft` events and a callable that turns token ids into text. Knows nothing of models, tokenizers or terminals.
 """
@@ -22,7 +22,7 @@ _SPECIAL = re.compile(r"<unused\d+>|<\|?[a-z_]+\|>|<\|[a-z_\"]+\|?>|<mask>|<unk>
 
 @dataclass(frozen=True)
 class Look:
-    """One step: text in runs of one level each, and what of it the model only thinks."""
+    """One step: text in runs of one level each, the answer and the thought apart."""
 
     answer: list[Run]
     thought: list[Run]
@@ -31,7 +31,7 @@ class Look:
 
 @dataclass
 class CanvasText:
-    """Draws the steps of one text after another; remembers the text of tokens."""
+    """Makes the text of denoising steps, one after another; remembers the text of tokens."""
 
     decode: Callable[[Sequence[int]], str]
     stops: Collection[int] = ()  # a text ends before the first of these that is settled
@@ -39,7 +39,7 @@ class CanvasText:
     _texts: dict[int, str] = field(default_factory=dict)
 
     def look(self, draft: Draft, kind: Kind = "answer") -> Look:
-        """What to show of a step; `kind` is what the text before this canvas left off in."""
+        """The text of a step; `kind` is that of the text where the canvas begins."""
         levels = np.where(draft.accepted, SETTLED, 1 + np.digitize(draft.entropy, LEVEL_EDGES)).tolist()
         tokens = draft.argmax.tolist()
         runs: dict[Kind, list[Run]] = {"answer": [], "thought": [], "tool": []}
@@ -64,7 +64,7 @@ class CanvasText:
         return Look(runs["answer"], runs["thought"], float(draft.accepted.mean()))
 
     def _characters(self, tokens: list[int]) -> list[tuple[int, int]]:
-        """Ranges of tokens that are whole characters: one token each, or a run of pieces of characters."""
+        """Ranges of tokens that make whole characters: one token, or several that hold bytes of characters."""
         ranges: list[tuple[int, int]] = []
         in_run = False
         for index, token in enumerate(tokens):

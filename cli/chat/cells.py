@@ -1,6 +1,6 @@
-"""Characters in the cells of a terminal: what may be written there, how wide it is, how lines break.
+"""Fits text into the cells of a terminal: removes control characters, measures width, breaks lines.
 
-Control characters of a model or of a file never reach the terminal. Knows nothing of what the text means.
+Control characters from a model or a file never reach the terminal. Knows nothing of what the text means.
 """
 
 import re
@@ -16,7 +16,7 @@ Line = list[Run]
 TAB = "    "
 STAND_IN = "·"  # for a character that is wider than the window
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_GLYPH = re.compile(r"[!-~]+|.", re.DOTALL)  # a run of narrow characters, or one that may be anything
+_GLYPH = re.compile(r"[!-~]+|.", re.DOTALL)  # a run of narrow characters, or any one character
 
 
 def cell_width(character: str) -> int:
@@ -25,7 +25,7 @@ def cell_width(character: str) -> int:
 
 
 def printable(text: str) -> str:
-    """Text without what would move the cursor or turn the writing around; newlines stay."""
+    """The text without characters that move the cursor or change the direction of writing; newlines stay."""
     if text.isprintable():
         return text
     return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", TAB))
@@ -55,7 +55,7 @@ def wrap(runs: Iterable[Run], width: int) -> list[Line]:
 
 
 class _Layout:
-    """Lines so far, and the word that will go on the last of them or begin a new one."""
+    """The lines so far, and the word that will be added to the last line or to a new one."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -111,5 +111,5 @@ def _level(run: Run) -> int:
 
 @lru_cache(maxsize=8192)
 def _glyphs(text: str) -> tuple[tuple[str, int], ...]:
-    """What a text is laid out by, each with its width if it is narrow characters alone."""
+    """The units in which a text is laid out, with their number of characters."""
     return tuple((glyph, len(glyph)) for glyph in _GLYPH.findall(text))

@@ -1,6 +1,6 @@
-"""Final text, as it arrives, told apart: the answer, the model's thoughts, calls of tools. Markers are no text.
+"""Splits final text, as it arrives, into answer, thoughts and tool calls, and removes the markers between them.
 
-Follows the markers of DiffusionGemma's chat template through text that comes in parts; one that straddles two parts is
+Follows the markers of DiffusionGemma's chat template in text that comes in parts: a marker that straddles two parts is
 held back until it is whole. Knows nothing of tokens or of how the parts are shown.
 """
 
@@ -22,14 +22,14 @@ _MARKER = re.compile("|".join(map(re.escape, MARKERS)))
 
 @dataclass(frozen=True)
 class TextPart:
-    """Some text, and what it is."""
+    """Some text, and its kind."""
 
     kind: Kind
     text: str
 
 
 class Channels:
-    """Where in the model's turn the text is."""
+    """The kind of text at the current place in the model's turn."""
 
     def __init__(self) -> None:
         self.kind: Kind = "answer"
@@ -37,7 +37,7 @@ class Channels:
         self._naming = False  # a channel begins with a line that names it
 
     def push(self, text: str, *, last: bool = False) -> list[TextPart]:
-        """Take more text, give what is certain of it; with `last`, all."""
+        """Take more text and give all that is certain; with `last`, everything."""
         text = self._held + text
         certain = len(text) if last else len(text) - _unfinished(text)
         text, self._held = text[:certain], text[certain:]
@@ -60,14 +60,14 @@ class Channels:
 
 
 def following(kind: Kind, marker: str) -> Kind:
-    """What text is after a marker."""
+    """The kind of the text after a marker."""
     if marker in CLOSES:
         return "answer"
     return OPENS.get(marker, kind)
 
 
 def _unfinished(text: str) -> int:
-    """How many characters at the end may be the beginning of a marker."""
+    """The number of characters at the end that may begin a marker."""
     longest = max(map(len, MARKERS)) - 1
     for count in range(min(longest, len(text)), 0, -1):
         if any(marker.startswith(text[-count:]) for marker in MARKERS):

@@ -1,6 +1,7 @@
-"""`mlx-diffusion chat`: a conversation in the terminal, or one message and its answer.
+"""The command line of `mlx-diffusion chat`: a conversation in the terminal, or one message and its answer.
 
-Knows the command line and what standard input and output are; puts the parts of the chat together.
+Puts the parts of the chat together, by the options and by what standard input and output are. Knows nothing of how
+the parts work.
 """
 
 import argparse
@@ -174,7 +175,7 @@ def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conve
 
 
 def converse(session: "Session", prompt: "Prompt") -> None:
-    """Read and answer until someone leaves."""
+    """Read and answer messages until the user leaves."""
     from mlx_diffusion.cli.chat.actions import Leave
     from mlx_diffusion.cli.chat.commands import run_command
 

@@ -1,4 +1,4 @@
-"""What one can type besides messages: the table of commands, how one is run, and what completes one.
+"""The commands that can be typed instead of a message: their table, and how one is run and completed.
 
 Knows nothing of keys, completion menus or what the commands do.
 """
@@ -41,7 +41,7 @@ def run_command(session: Session, line: str) -> bool:
 
 
 def completions(session: Session, line: str) -> list[str] | None:
-    """What the last word of an unfinished line may become; None where it is a path."""
+    """Completions of the last word of a line; None where it is a path."""
     name, space, rest = line.partition(" ")
     if not space:
         return [known for known in COMMANDS if known.startswith(name)]

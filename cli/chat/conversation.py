@@ -1,4 +1,4 @@
-"""A conversation: messages, system message, settings, and the model that it is held with; and its readable form.
+"""A conversation: its messages, system message, settings and model, and its form as JSON.
 
 Knows nothing of terminals, files or how answers are made.
 """
@@ -16,12 +16,12 @@ ROLES = ("user", "assistant")
 
 
 class ConversationError(DiffusionError):
-    """A saved conversation that cannot be read or written, or something that this conversation has not."""
+    """A saved conversation that cannot be read or written, or something that a conversation does not have."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """What one side said; `seed` is that of an answer."""
+    """A message of one side; an answer has the `seed` that it was made with."""
 
     role: str
     content: str
@@ -30,7 +30,7 @@ class Message:
 
 @dataclass
 class Conversation:
-    """Questions and answers by turns. The last question may be without an answer: stopped, or cut off."""
+    """Questions and answers in turn. The last question has no answer if it was stopped or cut off."""
 
     model: str
     system: str | None = None
@@ -47,13 +47,13 @@ class Conversation:
         return self.messages[-1].seed if self.messages else None
 
     def ask(self, text: str) -> None:
-        """Add a question; it takes the place of one that has no answer."""
+        """Add a question, in place of one that has no answer."""
         if self.open_question:
             self.messages.pop()
         self.messages.append(Message("user", text))
 
     def answer(self, text: str, seed: int) -> None:
-        """Answer the last question, or say more of its answer: `text` is all of it."""
+        """Set the answer to the last question, whole or as far as it is known."""
         if not self.open_question:
             self.messages.pop()
         self.messages.append(Message("assistant", text, seed))
@@ -92,7 +92,7 @@ class Conversation:
 
     @classmethod
     def from_json(cls, text: str) -> "Conversation":
-        """Raises ConversationError, which says what is wrong, not where: the caller knows the file."""
+        """Read what `to_json` gave. Raises ConversationError, which does not name the file: the caller does."""
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:

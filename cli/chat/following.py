@@ -1,6 +1,6 @@
-"""One answer from its first event to its last, or to where someone stops it.
+"""Follows one answer from its first event to its last, or until the user stops it.
 
-Takes events and a view. Knows nothing of models or of what is drawn.
+Takes events and a view. Knows nothing of models or of how anything is drawn.
 """
 
 import signal
@@ -12,12 +12,12 @@ from mlx_diffusion.cli.chat.channels import Channels, Kind
 from mlx_diffusion.cli.chat.views import AnswerView
 from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
 
-END = Segment(0, (), "")  # lets out what was held back
+END = Segment(0, (), "")  # releases text that was held back
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of an answer: its final text by kind, and its end if it came to it."""
+    """A finished or stopped answer: its final text by kind, and the last event unless it was stopped."""
 
     answer: str
     thought: str
@@ -26,7 +26,7 @@ class Outcome:
 
 
 class Interrupt:
-    """Ctrl-C while an answer is made: the first asks for its end, the second raises KeyboardInterrupt."""
+    """Ctrl-C while an answer is made: the first one asks for its end, the second raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -49,9 +49,9 @@ class Interrupt:
 def follow(
     events: Generator[Event, None, None], view: AnswerView, interrupt: Interrupt, keep: Callable[[str], None]
 ) -> Outcome:
-    """Show the events until the end or until `interrupt` asks for it.
+    """Show the events until the end, or until `interrupt` asks for it.
 
-    keep    is told the answer so far whenever there is more of it
+    `keep` is told the answer so far whenever it grows.
     """
     channels = Channels()
     texts: dict[Kind, str] = {"answer": "", "thought": "", "tool": ""}

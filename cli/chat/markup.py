@@ -1,7 +1,7 @@
-"""Final text for the terminal: Markdown and code with highlights, in lines that can be selected and copied.
+"""Prints final text in the terminal as Markdown, with highlighted code, in lines that can be selected and copied.
 
 Uses the terminal's own sixteen colours and no background, so that it suits light and dark themes. Knows nothing of how
-the text came about.
+the text was made.
 """
 
 import re
@@ -19,7 +19,7 @@ from mlx_diffusion.cli.chat.cells import printable
 from mlx_diffusion.cli.chat.palette import RESET
 
 _PADDING = re.compile(r"(?: |\x1b\[[\d;]*m)+$")
-NARROWEST = 20  # columns; Markdown is shown as it is written below that
+NARROWEST = 20  # columns; in a narrower window Markdown is shown as it is written
 CODE = ANSISyntaxTheme(
     {
         Comment: Style(dim=True),
@@ -46,14 +46,14 @@ THEME = Theme(
 
 
 class _Heading(Heading):
-    """To the left, without a frame."""
+    """A heading on the left, without a frame."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.text
 
 
 class _Code(CodeBlock):
-    """Lines as they are, neither padded nor folded."""
+    """A block of code whose lines are neither padded nor folded."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         syntax = Syntax("", self.lexer_name, theme=CODE, background_color="default")
@@ -73,7 +73,7 @@ class _Markdown(Markdown):
 
 
 def certain_length(text: str) -> int:
-    """How much of a Markdown text later text cannot change: all but its last block."""
+    """The length of the part that later text cannot change: all Markdown blocks but the last."""
     starts = [token.map[0] for token in _Markdown(text).parsed if token.level == 0 and token.map and token.nesting >= 0]
     if not starts:
         return 0

@@ -1,9 +1,9 @@
-"""The word that someone may have meant."""
+"""Finds the word that a user may have meant. Knows nothing of what words mean."""
 
 import difflib
 from collections.abc import Collection
 
 
 def nearest(word: str, words: Collection[str]) -> str:
-    """The one of `words`, of which there is at least one, that looks most like `word`."""
+    """The one of `words` that looks most like `word`; `words` must not be empty."""
     return difflib.get_close_matches(word, words, n=1, cutoff=0.0)[0]

@@ -1,4 +1,4 @@
-"""How levels of a canvas look in a terminal: attributes and greys that suit it, never a background.
+"""The look of a canvas's levels in a terminal: attributes and greys that suit it, never a background.
 
 Knows nothing of what is drawn.
 """
@@ -14,7 +14,7 @@ DOT = "·"
 
 @dataclass(frozen=True)
 class Palette:
-    """For each level an SGR parameter ("" is the terminal's own colour), and from which level text is dots."""
+    """An SGR parameter for each level ("" is the terminal's own colour), and the first level shown as dots."""
 
     levels: tuple[str, ...]
     dots_from: int | None = None
@@ -31,16 +31,16 @@ class Palette:
 
     @property
     def status(self) -> str:
-        """The parameter for lines beside the text."""
+        """The SGR parameter for lines beside the text."""
         return "2"
 
 
 def dots(text: str) -> str:
-    """Text that cannot be read yet, in the same cells."""
+    """Dots in place of a text, in as many cells."""
     return "".join(character if character.isspace() else DOT * cell_width(character) for character in text)
 
 
-# Dim is the one attribute that follows the theme everywhere, so it stands for all shades where there are no greys.
+# Dim is the one attribute that follows every theme, so it stands for all shades where there are no greys.
 ATTRIBUTES = Palette(("", "2", "2", "2", "2"), dots_from=3)
 DARK = Palette(("", "38;5;248", "38;5;244", "38;5;240", "38;5;237"))
 LIGHT = Palette(("", "38;5;240", "38;5;244", "38;5;248", "38;5;252"))
@@ -48,7 +48,7 @@ EITHER = Palette(("", "2", "38;5;243", "2;38;5;243", "2;38;5;243"), dots_from=4)
 
 
 def palette_for(colors: str | None, environment: Mapping[str, str]) -> Palette:
-    """The palette for rich's name of a colour system; the theme where the environment tells it."""
+    """The palette for a colour system, by rich's name, and for the theme if the environment tells it."""
     if colors not in ("256", "truecolor") or environment.get("NO_COLOR"):
         return ATTRIBUTES
     background = environment.get("COLORFGBG", "").rpartition(";")[2]

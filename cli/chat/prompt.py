@@ -1,6 +1,6 @@
-"""Where messages are typed: several lines, history and search, completion of commands.
+"""The prompt for messages: several lines, history and search, completion of commands.
 
-Knows nothing of what becomes of a line.
+Knows nothing of what is done with a message.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from mlx_diffusion.cli.chat.session import Session
 
 
 class CommandCompleter(Completer):
-    """Commands, their options and values, paths."""
+    """Completes commands, their options and values, and paths."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -63,9 +63,9 @@ class Prompt:
         )
 
     def read(self) -> str:
-        """The next message. Raises EOFError at the end and KeyboardInterrupt for Ctrl-C in an empty line."""
+        """Read the next message. Raises EOFError at the end and KeyboardInterrupt for Ctrl-C in an empty line."""
         text = self.session.prompt("> ")
-        return text.encode("utf-8", "replace").decode("utf-8")  # bytes that are no text come as lone surrogates
+        return text.encode("utf-8", "replace").decode("utf-8")  # bytes that are no text come as surrogates
 
     def _is_command(self) -> bool:
         return self.session.default_buffer.text.startswith("/")

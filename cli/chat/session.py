@@ -1,4 +1,4 @@
-"""A chat as it goes: the conversation, the one who answers, what is shown and what is kept.
+"""A running chat: the conversation, the speaker who answers, what is shown and what is kept.
 
 Knows nothing of how messages are typed or of the command's options.
 """
@@ -19,12 +19,12 @@ from mlx_diffusion.cli.chat.views import AnswerView
 from mlx_diffusion.events import Finish
 from mlx_diffusion.options import Settings
 
-LONGEST_TOKEN = 64  # bytes; a file that has more for every token of the context is not even read
+LONGEST_TOKEN = 64  # bytes; a file with more for each token of the context is not read at all
 
 
 @dataclass
 class Session:
-    """Everything that the chat's commands work on."""
+    """The state on which the chat's commands work."""
 
     speaker: Speaker
     conversation: Conversation
@@ -92,20 +92,20 @@ class Session:
             self.complain(f"from here on this conversation is not kept: {error}")
 
     def keep_changes(self) -> None:
-        """Keep a conversation that has been changed, once there is anything in it."""
+        """Write a changed conversation to the archive, unless it is empty."""
         if self.conversation.messages:
             self.keep()
 
     def tell(self, text: str) -> None:
-        """Lines beside the conversation."""
+        """Print lines beside the conversation."""
         self.console.print(Text(text, style="dim"))
 
     def complain(self, text: object) -> None:
-        """What could not be done and why, in one line."""
+        """Print in one line what could not be done and why."""
         self.console.print(Text(" ".join(str(text).split()), style="red"))
 
     def _comment(self, outcome: Outcome, settings: Settings) -> None:
-        """One line about the answer that has just been shown."""
+        """Print one line about the answer that has just been shown."""
         finish = outcome.finish
         if finish is not None:
             self.totals.append(finish)
@@ -125,7 +125,7 @@ class Session:
 
 
 def brief(finish: Finish) -> str:
-    """The figures of an answer that one wants to see each time."""
+    """The figures shown after each answer, in one line."""
     stats = finish.stats
     speed = stats.generated_tokens / stats.generation_seconds if stats.generation_seconds else 0.0
     return (

@@ -1,4 +1,4 @@
-"""A generation's options as a person types and reads them.
+"""Reads and writes a generation's options as a person types and reads them.
 
 Knows nothing of bounds: `GenerationConfig` checks what it is given.
 """
@@ -10,7 +10,7 @@ from mlx_diffusion.cli.chat.nearest import nearest
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.options import MODES, NAMES, GenerationConfig, Settings
 
-DEFAULT = "default"  # the word that leaves an option to the checkpoint again
+DEFAULT = "default"  # the value that leaves an option to the checkpoint
 
 
 def with_setting(config: GenerationConfig, key: str, value: str) -> GenerationConfig:
@@ -20,7 +20,7 @@ def with_setting(config: GenerationConfig, key: str, value: str) -> GenerationCo
 
 
 def key_named(key: str) -> str:
-    """The option that is meant: dashes may stand for underscores. Raises OptionError."""
+    """The option of that name, in which dashes may stand for underscores. Raises OptionError."""
     name = key.replace("-", "_")
     if name not in NAMES:
         raise OptionError(f"unknown setting {key!r}; the nearest is {nearest(name, NAMES)!r}; /set shows all")
@@ -28,7 +28,7 @@ def key_named(key: str) -> str:
 
 
 def describe(config: GenerationConfig, settings: Settings, name: str) -> str:
-    """One option, its value, and where that comes from."""
+    """One line with an option, its value, and whether that is the default."""
     value = getattr(settings, name)
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     origin = "" if getattr(config, name) is not None else f"  ({DEFAULT})"
@@ -36,7 +36,7 @@ def describe(config: GenerationConfig, settings: Settings, name: str) -> str:
 
 
 def suggestions(name: str, settings: Settings) -> list[str]:
-    """What to offer for a value."""
+    """Values to offer for an option."""
     value = getattr(settings, name)
     current = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return [*(MODES if name == "mode" else (current,)), DEFAULT]
@@ -49,7 +49,7 @@ def _parse(name: str, value: str) -> Any:
 
 
 def _number(text: str) -> int | float | str:
-    """The number that a text is, else the text, for the check to name."""
+    """The number in a text; if it has none the text itself, which the check will name."""
     for kind in (int, float):
         try:
             return kind(text)

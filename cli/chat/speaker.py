@@ -1,6 +1,6 @@
-"""The other side of the conversation: a loaded checkpoint, asked with messages, answering in events.
+"""The other side of a conversation: a loaded checkpoint that is given messages and answers in events.
 
-The one place of the chat that runs a model. Knows nothing of the terminal.
+The only part of the chat that runs a model. Knows nothing of the terminal.
 """
 
 from collections.abc import Generator, Sequence
@@ -19,27 +19,27 @@ from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.tokenizer import Tokenizer
 
-PREFIX_BYTES = 4_000_000_000  # of earlier turns, kept so that they are not encoded again
+PREFIX_BYTES = 4_000_000_000  # for the keys and values of earlier turns, which are then not encoded again
 
 Messages = Sequence[dict[str, str]]
 
 
 class Speaker(Protocol):
-    """What the chat needs of a model; tests have one that plays recorded events."""
+    """A model as the chat needs it; tests have one that plays recorded events."""
 
     name: str
     has_chat_template: bool
     longest_prompt: int  # tokens
-    hidden: tuple[int, ...]  # tokens that are no text
+    hidden: tuple[int, ...]  # tokens without a text
 
     def settings(self, config: GenerationConfig) -> Settings:
-        """What a run uses; raises OptionError."""
+        """The settings that a run with this config uses. Raises OptionError."""
 
     def count(self, messages: Messages, think: bool) -> int:
-        """Tokens of the prompt; raises PromptError."""
+        """The number of tokens in the prompt. Raises PromptError."""
 
     def answer(self, messages: Messages, think: bool, config: GenerationConfig) -> Generator[Event, None, None]:
-        """The events of one answer; closing it ends the work."""
+        """The events of one answer; closing the generator ends the work."""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
@@ -87,7 +87,7 @@ class CheckpointSpeaker:
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, **variables)
 
     def _prefixes_for(self, tokens: int) -> PrefixStore | None:
-        """The store, unless this prompt alone would pass its budget."""
+        """The store of prefixes; None if this prompt alone would exceed its budget."""
         try:
             self.prefixes.check_room(tokens)
         except OptionError:

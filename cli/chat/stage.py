@@ -1,7 +1,7 @@
-"""The part of the terminal that is drawn over and over, below the text that stays.
+"""Draws lines in the terminal over and over, below the text that stays.
 
-The cursor rests at the top left of what is drawn, where terminals keep it when their lines are folded anew for another
-width; so the next drawing finds its place whatever became of the last one. Knows nothing of what is drawn.
+The cursor rests at the top left of what is drawn, where terminals keep it when they fold lines anew for another width;
+so the next drawing finds its place, whatever happened to the last one. Knows nothing of what is drawn.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ SHOW_CURSOR = "\x1b[?25h"
 
 
 class Stage:
-    """Lines in place on a terminal."""
+    """Lines that are drawn in place on a terminal."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
         self.drawn = False
 
     def size(self) -> tuple[int, int]:
-        """Columns and rows, at this moment."""
+        """The columns and rows of the window at this moment."""
         try:
             columns, rows = os.get_terminal_size(self.stream.fileno())
         except OSError:
@@ -42,7 +42,7 @@ class Stage:
         self.drawn = True
 
     def clear(self) -> None:
-        """Take what was drawn away; the cursor is where it began."""
+        """Remove what was drawn; the cursor is then where it was before."""
         if self.drawn:
             self.stream.write(f"\r{CLEAR_BELOW}{SHOW_CURSOR}")
             self.stream.flush()
@@ -51,7 +51,7 @@ class Stage:
 
 @contextlib.contextmanager
 def no_echo() -> Iterator[None]:
-    """What is typed while nothing reads it neither shows nor is lost: it waits for the next prompt. Ctrl-C works."""
+    """Hide what is typed while nothing reads it, and keep it for the next prompt. Ctrl-C works."""
     try:
         descriptor = sys.stdin.fileno()
         before, quiet = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)

@@ -1,4 +1,4 @@
-"""An answer as it is shown: in place while it is denoised, or as plain text once it is final.
+"""Shows an answer: in place while it is denoised, or as plain text once it is final.
 
 Takes events and parts of text. Knows nothing of models, conversations or how a run is stopped.
 """
@@ -24,23 +24,23 @@ LARGEST_SHARE = 0.02  # of the time that drawing may take
 
 
 class AnswerView(Protocol):
-    """What shows one answer."""
+    """Shows one answer as its events arrive."""
 
     def reading(self, event: Prefill) -> None:
         """The prompt is being encoded."""
 
     def draft(self, event: Draft, kind: Kind) -> None:
-        """A denoising step; `kind` is what the text before its canvas left off in."""
+        """A denoising step; `kind` is that of the text where its canvas begins."""
 
     def final(self, event: Segment, parts: list[TextPart]) -> None:
-        """Text that will not change."""
+        """More text that will not change."""
 
     def close(self) -> None:
         """No more events."""
 
 
 class PlainView:
-    """Final text as it comes, nothing else on the stream."""
+    """Writes final text as it comes, and nothing else."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -69,19 +69,19 @@ class PlainView:
 
 
 class SilentView(PlainView):
-    """Shows nothing: the text is wanted as a whole."""
+    """Shows nothing, for a caller who wants the text as a whole."""
 
     def final(self, event: Segment, parts: list[TextPart]) -> None:
         """Nothing."""
 
 
 class Pace:
-    """When to draw: often enough to look alive, and never for more than a small share of the time."""
+    """Decides when to draw: often enough to look alive, but only for a small share of the time."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.next = 0.0
-        self.spent = 0.0  # seconds of drawing, all in all
+        self.spent = 0.0  # seconds of drawing, in total
 
     def due(self) -> bool:
         return self.clock() >= self.next
@@ -93,7 +93,7 @@ class Pace:
 
 
 class LiveView:
-    """The canvas in place under the text that is final; that, as soon as no later text can change it, as Markdown."""
+    """Shows final text as Markdown, as soon as later text cannot change it, and below it the canvas in place."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class LiveView:
         self.memory_bytes = memory_bytes
         self.clock = clock
         self.pace = Pace(clock)
-        self.pending = ""  # final, but a part of a Markdown block that may go on
+        self.pending = ""  # final, but in a Markdown block that may continue
         self.thought = ""
         self.told_thought = False
         self.printed = False
@@ -182,8 +182,8 @@ class LiveView:
         columns, rows = self.stage.size()
         width = max(columns - 1, 1)
         lines = wrap([(printable(self.pending.lstrip("\n")), SETTLED), *answer], width)
-        room = max(rows - 2, 0)
-        painted = [self.palette.paint(line) for line in _window(lines, room)] if self.pending or answer else []
+        height = max(rows - 2, 0)
+        painted = [self.palette.paint(line) for line in _window(lines, height)] if self.pending or answer else []
         self.stage.draw([*painted, f"\x1b[{self.palette.status}m{one_line(status, width)}{RESET}"])
         self.pace.drew(started)
 
@@ -194,10 +194,10 @@ def folded(thought: str, width: int) -> str:
     return one_line(f"thought, {words} words: {thought.strip()}", max(width, 1))
 
 
-def _window(lines: list[Line], room: int) -> list[Line]:
-    """As many lines as there is room for, the first that is not settled among them."""
-    if len(lines) <= room:
+def _window(lines: list[Line], height: int) -> list[Line]:
+    """As many lines as fit, with the first that is not settled among them."""
+    if len(lines) <= height:
         return lines
     is_open = (index for index, line in enumerate(lines) if any(level != SETTLED for _, level in line))
-    first = max(0, min(next(is_open, len(lines)) - 1, len(lines) - room))
-    return lines[first : first + room]
+    first = max(0, min(next(is_open, len(lines)) - 1, len(lines) - height))
+    return lines[first : first + height]

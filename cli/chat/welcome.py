@@ -1,4 +1,4 @@
-"""What the chat says before the first message.
+"""The text that the chat shows before the first message.
 
 Knows nothing of terminals.
 """

@@ -1,8 +1,8 @@
-"""config.json as it is spelled: its fields taken out one by one, checked for their kind, never defaulted.
+"""Reads config.json field by field: every field is checked for its kind, and none gets a default.
 
 Two spellings of the full layers' sizes are read: `global_head_dim` with `num_global_key_value_heads` (the Hub's) and
-`per_layer_config` (recent Transformers). What would change the computation and is not built is refused by name. Knows
-nothing of what the numbers are for. All errors are CheckpointErrors.
+`per_layer_config` (recent Transformers). A setting that would change the computation in a way that is not built is
+refused by name. Knows nothing of what the numbers are for. All errors are CheckpointErrors.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _eos(text: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def read_field(table: Mapping[str, Any], name: str, kind: type, prefix: str = "text_config.") -> Any:
-    """The field of that kind; a whole number is a float too, a bool is never a number."""
+    """The value of a field that must be of this kind: a whole number is a float too, a bool is no number."""
     label = name if kind is dict else prefix + name
     if name not in table:
         raise CheckpointError(f"the field {label} is missing; sizes are never guessed")
@@ -173,7 +173,7 @@ def require(holds: bool, name: str, value: object, rule: str) -> None:
 
 
 def refuse_others(table: Mapping[str, Any], prefix: str, rules: tuple[tuple[str, tuple[object, ...]], ...]) -> None:
-    """Refuse other values than the allowed ones; a missing field stands for the first of them, as in Transformers."""
+    """Refuse values that are not allowed; a missing field means the first allowed value, as in Transformers."""
     for name, allowed in rules:
         value = table.get(name, allowed[0])
         if value not in allowed:

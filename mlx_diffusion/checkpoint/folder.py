@@ -1,7 +1,7 @@
-"""Where a checkpoint lies and whether its files are whole: folder, Hub id or the bundled demo.
+"""Finds the folder of a checkpoint (a folder, a Hub id or the bundled demo) and checks that its files are whole.
 
-Finds the folder, reads config.json, lists the safetensors files and checks their headers against their sizes before
-anything maps them. Knows nothing of parameters, modules or tokenizers.
+Reads config.json, lists the safetensors files and checks their headers against their sizes before anything maps them.
+Knows nothing of parameters, modules or tokenizers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub  # imports of its own only what is asked of it
+import huggingface_hub  # loads only the parts that are used
 import mlx.core as mx
 
 from mlx_diffusion.checkpoint.config import ModelConfig
@@ -79,7 +79,7 @@ def find_folder(path_or_id: str | Path) -> Path:
 
 
 def local_folder(path_or_id: str | Path) -> Path | None:
-    """The folder that "demo" or a path means, or None for a Hub id. Raises CheckpointError for what is neither."""
+    """The folder that "demo" or a path stands for; None for a Hub id. Raises CheckpointError for anything else."""
     if path_or_id == DEMO:
         return DEMO_FOLDER
     if path_or_id == "":
@@ -97,7 +97,7 @@ def local_folder(path_or_id: str | Path) -> Path | None:
 
 
 def check_finished(folder: Path) -> None:
-    """Refuse the output of an interrupted conversion; its record has the command that goes on with it."""
+    """Refuse the output of an interrupted conversion; the error has the command that continues it."""
     record = folder / UNFINISHED
     if record.exists():
         command = read_json(record).get("command", "the same `mlx-diffusion convert` again")
@@ -105,7 +105,7 @@ def check_finished(folder: Path) -> None:
 
 
 def check_utf8(folder: Path) -> None:
-    """Refuse a path that MLX cannot take. Raises CheckpointError."""
+    """Refuse a path that is not UTF-8, which MLX cannot read. Raises CheckpointError."""
     try:
         str(folder.resolve()).encode()
     except UnicodeEncodeError:
@@ -120,9 +120,10 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, Any]], where: str) -> list[str]:
-    """The single file if there is one, else the index's shards, else every safetensors file: Transformers' order.
+    """The weight files among `names`, all files of a checkpoint, by the rule that Transformers follows.
 
-    `names` are all files of the checkpoint. Only safetensors files are ever read: pickled ones can run code.
+    The single file if there is one, else the shards of the index, else every safetensors file. Nothing else is ever
+    read: pickled files can run code.
     """
     if SINGLE_FILE in names:
         return [SINGLE_FILE]
@@ -151,7 +152,7 @@ def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, A
 
 
 def _check_numbers(names: Iterable[str], who: str) -> None:
-    """Refuse weight files that count themselves and are not all there. Raises CheckpointError."""
+    """Refuse an incomplete set of numbered files, as in 1-of-3 and 3-of-3. Raises CheckpointError."""
     sets: dict[tuple[str, str], dict[int, str]] = {}
     for name in names:
         match = NUMBERED.fullmatch(name)

@@ -1,6 +1,6 @@
-"""How the matrices of a checkpoint are quantised, as MLX writes it into config.json.
+"""The formats in which matrices are quantised, as MLX writes them into config.json.
 
-Knows nothing of tensors: which modules are quantised is seen in the files, here stands how.
+Knows nothing of tensors: only the files say which modules are quantised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FIXED_MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """How one matrix is quantised."""
+    """The format of one matrix. Raises CheckpointError for one that MLX does not have."""
 
     group_size: int
     bits: int
@@ -45,7 +45,7 @@ class QuantSpec:
 
 @dataclass(frozen=True)
 class Quantization:
-    """The checkpoint's default and what single paths say instead; None means that path is left as it was."""
+    """The format of a checkpoint's matrices, and other formats for single paths; None: not quantised."""
 
     default: QuantSpec
     overrides: Mapping[str, QuantSpec | None] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Quantization:
 
 
 def read_quantization(raw: Mapping[str, Any]) -> Quantization | None:
-    """MLX's `quantization` (mlx-vlm repeats it as `quantization_config`, which alone may be another tool's)."""
+    """Read MLX's `quantization`, which mlx-vlm repeats as `quantization_config`; other tools write only the latter."""
     table = raw.get("quantization", raw.get("quantization_config"))
     if table is None:
         return None
@@ -70,7 +70,7 @@ def read_quantization(raw: Mapping[str, Any]) -> Quantization | None:
 
 
 def _quant_spec(table: Mapping[str, Any], path: str) -> QuantSpec:
-    """An entry without a mode is affine, whatever the default's mode: so MLX writes and reads them."""
+    """One entry of the table. Without a mode it is affine, whatever the default's mode is: MLX reads it so, too."""
     mode = table.get("mode", "affine")
     fixed = dict(zip(("group_size", "bits"), FIXED_MODES.get(mode, ()), strict=False))
     merged = {**fixed, **table}

@@ -1,4 +1,4 @@
-"""Safetensors headers: what tensors a file holds and where, read and written without the data.
+"""Reads and writes the headers of safetensors files: the tensors in a file, and where each of them lies.
 
 Knows nothing of models, recipes or arrays.
 """
@@ -24,7 +24,7 @@ HEADER_LIMIT = 100_000_000  # the format's own bound
 
 @dataclass(frozen=True)
 class Tensor:
-    """Name, element type as safetensors spells it (BF16, U32 …) and shape."""
+    """A tensor's name, element type as safetensors spells it (BF16, U32 …) and shape."""
 
     name: str
     dtype: str
@@ -37,7 +37,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor and where its bytes begin: a file name and the offset from that file's start."""
+    """A tensor in a file: the file's name, and the offset of the tensor's bytes from its start."""
 
     tensor: Tensor
     file: str
@@ -59,7 +59,7 @@ def read_header(path: Path) -> list[StoredTensor]:
 
 
 def parse_header(header: bytes, file: str, file_size: int, where: str | None = None) -> list[StoredTensor]:
-    """The tensors that a header lists, by offset; `header` starts behind the eight bytes of its length."""
+    """The tensors that a header lists, by offset; `header` starts after the eight bytes of its length."""
     where = where or file
     start = LENGTH_BYTES + len(header)
     try:
@@ -101,10 +101,10 @@ def _stored(name: str, entry: Any, file: str, start: int, where: str) -> StoredT
 
 
 def write_header(tensors: Sequence[Tensor]) -> tuple[bytes, dict[str, int]]:
-    """The bytes at the start of a file that holds these tensors in this order, and the offset of each in the file.
+    """The header of a file that holds these tensors in this order, and the offset of each tensor in the file.
 
-    The data starts at a multiple of eight bytes, as the format asks; the metadata say "mlx", which makes readers take
-    the tensors as they are.
+    The data starts at a multiple of eight bytes, as the format asks; the metadata say "mlx", which tells
+    readers that nothing is left to convert.
     """
     entries: dict[str, object] = {"__metadata__": {"format": "mlx"}}
     position, starts = 0, {}

@@ -1,4 +1,4 @@
-"""Which checkpoints of DiffusionGemma lie in the Hub's cache on this machine, and whether they are whole.
+"""Lists the checkpoints of DiffusionGemma in the Hub's cache on this machine, and says which of them are whole.
 
 Reads nothing but directories, config files and indices. Knows nothing of the network.
 """
@@ -18,7 +18,7 @@ from mlx_diffusion.json_files import read_json
 
 @dataclass(frozen=True)
 class CachedCheckpoint:
-    """One revision of a repository."""
+    """One revision of a repository in the cache."""
 
     repo_id: str
     revision: str
@@ -33,19 +33,19 @@ def cache_folder() -> Path:
 
 
 def cached_checkpoints() -> list[CachedCheckpoint]:
-    """Those in the cache, by name; none where the cache is missing or cannot be read."""
+    """All checkpoints in the cache, by name; none where the cache is missing or cannot be read."""
     found = [_checkpoint(repository.repo_id, revision) for repository in _models() for revision in repository.revisions]
     return sorted(filter(None, found), key=lambda cached: (cached.repo_id, cached.revision))
 
 
 def cached_snapshots(repo_id: str) -> list[Path]:
-    """The folders of all revisions of a repository, the last that was downloaded at the end."""
+    """The folders of all revisions of a repository, the latest download last."""
     revisions = [revision for model in _models() if model.repo_id == repo_id for revision in model.revisions]
     return [revision.snapshot_path for revision in sorted(revisions, key=lambda revision: revision.last_modified)]
 
 
 def is_cached(repo_id: str, name: str, revision: str | None, sha256: str | None) -> bool:
-    """Whether a file need not be downloaded: it is there, at this revision or with this content at another one."""
+    """True for a file that is in the cache, at this revision or with the same content at another one."""
     if isinstance(huggingface_hub.try_to_load_from_cache(repo_id, name, revision=revision), str):
         return True
     from huggingface_hub.file_download import repo_folder_name
@@ -55,7 +55,7 @@ def is_cached(repo_id: str, name: str, revision: str | None, sha256: str | None)
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether all weight files of a checkpoint are there."""
+    """True if all weight files of the checkpoint are there."""
     try:
         return bool(weight_files(folder))
     except CheckpointError:
@@ -70,7 +70,7 @@ def _models() -> list[huggingface_hub.CachedRepoInfo]:
 
 
 def _checkpoint(repo_id: str, revision: huggingface_hub.CachedRevisionInfo) -> CachedCheckpoint | None:
-    """None for what is no checkpoint of DiffusionGemma."""
+    """The checkpoint at this revision; None if it is not one of DiffusionGemma."""
     folder = revision.snapshot_path
     try:
         raw = read_json(folder / "config.json")

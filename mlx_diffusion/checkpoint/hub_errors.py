@@ -1,6 +1,6 @@
-"""What can go wrong with the Hub, as one line each: licence, name, offline mode, network.
+"""Turns the errors of the Hub into one line each: licence, name, offline mode, network.
 
-Knows nothing of what was wanted from the Hub, nor of checkpoints.
+Knows nothing of what was asked of the Hub.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TRY_AGAIN = "try again"
 
 
 def http_error() -> type[Exception]:
-    """The base error of the HTTP client under huggingface_hub, which changed with its releases: requests, httpx, …"""
+    """The base error of huggingface_hub's HTTP client, which differs between its releases (requests, httpx)."""
     from huggingface_hub import errors as hub
 
     base: type[Exception] = hub.HTTPError  # type: ignore[attr-defined]
@@ -25,7 +25,7 @@ def http_error() -> type[Exception]:
 def hub_errors(
     repo_id: str, remedy: str = TRY_AGAIN, revision: str | None = None, work: str = "download"
 ) -> Iterator[None]:
-    """Turn what huggingface_hub raises into a CheckpointError; `remedy` is for what may pass, such as no network."""
+    """Raise CheckpointError for what huggingface_hub raises; `remedy` is advice for errors that may pass."""
     from huggingface_hub import errors as hub
 
     try:

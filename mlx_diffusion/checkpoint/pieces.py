@@ -1,4 +1,4 @@
-"""What a recipe makes of each tensor: the tensors that will be written, by name, type, shape and size.
+"""Applies a recipe to tensors: gives the tensors that will be written, by name, type, shape and size.
 
 Knows nothing of files or arrays; all is exact arithmetic on shapes.
 """
@@ -19,7 +19,7 @@ from mlx_diffusion.errors import CheckpointError, OptionError
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor of the source and what becomes of it: itself in bf16, or weight, scales and (affine) biases."""
+    """One tensor of the source and the tensors it becomes: itself in bf16, or weight, scales and (affine) biases."""
 
     source: Tensor
     module: str
@@ -32,9 +32,10 @@ class Piece:
 
 
 def pieces(tensors: Iterable[Tensor], recipe: Recipe) -> list[Piece]:
-    """What the recipe makes of each tensor, in the given order.
+    """Apply the recipe to each tensor, in the given order.
 
-    Raises CheckpointError where a group size does not divide the rows, OptionError for a user's rule that fits nothing.
+    Raises CheckpointError where a group size does not divide the rows, OptionError for a user's rule that matches
+    nothing.
     """
     made, unused = [], {pattern for pattern, _ in recipe.own}
     for tensor in tensors:
@@ -54,7 +55,7 @@ def pieces(tensors: Iterable[Tensor], recipe: Recipe) -> list[Piece]:
 
 def _written(tensor: Tensor, module: str, spec: QuantSpec | None) -> tuple[Tensor, ...]:
     if spec is None:
-        # mlx-vlm, and so everything that reads its folders, knows experts as modules with a weight.
+        # mlx-vlm, and all that reads its folders, expects experts to be modules with a weight.
         name = f"{module}.weight" if part_of(tensor.name) == "experts" else tensor.name
         return (Tensor(name, "BF16", tensor.shape),)
     *rows, width = tensor.shape
@@ -79,9 +80,9 @@ def written(made: Iterable[Piece]) -> list[Tensor]:
 
 
 def quantization_table(made: Iterable[Piece]) -> dict[str, object] | None:
-    """config.json's `quantization`: the most frequent spec of the experts as the default, other modules by path.
+    """The `quantization` for config.json: the experts' most frequent format as the default, other modules by path.
 
-    None where nothing is quantised. Modules without scales in the files need no entry.
+    None where nothing is quantised. Modules that have no scales in the files need no entry.
     """
     specs = {piece.module: piece.spec for piece in made if piece.spec is not None}
     if not specs:

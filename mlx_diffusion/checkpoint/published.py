@@ -1,6 +1,6 @@
-"""The published checkpoint's config.json, as far as it decides sizes: what a machine is judged by before any download.
+"""The fields of the published checkpoint's config.json that decide its size, for advice before any download.
 
-Knows nothing of the Hub; dry runs of the checkpoint itself read its own files.
+Knows nothing of the Hub. A dry run of the checkpoint itself reads its own files instead.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Recipes: which part of the model is kept at how many bits. One small table a recipe.
+"""Recipes for quantising a model: each says how many bits each part of the model keeps, in one small table.
 
-A rule is a glob over module paths ("*.experts.*") and a QuantSpec, or None for bf16; the last rule that fits counts.
-Experts hold 95 % of the text model and tolerate few bits; what every token passes through (embeddings, attention,
-router, dense MLP, self-conditioning) is kept higher. Norms, scalars and the vision tower are bf16 in every recipe.
-Sizes named here are of the real 26B checkpoint, vision tower included. Knows nothing of tensors or files.
+A rule is a glob over module paths ("*.experts.*") and a QuantSpec, or None for bf16; the last rule that matches counts.
+Experts hold 95 % of the text model and tolerate few bits. What every token passes through (embeddings, attention,
+router, dense MLP, self-conditioning) keeps more. Norms, scalars and the vision tower are bf16 in every recipe.
+Sizes in comments are those of the real 26B checkpoint with its vision tower. Knows nothing of tensors or files.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from mlx_diffusion.errors import CheckpointError, OptionError
 Rule = tuple[str, QuantSpec | None]
 
 DEFAULT_RECIPE = "4bit"
-LADDER = (DEFAULT_RECIPE, "4bit-small", "3bit", "2bit")  # what to try where memory is short, from the best down
+LADDER = (DEFAULT_RECIPE, "4bit-small", "3bit", "2bit")  # to be tried in this order until one fits
 DEFAULT_GROUP = 64
 UNQUANTIZED = ("16", "bf16")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The rules of a recipe, and behind them the user's own; a rule of the user's that fits nothing is an error."""
+    """A recipe's rules, followed by the user's own; a rule of the user's that matches nothing is an error."""
 
     name: str
     rules: tuple[Rule, ...]
     own: tuple[Rule, ...] = ()
 
     def spec(self, module: str) -> QuantSpec | None:
-        """How the matrix of this module is kept; None is bf16."""
+        """The format of this module's matrix; None is bf16."""
         fitting = [spec for pattern, spec in (*self.rules, *self.own) if fnmatchcase(module, pattern)]
         return fitting[-1] if fitting else None
 
     def with_rules(self, rules: Iterable[str]) -> Recipe:
-        """The same with rules of the form PATTERN=bits[,group][,mode] behind it. Raises OptionError."""
+        """The same recipe followed by rules of the form PATTERN=bits[,group][,mode]. Raises OptionError."""
         return replace(self, own=(*self.own, *map(parse_rule, rules)))
 
 

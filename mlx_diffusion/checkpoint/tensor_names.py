@@ -1,4 +1,4 @@
-"""What the Hub calls the tensors of a checkpoint, and the part of the model that a name belongs to.
+"""The names of a checkpoint's tensors on the Hub, and the part of the model that each belongs to.
 
 Knows nothing of shapes, files or recipes.
 """
@@ -11,7 +11,7 @@ from functools import cache
 DECODER = "model.decoder."
 VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 
-# A part and the names of its tensors; the first pattern that fits counts.
+# Parts of the model and the names of their tensors; the first pattern that matches counts.
 _PARTS = (
     ("experts", r"model\.decoder\..+\.experts\.(gate_up|down)_proj"),
     ("embeddings", r"model\.decoder\.embed_tokens\.weight"),
@@ -28,7 +28,7 @@ UNQUANTISED_PARTS = ("norms and scalars", "vision")  # bf16 in every recipe
 
 @cache
 def part_of(name: str) -> str:
-    """The part of the model, one of PARTS, that a tensor of the source belongs to."""
+    """The part of the model that a tensor belongs to, one of PARTS."""
     return next(part for part, pattern in _PARTS if re.fullmatch(pattern, name))
 
 

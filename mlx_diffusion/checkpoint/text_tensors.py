@@ -1,4 +1,4 @@
-"""The text model's tensors by name and shape, from the sizes in config.json; and whether a checkpoint has them all.
+"""The text model's tensors, derived from the sizes in config.json, and the check that a checkpoint has them all.
 
 Knows nothing of files or arrays.
 """
@@ -58,9 +58,9 @@ def text_tensors(config: ModelConfig) -> list[Tensor]:
 
 
 def check_complete(tensors: Sequence[Tensor], config: ModelConfig, where: str) -> None:
-    """Raise CheckpointError unless these are all tensors of the text model, at its shapes, and the vision tower's.
+    """Raise CheckpointError unless these are the text model's tensors, all of them and in their shapes.
 
-    So it must be a checkpoint in the Hub's own format that nobody has quantised or converted.
+    Tensors of the vision tower may be there, too. What was quantised or converted before is refused.
     """
     expected = {tensor.name: tensor.shape for tensor in text_tensors(config)}
     found = {tensor.name: tensor for tensor in tensors}

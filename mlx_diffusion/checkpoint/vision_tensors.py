@@ -1,6 +1,6 @@
-"""The vision tower's tensors from the sizes in config.json, for a dry run without headers.
+"""The vision tower's tensors, derived from the sizes in config.json, for a dry run without the files' headers.
 
-The tower is Gemma 4's; names and shapes are those of Transformers' Gemma4VisionModel. Knows nothing of how it works.
+The tower is Gemma 4's: names and shapes are those of Transformers' Gemma4VisionModel. Knows nothing of how it works.
 """
 
 from __future__ import annotations

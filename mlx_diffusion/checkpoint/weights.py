@@ -1,9 +1,9 @@
-"""Tensors from files into the model: the renaming table, quantised layouts, checks, and the filling itself.
+"""Fills a model with the tensors of its files: renames, casts and checks them, and quantises modules to match.
 
-Every tensor is used once or known to be skipped, every parameter is filled; anything else is an error that names the
-tensors. Tensors are read, cast and checked one at a time, so that at no point a second copy of the model is in memory.
-Each floating tensor is checked for NaN and infinity as it passes (one read of memory that is warm); the packed bits of
-quantised weights are any bits, and a NaN in the 8-bit scales of the mx and nv modes shows in the first logits.
+Every tensor is used once or known to be skipped, and every parameter is filled; anything else is an error that names
+the tensors. Tensors are read, cast and checked one at a time, so that a second copy of the model is never in memory.
+Floating tensors are checked for NaN and infinity while they are in the processor's cache. Packed bits cannot be
+checked: all values are valid; a NaN in the 8-bit scales of the mx and nv modes shows in the first logits.
 Knows nothing of folders, downloads or config files.
 """
 
@@ -21,13 +21,13 @@ from mlx_diffusion.checkpoint.tensor_names import VISION
 from mlx_diffusion.device import activation_dtype, transposed
 from mlx_diffusion.errors import CheckpointError
 
-# A tensor's name -> the path of the parameter; the first pattern that fits the whole name counts.
+# A tensor's name -> the path of the parameter; the first pattern that matches the whole name counts.
 RENAMES = (
     (r"model\.encoder\.language_model\.layers\.(\d+)\.layer_scalar", r"layers.\1.encoder_scalar"),
     (r"model\.decoder\.layers\.(\d+)\.layer_scalar", r"layers.\1.decoder_scalar"),
     # The Hub has bare expert arrays, mlx-vlm a module with weight, scales and biases: that is the last line's case.
     (r"model\.decoder\.layers\.(\d+)\.experts\.(gate_up|down)_proj", r"layers.\1.experts.\2_proj.weight"),
-    # Older folders: gate and up apart. Their rows are put together, gate first (see HALF).
+    # Older folders have gate and up apart. Their rows are put together, gate first (see HALF).
     (r"model\.decoder\.layers\.(\d+)\.experts\.(?:gate|up)_proj\.(\w+)", r"layers.\1.experts.gate_up_proj.\2"),
     (r"model\.decoder\.(.+)", r"\1"),
 )
@@ -46,10 +46,10 @@ def parameter_path(name: str) -> str | None:
 
 
 def fill(model: nn.Module, tensors: dict[str, mx.array], quantization: Quantization | None, where: str) -> None:
-    """Put the tensors into the model (or a part of it that has the same paths), quantising modules as the checkpoint's.
+    """Put the tensors into the model, or into a part of it with the same paths, and quantise modules to match.
 
-    Takes the (lazy) arrays out of `tensors` one by one, so that each is freed once it is cast. `where` names the
-    folder in errors. Raises CheckpointError.
+    Takes the lazy arrays out of `tensors` one by one, so that each is freed once it is cast. `where` names the folder
+    in errors. Raises CheckpointError.
     """
     sources = _sources(tensors, where)
     _quantise_modules(model, sources, quantization, where)
@@ -132,7 +132,7 @@ def _quantise_modules(
 
 
 def _spec(quantization: Quantization, names: tuple[str, ...], where: str) -> QuantSpec:
-    """How the module with these `scales` is quantised; both halves of an old layout must agree."""
+    """The format of the module with these `scales`; both halves of an older layout must have the same."""
     modules = [name.removesuffix(".scales") for name in names]
     specs = {quantization.of(module) for module in modules}
     if len(specs) > 1:
@@ -175,7 +175,7 @@ def _check_array(
 
 
 def _hub_name(path: str) -> str:
-    """How the Hub spells the tensor of a parameter, for errors."""
+    """The Hub's name for the tensor of a parameter, for errors."""
     layer = re.fullmatch(r"layers\.(\d+)\.(encoder|decoder)_scalar", path)
     if layer:
         stack = "decoder" if layer[2] == "decoder" else "encoder.language_model"

@@ -1,1 +1,1 @@
-"""What a machine is, what a model needs of it, and whether the two go together."""
+"""What a machine has, what a model needs, and whether the model fits the machine."""

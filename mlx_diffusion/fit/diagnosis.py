@@ -1,4 +1,4 @@
-"""What this machine can run of the published checkpoint: every recipe's longest context, and the one to take.
+"""The longest context of the published checkpoint on this machine in every recipe, and the recipe to take.
 
 Knows nothing of the terminal.
 """
@@ -13,16 +13,16 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.hub_cache import CachedCheckpoint, cache_folder, cached_checkpoints
 from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
 from mlx_diffusion.checkpoint.recipes import LADDER, RECIPES
-from mlx_diffusion.fit.footprint import SHORT_STEP, Sizes, config_tensors, sizes_of
+from mlx_diffusion.fit.footprint import SHORT_STEP, RecipeSizes, config_tensors, sizes_of
 from mlx_diffusion.fit.machine import Machine, this_machine
 from mlx_diffusion.fit.memory import Memory, item_bytes_on
 
-ENOUGH_CONTEXT = 8192  # tokens that a recipe must leave room for to be recommended
+ENOUGH_CONTEXT = 8192  # tokens that must fit beside a recipe's weights for it to be recommended
 
 
 @dataclass(frozen=True)
-class Runnable:
-    """One recipe on one machine. A context of None does not fit."""
+class RecipeFit:
+    """One recipe on one machine; a context of None: it does not fit."""
 
     recipe: str
     total_bytes: int  # on disk
@@ -37,7 +37,7 @@ class Diagnosis:
     cache_folder: str
     cached: Sequence[CachedCheckpoint]
     model: str
-    recipes: Sequence[Runnable]
+    recipes: Sequence[RecipeFit]
     recommended: str | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,34 +45,34 @@ class Diagnosis:
             "machine": self.machine.as_dict() | {"usable_bytes": self.machine.usable_bytes},
             "hub_cache": {"folder": self.cache_folder, "checkpoints": [asdict(cached) for cached in self.cached]},
             "model": self.model,
-            "recipes": {runnable.recipe: asdict(runnable) for runnable in self.recipes},
+            "recipes": {fit.recipe: asdict(fit) for fit in self.recipes},
             "recommended": self.recommended,
         }
 
 
 def diagnose() -> Diagnosis:
-    """This machine, the Hub's cache on it, and the published checkpoint in every recipe."""
+    """Look at this machine, the Hub's cache on it, and the published checkpoint in every recipe."""
     machine = this_machine()
-    recipes = runnable(sizes_on(machine.device, CONFIG), machine.usable_bytes)
+    recipes = recipe_fits(sizes_on(machine.device, CONFIG), machine.usable_bytes)
     return Diagnosis(machine, str(cache_folder()), cached_checkpoints(), REPO_ID, recipes, recommended(recipes))
 
 
-def sizes_on(device: str, raw: Mapping[str, Any]) -> list[Sizes]:
-    """Every recipe of the checkpoint with this config.json, the largest in memory first."""
+def sizes_on(device: str, raw: Mapping[str, Any]) -> list[RecipeSizes]:
+    """The sizes of the checkpoint with this config.json in every recipe, the largest in memory first."""
     config = ModelConfig.from_dict(raw)
     tensors = config_tensors(raw, config)
     sized = [sizes_of(config, tensors, recipe, item_bytes_on(device)) for recipe in RECIPES.values()]
     return sorted(sized, key=lambda one: -one.memory.weight_bytes)
 
 
-def runnable(recipes: Sequence[Sizes], usable_bytes: int | None) -> list[Runnable]:
-    """What fits; where nothing is known of the memory, nothing does for certain."""
+def recipe_fits(recipes: Sequence[RecipeSizes], usable_bytes: int | None) -> list[RecipeFit]:
+    """The longest contexts of each recipe; None where it does not fit, or where the memory is unknown."""
 
     def longest(memory: Memory) -> int | None:
         return None if usable_bytes is None else memory.longest_context(usable_bytes)
 
     return [
-        Runnable(
+        RecipeFit(
             one.recipe,
             one.total_bytes,
             one.memory.weight_bytes,
@@ -83,8 +83,8 @@ def runnable(recipes: Sequence[Sizes], usable_bytes: int | None) -> list[Runnabl
     ]
 
 
-def recommended(recipes: Sequence[Runnable]) -> str | None:
-    """The first of the ladder that leaves room for a context, else the first that fits at all."""
+def recommended(recipes: Sequence[RecipeFit]) -> str | None:
+    """The first recipe of the ladder that leaves enough memory for a context, else the first that fits at all."""
     contexts = {found.recipe: found.longest_context for found in recipes}
     for least in (ENOUGH_CONTEXT, 1):
         for name in LADDER:

@@ -1,4 +1,4 @@
-"""The disks that folders lie on, or will lie on once they are made. Knows nothing of what is written there."""
+"""The disk that a folder lies on, or will lie on once it is made. Knows nothing of what is written there."""
 
 from __future__ import annotations
 

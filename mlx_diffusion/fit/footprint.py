@@ -1,7 +1,7 @@
-"""How large each recipe makes a checkpoint, part by part, and what a run of it takes in memory.
+"""The size of a checkpoint in a recipe, part by part, and the memory that a run of it takes.
 
-Needs the names and shapes of the tensors alone. Sizes are those of the tensors that a conversion writes. Knows nothing
-of arrays, sources or the terminal.
+Computed from names and shapes alone: those of the tensors that a conversion would write. Knows nothing of arrays,
+sources or the terminal.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mlx_diffusion.checkpoint.vision_tensors import vision_tensors
 from mlx_diffusion.fit.macs import MACS, Mac
 from mlx_diffusion.fit.memory import GPU_ITEM, Memory, weight_bytes
 
-CONTEXT = 32768  # tokens, for which the cache and a step's arrays are stated; no more than the model takes
-SHORT_STEP = 256  # --prefill-step-size for the longest contexts: one canvas's worth
+CONTEXT = 32768  # tokens for which the cache and a step's arrays are stated, or the model's limit
+SHORT_STEP = 256  # the --prefill-step-size with which the longest contexts fit
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """One recipe: bytes on disk by part, and what a run takes in memory."""
+class RecipeSizes:
+    """A checkpoint in one recipe: bytes on disk by part, and the memory that a run takes."""
 
     recipe: str
     parts: Mapping[str, int]
@@ -61,10 +61,10 @@ class Sizes:
         }
 
 
-def sizes_of(config: ModelConfig, tensors: Iterable[Tensor], recipe: Recipe, item_bytes: int = GPU_ITEM) -> Sizes:
-    """The figures of one recipe, for activations of that many bytes."""
+def sizes_of(config: ModelConfig, tensors: Iterable[Tensor], recipe: Recipe, item_bytes: int = GPU_ITEM) -> RecipeSizes:
+    """The sizes of a checkpoint with these tensors in a recipe; activations have `item_bytes` each."""
     made = pieces(tensors, recipe)
-    return Sizes(recipe.name, sizes(made), Memory(config, weight_bytes(written(made), item_bytes), item_bytes))
+    return RecipeSizes(recipe.name, sizes(made), Memory(config, weight_bytes(written(made), item_bytes), item_bytes))
 
 
 def stated_context(config: ModelConfig) -> int:
@@ -72,7 +72,7 @@ def stated_context(config: ModelConfig) -> int:
 
 
 def config_tensors(raw: Mapping[str, Any], config: ModelConfig) -> list[Tensor]:
-    """All tensors that a config.json stands for; a checkpoint without vision_config has no tower."""
+    """All tensors of a checkpoint with this config.json; without vision_config it has no vision tower."""
     text = text_tensors(config)
     if raw.get("vision_config") is None:
         return text

@@ -1,6 +1,6 @@
-"""What this machine is: chip, memory, the GPU's share of it, system, versions, disk.
+"""Facts of this machine: chip, memory, the GPU's share of it, system, versions, disk.
 
-What cannot be found out is None; nothing here fails. Knows nothing of checkpoints.
+What cannot be found out is None; nothing here raises an error. Knows nothing of checkpoints.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACKAGES = ("mlx", "mlx-lm", "transformers", "huggingface_hub", "numpy")
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts that decide what runs, and that a report of a bug needs."""
+    """The facts that decide what runs, and that belong into a bug report."""
 
     chip: str | None
     memory_bytes: int | None
@@ -40,7 +40,7 @@ class Machine:
 
     @property
     def usable_bytes(self) -> int | None:
-        """What a model may take: the GPU's share, or on a CPU what the system can spare."""
+        """Memory that a model may take: the GPU's share, or on a CPU what the system can spare."""
         if self.device == "gpu":
             return self.gpu_bytes
         return None if self.memory_bytes is None else self.memory_bytes * 3 // 4
@@ -50,7 +50,7 @@ class Machine:
 
 
 def this_machine(folder: Path | None = None) -> Machine:
-    """This machine; the disk is that of `folder`, by default the current one."""
+    """The facts of this machine; the disk is that of `folder`, by default the current one."""
     on_gpu = not on_cpu()
     facts = _device_facts()
     return Machine(

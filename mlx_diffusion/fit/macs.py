@@ -1,6 +1,6 @@
-"""Macs by their memory, and what of it the GPU may use.
+"""Macs by their memory, and the share of it that the GPU may use.
 
-A process that goes past this share is slowed down or ended. The share is macOS's choice: newer releases give more.
+A process that uses more is slowed down or ended. macOS sets the share, and newer releases give more.
 Knows nothing of models.
 """
 
@@ -24,7 +24,7 @@ def _mac(memory_gib: int, older_gb: float, newer_gb: float) -> Mac:
     return Mac(memory_gib, round(older_gb * 1e9), round(newer_gb * 1e9))
 
 
-# Up to 48 GB as Metal recommends; above that three quarters, which newer systems do not go below.
+# Up to 48 GB: Metal's recommendation. Above: three quarters; newer systems give no less.
 MACS = (
     _mac(16, 11.5, 12.7),
     _mac(24, 17.2, 19.1),

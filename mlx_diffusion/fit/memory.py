@@ -1,7 +1,7 @@
-"""What a run of a checkpoint takes in memory: weights, prefix cache, and the arrays of its largest step.
+"""The memory that a run of a checkpoint takes: weights, prefix cache, and the arrays of its largest step.
 
-Weights and cache are exact. The arrays are upper bounds, counted with mx.get_peak_memory on small models, where MLX's
-fused attention does not apply: nor does it on Apple's GPUs, for heads of 256 and 512 and more than a few queries.
+Weights and cache are exact. The arrays are upper bounds, measured with mx.get_peak_memory on small models, for which
+MLX has no fused attention; neither has it on Apple's GPUs for heads of 256 and 512 and more than a few queries.
 Knows nothing of machines.
 """
 
@@ -22,18 +22,18 @@ from mlx_diffusion.options import DEFAULTS
 GPU_ITEM, CPU_ITEM = 2, 4  # bytes of an activation: bf16 on a GPU, float32 on a CPU
 FLOAT32 = 4
 
-# How many arrays of a kind are alive at the worst moment.
-LOGITS = 10.2  # float32 [L, columns(V)]: of a chunk of the vocabulary, and of the next ones that MLX has begun
+# The number of arrays of each kind that are alive at the worst moment.
+LOGITS = 10.2  # float32 [L, columns(V)]: one chunk of the vocabulary, and the next ones that MLX has begun
 SCORES = 1.1  # [H, queries, keys] of one layer, its mask included
-SCORES_IN_TWO, PARTS_OF_SCORES = 5, 16  # the same in float32, of prefix and canvas; of keys that come in parts
-HEADS = 12  # [queries, H, S]: queries in all their forms, and what was attended
-HIDDENS = 10  # [queries, D]: what stands around the attention of a layer
+SCORES_IN_TWO, PARTS_OF_SCORES = 5, 16  # the same in float32: of prefix and canvas; of keys that come in parts
+HEADS = 12  # [queries, H, S]: the queries in all their forms, and the result of attention
+HIDDENS = 10  # [queries, D]: inputs and outputs of a layer's attention
 EXPERT_OUTPUTS, EXPERT_INNERS = 7, 4  # [T, A, D] and [T, A, F]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory that a model takes as `load` puts it there, for one prompt."""
+    """The memory of a loaded model that runs one prompt."""
 
     config: ModelConfig
     weight_bytes: int
@@ -41,7 +41,7 @@ class Memory:
     prefill_step_size: int = DEFAULTS.prefill_step_size
 
     def in_steps_of(self, prefill_step_size: int) -> Memory:
-        """The same with prompts encoded in parts of that many tokens."""
+        """The same run with prompts encoded in parts of that many tokens."""
         return replace(self, prefill_step_size=prefill_step_size)
 
     def cache_bytes(self, context: int) -> int:
@@ -49,7 +49,7 @@ class Memory:
         return PrefixCache(self.config, [0]).bytes_at(context, self.item_bytes)
 
     def step_bytes(self, context: int) -> int:
-        """The arrays beside them, at the worst moment of encoding a prompt or of denoising a canvas behind it."""
+        """The arrays beside weights and cache, at the worst moment of encoding a prompt or denoising a canvas."""
         canvas = self.config.canvas_length
         denoising = self._pass_bytes(canvas, context, CANVAS_SCORES, SCORES_IN_TWO * FLOAT32)
         part = min(self.prefill_step_size, context)
@@ -61,7 +61,7 @@ class Memory:
         return self.weight_bytes + self.cache_bytes(context) + self.step_bytes(context)
 
     def longest_context(self, limit_bytes: int) -> int | None:
-        """The most positions that fit, None where not even one canvas does."""
+        """The most positions that fit; None where not even one canvas does."""
         fits, last = self.config.canvas_length, self.config.max_position_embeddings
         if self.total_bytes(fits) > limit_bytes:
             return None
@@ -76,7 +76,7 @@ class Memory:
         return fits
 
     def _pass_bytes(self, queries: int, keys: int, most_scores: int, score_bytes: float) -> int:
-        """The larger of one layer's attention and experts, for that many positions at once."""
+        """Arrays of one layer for that many positions at once: the larger of its attention and its experts."""
         config = self.config
         _, head_dim = config.head_shape(FULL)
         rows = config.num_attention_heads * queries
@@ -97,7 +97,7 @@ def item_bytes_on(device: str) -> int:
 
 
 def weight_bytes(tensors: Iterable[Tensor], item_bytes: int = GPU_ITEM) -> int:
-    """The weights of the text model in memory: packed bits as they are, all else in the type of activations."""
+    """Bytes of the text model's weights in memory: packed bits as they are, all else in the type of activations."""
     return sum(
         tensor.nbytes if tensor.dtype.startswith("U") else tensor.nbytes // ITEM_BYTES[tensor.dtype] * item_bytes
         for tensor in tensors
@@ -106,5 +106,5 @@ def weight_bytes(tensors: Iterable[Tensor], item_bytes: int = GPU_ITEM) -> int:
 
 
 def stored_weight_bytes(files: Iterable[Path], item_bytes: int = GPU_ITEM) -> int:
-    """The same for a checkpoint's files, from their headers."""
+    """The same for the tensors in a checkpoint's files, read from their headers."""
     return weight_bytes((stored.tensor for file in files for stored in read_header(file)), item_bytes)

@@ -1,6 +1,6 @@
-"""The one door to a model that is to run: found or downloaded, and refused before it is loaded where it does not fit.
+"""Opens a model: finds or downloads it, and refuses it before it is loaded if it does not fit this machine.
 
-Every command opens its model here. Knows nothing of what is run with it, nor of how a warning is shown.
+Every command opens its model here. Knows nothing of what is run with it or of how a warning is shown.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder, local_folde
 from mlx_diffusion.checkpoint.hub_files import hub_weight_bytes
 from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
 from mlx_diffusion.display import size_text
-from mlx_diffusion.fit.diagnosis import recommended, runnable, sizes_on
+from mlx_diffusion.fit.diagnosis import recipe_fits, recommended, sizes_on
 from mlx_diffusion.fit.machine import this_machine
 from mlx_diffusion.fit.memory import Memory, item_bytes_on, stored_weight_bytes
 from mlx_diffusion.fit.verdict import Verdict, Warn, copies_that_fit, judge
@@ -22,9 +22,9 @@ from mlx_diffusion.tokenizer import Tokenizer
 
 
 def open_model(name: str, warn: Warn) -> tuple[DiffusionGemma, Tokenizer]:
-    """`load`, refused beforehand where not even one canvas fits: a CheckpointError with the recipe that would.
+    """Load a model and its tokenizer. Raises CheckpointError if not even one canvas fits, with a recipe that would.
 
-    `warn` is told of a model that is too large before it is downloaded, and of one that is tight before it is loaded.
+    `warn` is told before the download of a model that is too large, and before one that barely fits is loaded.
     """
     found = find_model(name, warn)
     verdict_on(name, found).heed(warn)
@@ -32,7 +32,7 @@ def open_model(name: str, warn: Warn) -> tuple[DiffusionGemma, Tokenizer]:
 
 
 def find_model(path_or_id: str | Path, warn: Warn) -> Checkpoint:
-    """The checkpoint in its folder, downloaded where need be; `warn` is told before a download that is too large."""
+    """The checkpoint, downloaded if necessary; `warn` is told before the download of one that is too large."""
     if local_folder(path_or_id) is None:
         line = download_warning(str(path_or_id))
         if line is not None:
@@ -41,14 +41,14 @@ def find_model(path_or_id: str | Path, warn: Warn) -> Checkpoint:
 
 
 def verdict_on(name: str, found: Checkpoint, copies: int = 1) -> Verdict:
-    """The verdict on a checkpoint on this machine, for the shortest run: one canvas."""
+    """The verdict on the shortest run of a checkpoint, one canvas, on this machine."""
     machine = this_machine(found.folder)
     raw = read_json(found.folder / "config.json")
     return judge(name, memory_of(found, machine.device), found.config.canvas_length, machine, raw, copies)
 
 
 def copies_here(found: Checkpoint) -> int | None:
-    """How many copies of a checkpoint this machine runs side by side; None where nothing is known of its memory."""
+    """The number of copies of a checkpoint that this machine runs side by side; None if its memory is unknown."""
     machine = this_machine(found.folder)
     return copies_that_fit(memory_of(found, machine.device), found.config.canvas_length, machine)
 
@@ -60,15 +60,15 @@ def memory_of(found: Checkpoint, device: str) -> Memory:
 
 
 def download_warning(repo_id: str) -> str | None:
-    """One line about a model that is too large for this machine, with the recipe that fits; None if all is well.
+    """One line about a model that is too large for this machine, with a recipe that fits; None if it is not.
 
-    Sizes of files are all that is known before a download, and what cannot be found out is no reason to warn.
+    Only the sizes of files are known before a download. Where they cannot be found out, there is no warning.
     """
     machine = this_machine()
     weights, usable = hub_weight_bytes(repo_id), machine.usable_bytes
     if weights is None or usable is None or weights <= usable:
         return None
-    recipe = recommended(runnable(sizes_on(machine.device, CONFIG), usable))
+    recipe = recommended(recipe_fits(sizes_on(machine.device, CONFIG), usable))
     remedy = (
         f"of {REPO_ID} no recipe fits here; `mlx-diffusion doctor` says more"
         if recipe is None

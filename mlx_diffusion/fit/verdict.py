@@ -1,6 +1,6 @@
-"""Whether a run of a model fits a machine, in numbers, and the recipe with which it would.
+"""Judges whether a run of a model fits a machine, in numbers, and names a recipe with which it would.
 
-Looks at sizes alone. Knows nothing of how a model is found, loaded or run.
+Uses sizes alone. Knows nothing of how a model is found, loaded or run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Warn = Callable[[str], None]  # is told one line
 
 @dataclass(frozen=True)
 class Verdict:
-    """A run of a model on a machine: what it takes, what there is for it, and what would fit instead."""
+    """A run of a model on a machine: the memory it needs, the memory there is, and what would fit instead."""
 
     model: str
     memory: Memory  # of one copy
@@ -37,20 +37,20 @@ class Verdict:
 
     @property
     def fits(self) -> bool:
-        """Where nothing is known of the machine's memory, everything does."""
+        """True also where the machine's memory is unknown."""
         usable = self.machine.usable_bytes
         return usable is None or self.needed_bytes <= usable
 
     @property
     def can_run(self) -> bool:
-        """A GPU cannot go past its share of the memory. A CPU may take all there is, though the system wants some."""
+        """A GPU cannot use more than its share of the memory; on a CPU a run may use all, though it will be slow."""
         if self.fits:
             return True
         return self.machine.device == "cpu" and self.needed_bytes <= (self.machine.memory_bytes or 0)
 
     @property
     def line(self) -> str:
-        """What does not fit, and what would."""
+        """One line that says what does not fit, and what would."""
         memory, context = self.memory, self.context
         times = f" in each of {self.copies} workers" if self.copies > 1 else ""
         needs = (
@@ -71,7 +71,7 @@ class Verdict:
         return "no recipe fits here" if self.recipe is None else f"the recipe {self.recipe} would fit"
 
     def heed(self, warn: Warn) -> None:
-        """Tell `warn` where the run will be slow; raise CheckpointError where it is impossible."""
+        """Tell `warn` if the run will be slow; raise CheckpointError if it is impossible."""
         if not self.can_run:
             raise CheckpointError(self.line)
         if not self.fits:
@@ -81,16 +81,16 @@ class Verdict:
 def judge(
     model: str, memory: Memory, context: int, machine: Machine, raw: Mapping[str, Any], copies: int = 1
 ) -> Verdict:
-    """The verdict on `copies` of a model, each run with that many tokens.
+    """Judge a run of `copies` of a model with `context` tokens each.
 
-    `raw` is the model's config.json, from which the sizes in other recipes follow.
+    `raw` is the model's config.json, from which its sizes in other recipes follow.
     """
     verdict = Verdict(model, memory, context, copies, machine, None)
     return verdict if verdict.fits else replace(verdict, recipe=_fitting_recipe(verdict, raw))
 
 
 def copies_that_fit(memory: Memory, context: int, machine: Machine) -> int | None:
-    """How many copies of a model may run side by side; None where nothing is known of the machine's memory."""
+    """The number of copies of a model that fit side by side; None where the machine's memory is unknown."""
     return None if machine.usable_bytes is None else machine.usable_bytes // memory.total_bytes(context)
 
 
