@@ -5,6 +5,7 @@ Knows nothing of what is done with them.
 
 import argparse
 import sys
+from collections.abc import Callable
 
 from mlx_diffusion.options import MODES, NAMES, GenerationConfig
 
@@ -18,6 +19,31 @@ mlx-diffusion: for the real model (an 18 GB download) add: --model {REAL_MODEL}
 def help_format(prog: str) -> argparse.HelpFormatter:
     """A formatter of help that leaves examples as they are and has space for the longest option."""
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=31, width=100)
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    help: str,
+    usage: str,
+    description: str,
+    epilog: str,
+    formatter: Callable[[str], argparse.HelpFormatter] = help_format,
+) -> argparse.ArgumentParser:
+    """Add a subcommand, whose `run` is given the parsed arguments; no option may be abbreviated."""
+    parser = commands.add_parser(
+        name,
+        help=help,
+        usage=f"mlx-diffusion {name} {usage}",
+        description=description,
+        epilog=epilog,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run, usage_error=parser.error)
+    return parser
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

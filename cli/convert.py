@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
+from mlx_diffusion.cli.arguments import add_command
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.display import duration, left_text, size_text
 from mlx_diffusion.errors import ConversionError
@@ -32,16 +33,15 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage.
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `convert` to the command's subcommands."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "convert",
+        run,
         help="convert and quantise a Hub checkpoint",
-        usage="mlx-diffusion convert [OPTION ...] SOURCE TARGET",
+        usage="[OPTION ...] SOURCE TARGET",
         description="Convert and quantise a Hub checkpoint for MLX, in little memory and on little disk.",
         epilog=EPILOG,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31, width=100),
-        allow_abbrev=False,
     )
-    parser.set_defaults(run=run, usage_error=parser.error)
 
     parser.add_argument("source", metavar="SOURCE", help="a folder or a Hub id, in the Hub's own format, unquantised")
     parser.add_argument("target", nargs="?", metavar="TARGET", help="the folder that is written")

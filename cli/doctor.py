@@ -7,6 +7,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from mlx_diffusion.cli.arguments import add_command
+
 if TYPE_CHECKING:
     from mlx_diffusion.fit.diagnosis import Diagnosis
 
@@ -17,16 +19,16 @@ Put its output into a bug report. Exit code: 0.
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `doctor` to the command's subcommands."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "doctor",
+        run,
         help="say what this machine has and can run",
-        usage="mlx-diffusion doctor [--json]",
+        usage="[--json]",
         description="Say what this machine has, which recipe it runs with how long a context, and what is downloaded.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        formatter=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run, usage_error=parser.error)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_diffusion.cli.arguments import add_model, help_format
+from mlx_diffusion.cli.arguments import add_command, add_model
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.state import state_folder
@@ -49,16 +49,15 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage.
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `eval` to the command's subcommands."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "eval",
+        run,
         help="measure how well a checkpoint answers and at what cost",
-        usage="mlx-diffusion eval [OPTION ...]",
+        usage="[OPTION ...]",
         description="Measure right answers and their cost on prompts that training never saw.",
         epilog=EPILOG,
-        formatter_class=help_format,
-        allow_abbrev=False,
     )
-    parser.set_defaults(run=run, usage_error=parser.error)
     add_model(parser)
     parser.add_argument("--json", action="store_true", help="all figures as one JSON object")
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from mlx_diffusion.cli.arguments import (
     REAL_MODEL,
     TOY_NOTICE,
+    add_command,
     add_generation_options,
     add_model,
     build_config,
-    help_format,
     read_standard_input,
 )
 from mlx_diffusion.cli.messages import say
@@ -38,16 +38,15 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage.
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `generate` to the command's subcommands."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "generate",
+        run,
         help="write the answer to one prompt",
-        usage="mlx-diffusion generate [OPTION ...] PROMPT",
+        usage="[OPTION ...] PROMPT",
         description="Write the answer to one prompt.",
         epilog=EPILOG,
-        formatter_class=help_format,
-        allow_abbrev=False,
     )
-    parser.set_defaults(run=run, usage_error=parser.error)
 
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help='what you say; "-" or nothing: standard input')
     add_model(parser)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
-from mlx_diffusion.cli.arguments import REAL_MODEL, add_model, help_format
+from mlx_diffusion.cli.arguments import REAL_MODEL, add_command, add_model
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.errors import EvaluationError, OptionError
@@ -43,17 +43,16 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage.
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `bench` to the command's subcommands."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "bench",
+        run,
         help="measure speed, memory, and how near they come to the device's limits",
-        usage="mlx-diffusion bench [OPTION ...]",
+        usage="[OPTION ...]",
         description="Measure how fast a checkpoint runs here, in how much memory, and how near that comes to what the "
         "device itself reaches.",
         epilog=EPILOG,
-        formatter_class=help_format,
-        allow_abbrev=False,
     )
-    parser.set_defaults(run=run, usage_error=parser.error)
     add_model(parser)
     parser.add_argument("--json", action="store_true", help="the results as one JSON object")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results too, into FILE.png or FILE.svg")

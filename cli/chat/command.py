@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from mlx_diffusion.cli.arguments import (
     REAL_MODEL,
     TOY_NOTICE,
+    add_command,
     add_generation_options,
     add_model,
     build_config,
-    help_format,
     read_standard_input,
 )
 from mlx_diffusion.errors import DiffusionError
@@ -55,16 +55,15 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage.
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `chat` to the command's subcommands."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "chat",
+        run,
         help="talk with a model and watch its text come into focus",
-        usage="mlx-diffusion chat [OPTION ...]",
+        usage="[OPTION ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=help_format,
-        allow_abbrev=False,
     )
-    parser.set_defaults(run=run, usage_error=parser.error)
 
     add_model(parser)
     parser.add_argument("-m", "--message", metavar="TEXT", help="answer this and leave; standard input is put below it")
