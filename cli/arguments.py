@@ -6,6 +6,7 @@ Knows nothing of what is done with them.
 import argparse
 import sys
 from collections.abc import Callable
+from typing import Protocol
 
 from mlx_diffusion.options import MODES, NAMES, GenerationConfig
 
@@ -14,6 +15,12 @@ TOY_NOTICE = f"""\
 mlx-diffusion: "demo" is a toy of 1.7 million parameters; it knows small tasks on lists, numbers, dates, not the world.
 mlx-diffusion: for the real model (an 18 GB download) add: --model {REAL_MODEL}
 """
+
+
+class HelpFormat(Protocol):
+    """Makes the formatter of a subcommand's help."""
+
+    def __call__(self, *, prog: str) -> argparse.HelpFormatter: ...
 
 
 def help_format(prog: str) -> argparse.HelpFormatter:
@@ -30,7 +37,7 @@ def add_command(
     usage: str,
     description: str,
     epilog: str,
-    formatter: Callable[[str], argparse.HelpFormatter] = help_format,
+    formatter: HelpFormat = help_format,
 ) -> argparse.ArgumentParser:
     """Add a subcommand, whose `run` is given the parsed arguments; no option may be abbreviated."""
     parser = commands.add_parser(
