@@ -82,6 +82,9 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     denoising.add_argument(
         "--confidence-threshold", type=float, metavar="NATS", help="... and its mean entropy is below this"
     )
+    denoising.add_argument(
+        "--canvas-length", type=int, metavar="N", help="positions of a canvas, at most the checkpoint's"
+    )
 
     memory = parser.add_argument_group("memory")
     memory.add_argument(

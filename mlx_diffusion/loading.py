@@ -23,15 +23,12 @@ def load(path_or_id: str | Path) -> tuple[DiffusionGemma, Tokenizer]:
     """
     found = checkpoint.Checkpoint.open(checkpoint.find_folder(path_or_id))
     tokenizer = load_tokenizer(found.folder)
-    defaults = GenerationConfig.from_checkpoint(found.folder)
-    model = load_model(found)
-    model.generation_defaults = defaults
-    return model, tokenizer
+    return load_model(found), tokenizer
 
 
 def load_model(found: checkpoint.Checkpoint) -> DiffusionGemma:
     """The model alone, its weights in memory once."""
-    model = DiffusionGemma(found.config)
+    model = DiffusionGemma(found.config, GenerationConfig.from_checkpoint(found.folder))
     weights.fill(model, found.tensors(), found.config.quantization, where=str(found.folder))
     model.eval()
     return model

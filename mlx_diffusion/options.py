@@ -6,7 +6,7 @@ what a run uses, none missing. Bounds are those of Transformers' `DiffusionGemma
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
@@ -32,6 +32,7 @@ class GenerationOptions(TypedDict, total=False):
     mode: Mode | None
     eos_token_id: int | Iterable[int] | None
     prefill_step_size: int | None
+    canvas_length: int | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Settings:
     mode: Mode
     eos_token_id: tuple[int, ...]
     prefill_step_size: int
+    canvas_length: int | None = None  # None: the checkpoint's
 
 
 # Where neither the user nor the checkpoint says anything: the documented defaults of Transformers.
@@ -66,7 +68,8 @@ DEFAULTS = Settings(
     prefill_step_size=2048,
 )
 NAMES = tuple(field.name for field in fields(Settings))
-NOT_STORED = ("max_tokens", "seed", "mode", "prefill_step_size")  # generation_config.json has none of them
+# generation_config.json has none of these
+NOT_STORED = ("max_tokens", "seed", "mode", "prefill_step_size", "canvas_length")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class GenerationConfig:
     mode                  how a canvas is denoised; "reference" is the published sampler
     eos_token_id          ids that end the text
     prefill_step_size     the most prompt tokens encoded at once; fewer need less memory. 2048 when not given
+    canvas_length         positions of a canvas, at most the checkpoint's; how well it writes on shorter ones is its own
 
     Raises `OptionError` for a value outside its bounds and TypeError for an unknown name.
     """
@@ -98,6 +102,7 @@ class GenerationConfig:
     mode: Mode | None = None
     eos_token_id: tuple[int, ...] | None = None
     prefill_step_size: int | None = None
+    canvas_length: int | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> "GenerationConfig":
         _check_names(options)
@@ -112,6 +117,7 @@ class GenerationConfig:
         _integer("stability_threshold", self.stability_threshold, 0)
         _number("confidence_threshold", self.confidence_threshold, above=0)
         _integer("seed", self.seed, 0)
+        _integer("canvas_length", self.canvas_length, 1)
         _integer("prefill_step_size", self.prefill_step_size, 1)
         if self.mode is not None and self.mode not in MODES:
             raise OptionError(f"mode is {self.mode!r}; it must be one of: {', '.join(MODES)}")
@@ -149,7 +155,7 @@ class GenerationConfig:
         """Complete settings: the wishes first, then this config (the checkpoint's), then the documented defaults."""
         chosen = {**_given(self), **(_given(wishes) if wishes is not None else {})}
         complete = GenerationConfig(**{name: chosen.get(name, getattr(DEFAULTS, name)) for name in NAMES})
-        return Settings(**_given(complete))
+        return replace(DEFAULTS, **_given(complete))
 
 
 def _given(config: GenerationConfig) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Attention against an unrolled NumPy twin: grouped heads, values from raw keys, and both passes over one cache."""
 
-from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -10,10 +9,11 @@ from conftest import config_dict
 
 from mlx_diffusion.checkpoint.config import FULL, SLIDING, ModelConfig
 from mlx_diffusion.network import attention as attention_module
-from mlx_diffusion.network.attention import Attention
-from mlx_diffusion.network.cache import LayerCache, PrefixCache
+from mlx_diffusion.network.attention import Attention, attend_both_ways, attend_causally
+from mlx_diffusion.network.cache import LayerCache
+from mlx_diffusion.network.flat import Flat
 from mlx_diffusion.network.layers import RotaryEmbedding
-from mlx_diffusion.network.masks import encoder_masks
+from mlx_diffusion.network.masks import blocks
 
 CONFIG = ModelConfig.from_dict(config_dict(sliding_window=3))
 
@@ -38,7 +38,7 @@ def twin(attention: Attention, layer_type: Any, x: np.ndarray, sees: Any) -> np.
 
     def turned(y: np.ndarray) -> np.ndarray:
         rope = RotaryEmbedding(CONFIG, layer_type)
-        return np.asarray(rope(mx.array(y.swapaxes(0, 1)[None].astype(np.float32)), 0))[0].swapaxes(0, 1)
+        return np.asarray(rope(mx.array(y.astype(np.float32)), mx.arange(len(y))))
 
     def project(name: str, count: int) -> np.ndarray:
         return (x @ np.asarray(attention[name].weight).T).reshape(len(x), count, size)
@@ -58,14 +58,15 @@ def twin(attention: Attention, layer_type: Any, x: np.ndarray, sees: Any) -> np.
     return out.reshape(len(x), -1) @ np.asarray(attention.o_proj.weight).T
 
 
+@pytest.mark.parametrize("few_shapes", [False, True])
 @pytest.mark.parametrize("width", [1, 2, 3, 64])
 @pytest.mark.parametrize("layer_type", [SLIDING, FULL])
-def test_both_passes(layer_type: Any, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the keys are cut into parts."""
+def test_both_passes(layer_type: Any, width: int, few_shapes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the keys are cut into parts, and whether what is not seen is cut off or masked."""
     attention = random_attention(layer_type)
     window = CONFIG.sliding_window if layer_type == SLIDING else None
-    prefix = 5
-    x = np.random.default_rng(2).normal(size=(prefix + 4, 64)).astype(np.float32)
+    prefix, canvas = 5, 4
+    x = np.random.default_rng(2).normal(size=(prefix + canvas, 64)).astype(np.float32)
 
     def encoder_sees(query: int, key: int) -> bool:
         return key <= query and (window is None or key > query - window)
@@ -73,34 +74,20 @@ def test_both_passes(layer_type: Any, width: int, monkeypatch: pytest.MonkeyPatc
     def decoder_sees(query: int, key: int) -> bool:
         return key >= prefix or window is None or key >= prefix - (window - 1)
 
-    cache = PrefixCache(replace(CONFIG, layer_types=(layer_type,)), [0])
-    masks = encoder_masks(range(prefix), 0, window, None, width)
-    encoded = attention.encode(mx.array(x[None, :prefix]), masks, None, 0, cache.layers[0])
-    cache.advance(prefix)
+    cache = LayerCache(window, slack=2)
+    (row,) = attention.project(mx.array(x[:prefix]), mx.arange(prefix)).rows(Flat.of([prefix]))
+    encoded = attention.output(attend_causally(row, blocks(0, prefix, window, width), cache))
     expected = twin(attention, layer_type, x[:prefix], encoder_sees)
-    assert np.abs(np.asarray(encoded)[0] - expected).max() < 1e-5
+    assert np.abs(np.asarray(encoded) - expected).max() < 1e-5
 
     monkeypatch.setattr(attention_module, "widest", lambda rows, scores: width)
-    behind = cache.prefix()
-    canvas = mx.array(x[None, prefix:])
-    denoised = attention.denoise(canvas, behind.layers[0], behind.seen[layer_type], behind.position)
+    positions = mx.arange(prefix, prefix + canvas)
+    (row,) = attention.project(mx.array(x[prefix:]), positions).rows(Flat.of([canvas]))
+    behind, seen = cache.seen_by_canvas(few_shapes)
+    attended = attend_both_ways(row.queries, (row.keys, row.values), None, behind, seen)
     expected = twin(attention, layer_type, x, decoder_sees)[prefix:]
-    assert np.abs(np.asarray(denoised)[0] - expected).max() < 1e-5
+    assert np.abs(np.asarray(attention.output(attended)) - expected).max() < 1e-5
 
 
 def test_full_layers_have_no_v_proj() -> None:
     assert "v_proj" not in random_attention(FULL) and "v_proj" in random_attention(SLIDING)
-
-
-def test_a_pad_gets_zeros_and_leaves_no_trace() -> None:
-    attention = random_attention(FULL)
-    x = np.random.default_rng(3).normal(size=(1, 4, 64)).astype(np.float32)
-    pads, real = mx.array([2], dtype=mx.int32), mx.array([[False, False, True, True]])
-    outputs = []
-    for value in (0.0, 1e3):
-        x[0, :2] = value
-        masks = encoder_masks(range(4), 0, None, pads, 64)
-        outputs.append(np.asarray(attention.encode(mx.array(x), masks, real, mx.array([-2]), LayerCache(None))))
-    assert (outputs[0] == outputs[1]).all() and (outputs[0][0, :2] == 0).all()
-    alone = attention.encode(mx.array(x[:, 2:]), [(slice(0, 2), "causal")], None, 0, LayerCache(None))
-    assert np.abs(outputs[0][:, 2:] - np.asarray(alone)).max() < 1e-6

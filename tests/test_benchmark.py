@@ -18,6 +18,7 @@ from mlx_diffusion import load
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.cli.bench.command import print_results
+from mlx_diffusion.device import on_cpu
 from mlx_diffusion.display import quantity
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.speed import ceilings, primitives
@@ -203,11 +204,11 @@ def test_bytes_in_wide_arrays_of_a_graph() -> None:
 
 def test_a_step_is_counted_as_a_gpu_would_run_it() -> None:
     """Compiled, though this may be a CPU, with nothing left behind; the logits and the noise are in chunks alone."""
-    model, tokenizer = load(FIXTURES / "hub")
-    config, compiled, evaluate = model.config, model.compiled, mx.eval
-    step = primitives.library_step_counter(model, tokenizer, Case(9, 16, "reference"), GenerationConfig())
+    model, _ = load(FIXTURES / "hub")
+    config, compiled, cpu = model.config, model.compiled, on_cpu()
+    step = primitives.library_step_counter(model, Case(9, 16, "reference"), GenerationConfig())
     found = primitives.count_step(step, config, CASE)
-    assert mx.eval is evaluate and model.compiled == compiled
+    assert on_cpu() == cpu and model.compiled == compiled
     uncompiled = primitives.uncompiled(lambda: step(lambda arrays: np.array([primitives.primitives(arrays)])))
     assert uncompiled is not None and 10 * config.num_hidden_layers < found.primitives < 0.9 * uncompiled[0]
     assert found.vocabulary_bytes == 0 and found.chunk_bytes is not None

@@ -95,7 +95,7 @@ def test_every_option_of_a_generation_is_an_option_of_the_command() -> None:
     given = {
         "max_tokens": 9, "max_denoising_steps": 8, "entropy_bound": 0.2, "t_min": 0.1, "t_max": 0.7,
         "stability_threshold": 2, "confidence_threshold": 0.02, "seed": 3, "mode": "reference", "eos_token_id": (4, 5),
-        "prefill_step_size": 64,
+        "prefill_step_size": 64, "canvas_length": 32,
     }  # fmt: skip
     assert sorted(given) == sorted(NAMES)
     argv = ["generate", "prompt"]

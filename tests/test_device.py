@@ -11,14 +11,16 @@ from mlx_diffusion import device
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.convert import convert
 from mlx_diffusion.loading import load
+from mlx_diffusion.network.rows import Passage, View
 
 
 def logits_and_cache() -> list[np.ndarray]:
     model, _ = load(FIXTURES / "hub")
-    cache = model.make_cache([0, 3])
-    hidden = model.encode(mx.arange(20, 40).reshape(2, 10), cache)
-    logits = model.denoise(mx.arange(40, 56).reshape(2, 8), None, cache)
-    return [np.array(array) for array in (hidden, logits, *cache.arrays())]
+    caches = [model.make_cache(), model.make_cache()]
+    tokens = [mx.arange(20, 30), mx.arange(33, 40)]
+    hidden = model.encode([Passage(*row) for row in zip(tokens, caches, strict=True)])
+    logits = [model.denoise(mx.arange(40, 48), None, cache) for cache in caches]
+    return [np.array(array) for array in (hidden, *logits, *caches[0].arrays(), *caches[1].arrays())]
 
 
 def test_a_model_laid_out_for_a_cpu_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,12 +46,12 @@ def test_all_cores_compute_what_one_does(recipe: str, tmp_path: Path, monkeypatc
 
     def step() -> list[np.ndarray]:
         model, _ = load(tmp_path / "converted")
-        cache = model.make_cache([0])
-        model.encode(mx.arange(20, 31)[None], cache)
-        gumbel = mx.zeros((1, 7, model.config.vocab_size))
-        canvas = mx.arange(40, 47)[None]
-        said = model.survey(canvas, model.no_signal(canvas.shape), cache.prefix(), mx.array(0.5), gumbel)
-        return [np.array(array) for array in (*cache.arrays(), *said)]
+        cache = model.make_cache()
+        model.encode([Passage(mx.arange(20, 31), cache)])
+        gumbel = mx.zeros((7, model.config.vocab_size))
+        view = View(mx.arange(40, 47), model.no_signal(7), cache.prefix())
+        (seen,) = model.survey([view], [mx.array([0.5])], [gumbel])
+        return [np.array(array) for array in (*cache.arrays(), *seen.survey)]
 
     alone = step()
     streams = set()

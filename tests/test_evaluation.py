@@ -13,6 +13,7 @@ from conftest import FIXTURES
 
 from mlx_diffusion import generate, load
 from mlx_diffusion.engine.noise import KeyedNoise
+from mlx_diffusion.engine.rules import POLICIES, Canvas, Confidence, Policy, Rules
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.measure.answers.batches import EvaluationProgress, run_batch
 from mlx_diffusion.measure.answers.comparison import compare
@@ -24,8 +25,11 @@ from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.modes import MeasuredMode, RandomAcceptance
 from mlx_diffusion.measure.answers.one_step_bound import FirstStep, one_step_bounds
 from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, variants_of
-from mlx_diffusion.measure.answers.row_noise import RowNoise, seed_of
 from mlx_diffusion.measure.answers.runner import evaluate
+from mlx_diffusion.measure.answers.seeds import seed_of
+from mlx_diffusion.network.head import Survey
+from mlx_diffusion.network.rows import Passage
+from mlx_diffusion.options import DEFAULTS
 
 HUB = FIXTURES / "hub"
 
@@ -114,13 +118,7 @@ def test_a_prompt_in_a_batch_meets_the_noise_that_it_meets_alone(tmp_path: Path)
     assert [outcome.answer for outcome in alone.cells[0, "two"].outcomes] == texts
 
 
-def test_rows_draw_what_each_would_alone() -> None:
-    together = RowNoise([5, 6], 64)
-    for row, seed in enumerate((5, 6)):
-        single = KeyedNoise(seed, 64)
-        assert (together.initial(1, (2, 8))[row] == single.initial(1, (1, 8))[0]).all()
-        assert (together.gumbel(1, 2, (2, 8, 64))[row] == single.gumbel(1, 2, (1, 8, 64))[0]).all()
-        assert (together.renoise(1, 2, (2, 8))[row] == single.renoise(1, 2, (1, 8))[0]).all()
+def test_every_prompt_has_a_seed_of_its_own() -> None:
     seeds = {seed_of(0, family, index) for family in ("copy", "sort") for index in range(1000)}
     assert len(seeds) == 2000
 
@@ -202,29 +200,34 @@ def test_a_first_step_is_a_draw_and_an_argmax_at_temperature_one() -> None:
     engine = Examinee.of(HUB)
     model = engine.model
     prompt = items("one", 1)[0].tokens(engine.tokenizer)
-    cache = model.make_cache([0])
-    model.encode(mx.array([prompt], dtype=mx.int32), cache)
+    cache = model.make_cache()
+    model.encode([Passage(mx.array(prompt), cache)])
     noise = KeyedNoise(3, model.config.vocab_size)
-    length = model.config.canvas_length
-    logits = model.denoise(noise.initial(0, (1, length)), None, cache)
-    draw = np.array(mx.argmax(logits + noise.gumbel(0, 0, logits.shape), axis=-1))[0].tolist()
-    argmax = np.array(mx.argmax(logits, axis=-1))[0].tolist()
+    logits = model.denoise(noise.initial(0, (1, model.config.canvas_length))[0], None, cache)
+    draw = np.array(mx.argmax(logits + noise.gumbel(0, 0, (1, *logits.shape))[0], axis=-1)).tolist()
+    argmax = np.array(mx.argmax(logits, axis=-1)).tolist()
     assert engine.first_step(prompt, 3) == (engine._text(draw), engine._text(argmax))
 
 
+def said_of(probabilities: mx.array, entropies: mx.array) -> Survey:
+    tokens = mx.zeros(entropies.shape, mx.int32)
+    return Survey(tokens, tokens, probabilities, entropies, tokens)
+
+
 def test_modes() -> None:
-    assert MeasuredMode.parse("reference").acceptance([0]) is None
-    confidence = MeasuredMode.parse("confidence:0.90").acceptance([0])
-    assert confidence is not None and MeasuredMode.parse("confidence:0.90").name == "confidence:0.9"
-    chosen = confidence(mx.zeros((1, 3)), mx.array([[0.95, 0.5, 0.8]]))
-    assert chosen.tolist() == [[True, False, False]]
-    figures_of_steps = mx.random.uniform(shape=(2, 50, 2, 64), key=mx.random.key(0))
-    rule = RandomAcceptance(0.25, (1, 2))  # a pure function: a trace would keep what it drew first
-    assert (rule(*figures_of_steps[:, 0]) == rule(*figures_of_steps[:, 0])).all()
-    draws = np.stack([np.array(rule(*pair)) for pair in zip(*figures_of_steps, strict=True)])  # [steps, B, L]
-    assert draws.mean(axis=(0, 2)) == pytest.approx([0.25, 0.25], abs=0.03)
-    assert np.ptp(draws.mean(axis=0)) < 0.5 and (draws[:, 0] != draws[:, 1]).mean() == pytest.approx(0.375, abs=0.03)
-    assert RandomAcceptance(1.0, (1,))(mx.zeros((1, 3)), mx.zeros((1, 3))).all()
+    assert MeasuredMode.parse("reference").policy() == POLICIES["reference"]
+    confidence = MeasuredMode.parse("confidence:0.90")
+    assert confidence.name == "confidence:0.9" and confidence.policy() == Policy(Confidence(0.9))
+    steps = mx.random.uniform(shape=(2, 100, 64), key=mx.random.key(0))
+    rule = RandomAcceptance(0.25)  # a pure function: a trace would keep what it drew first
+    canvas = Canvas(steps[0, 0], said_of(*steps[:, 0]), mx.array(0))
+    numbers = Rules.of(DEFAULTS)
+    assert mx.array_equal(rule(canvas.said, canvas, numbers), rule(canvas.said, canvas, numbers))
+    draws = np.stack([np.array(rule(said_of(*pair), canvas, numbers)) for pair in zip(*steps, strict=True)])  # [., L]
+    assert draws.mean() == pytest.approx(0.25, abs=0.02)
+    assert np.ptp(draws.mean(axis=0)) < 0.4, "no position is always kept"
+    assert (draws[1:] != draws[:-1]).mean() == pytest.approx(0.375, abs=0.03), "a step tells nothing of the next"
+    assert RandomAcceptance(1.0)(canvas.said, canvas, numbers).all()
     for wrong in ("fast", "confidence", "confidence:x", "confidence:2", "random:-1", "reference:1"):
         with pytest.raises(OptionError, match="mode"):
             MeasuredMode.parse(wrong)

@@ -13,15 +13,15 @@ import pytest
 from conftest import FIXTURES, ReferenceRun, Tape
 from test_tokenizer import write_gemma_like
 
-from mlx_diffusion.engine.sampler import Confidence
+from mlx_diffusion.engine.rules import Confidence
 from mlx_diffusion.errors import CheckpointError, OptionError, PromptError
 from mlx_diffusion.events import Draft, Event, Finish, Segment
 from mlx_diffusion.generation import generate, stream_generate
 from mlx_diffusion.loading import load
-from mlx_diffusion.network import attention
-from mlx_diffusion.network import model as model_module
+from mlx_diffusion.network import attention, transformer
 from mlx_diffusion.network.head import Survey
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage, Seen, View
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 
@@ -143,7 +143,10 @@ def test_options_by_keyword_win_over_the_config(hub: tuple[DiffusionGemma, Token
 
 def test_another_rule_decides_what_a_step_keeps(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
     events = events_of(
-        hub, max_tokens=CANVAS, max_denoising_steps=3, acceptance=lambda e, p: mx.zeros(e.shape, mx.bool_)
+        hub,
+        max_tokens=CANVAS,
+        max_denoising_steps=3,
+        acceptance=lambda said, canvas, rules: mx.zeros(said.entropy.shape, mx.bool_),
     )
     assert [draft.accepted.any() for draft in events if isinstance(draft, Draft)] == [False] * 3
     sure = events_of(hub, max_tokens=CANVAS, max_denoising_steps=3, acceptance=Confidence(0.0))
@@ -160,9 +163,9 @@ def test_keys_in_many_parts_write_the_same(
         for narrow, step in ((False, 2048), (True, 77)):
             if narrow:
                 monkeypatch.setattr(attention, "widest", lambda rows, scores: 64)
-                monkeypatch.setattr(model_module, "widest", lambda rows, scores: 64)
+                monkeypatch.setattr(transformer, "widest", lambda rows, scores: 64)
             events = events_of(hub, prompt, max_tokens=2 * CANVAS, max_denoising_steps=STEPS, prefill_step_size=step)
-            tokens.append([(event.row, event.tokens) for event in events if isinstance(event, Segment)])
+            tokens.append([tokens_of(events, row) for row in range(3)])
         assert tokens[0] == tokens[1]
 
 
@@ -246,6 +249,18 @@ def test_rows_end_on_their_own(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
     assert all(event.row != 0 for event in together[ended + 1 :])
 
 
+def test_a_canvas_may_be_shorter_than_the_trained_one(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
+    """In one batch with others or alone: positions are counted as they are forwarded."""
+    for length in (1, 5, CANVAS):
+        options = {"max_tokens": 11, "eos_token_id": (), "max_denoising_steps": 3, "canvas_length": length}
+        events = events_of(hub, PROMPTS, confidence_threshold=1e-9, **options)
+        assert tokens_of(events, 1) == tokens_of(events_of(hub, PROMPTS[1], confidence_threshold=1e-9, **options))
+        stats = finish_of(events, 1).stats
+        assert stats.blocks == -(-11 // length) and stats.generated_tokens == 11
+        assert stats.decoder_positions == stats.denoising_steps * length
+        assert stats.encoder_positions == len(PROMPTS[1]) + (stats.blocks - 1) * length
+
+
 # The stream
 
 
@@ -283,11 +298,11 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def encode(self, tokens: mx.array, cache: Any) -> mx.array:
-        self.encoded.append(np.array(tokens))
-        return self._model.encode(tokens, cache)
+    def encode(self, passages: Sequence[Passage]) -> mx.array:
+        self.encoded += [np.array(passage.tokens) for passage in passages]
+        return self._model.encode(passages)
 
-    def survey(self, *args: Any) -> Survey:
+    def survey(self, *args: Any) -> list[Seen]:
         self.denoised += 1
         return self._model.survey(*args)
 
@@ -303,15 +318,15 @@ def test_closing_ends_the_work_at_once(hub: tuple[DiffusionGemma, Tokenizer]) ->
     assert list(stream) == []
 
 
-def test_every_block_but_the_last_is_encoded_and_ended_rows_are_padded(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
+def test_every_block_but_the_last_is_encoded_and_nothing_of_rows_that_have_ended(
+    hub: tuple[DiffusionGemma, Tokenizer],
+) -> None:
     tokens = tokens_of(events_of(hub, PROMPT, max_tokens=32, eos_token_id=()))
     others = tokens_of(events_of(hub, PROMPTS[1], max_tokens=32, eos_token_id=()))
     stop = next(t for t in tokens[:CANVAS] if t not in others)
     model = Counting(hub[0])
     list(stream_generate(model, hub[1], PROMPTS[:2], max_tokens=32, eos_token_id=(stop,)))  # type: ignore[arg-type]
-    prompt, block = model.encoded
-    assert prompt.tolist() == [PROMPT, [0, 0, *PROMPTS[1]]]
-    assert block.tolist() == [[0] * CANVAS, others[:CANVAS]]
+    assert [encoded.tolist() for encoded in model.encoded] == [PROMPT, PROMPTS[1], others[:CANVAS]]
 
 
 def test_each_step_has_been_evaluated_when_its_draft_arrives(
@@ -338,22 +353,29 @@ class Writer:
         self.generation_defaults = GenerationConfig(eos_token_id=(5,), max_tokens=len(tokens))
         self.tokens = np.array(tokens + [5] * canvas_length)
 
-    def make_cache(self, left_padding: Sequence[int]) -> SimpleNamespace:
+    def make_cache(self) -> SimpleNamespace:
         cache = SimpleNamespace(block=-1, arrays=list, offset=0)
-        cache.prefix = lambda: cache.block
+        cache.prefix = lambda few_shapes: cache.block
         return cache
 
-    def encode(self, tokens: mx.array, cache: SimpleNamespace) -> None:
-        cache.block += 1
-        cache.offset += tokens.shape[1]
+    def encode(self, passages: Sequence[Any]) -> None:
+        for passage in passages:
+            passage.cache.block += 1
+            passage.cache.offset += passage.tokens.shape[0]
 
-    def no_signal(self, shape: tuple[int, int]) -> mx.array:
-        return mx.zeros((*shape, 1))
+    def no_signal(self, length: int) -> mx.array:
+        return mx.zeros((length, 1))
 
-    def survey(self, canvas: mx.array, soft: mx.array, block: int, *draws: mx.array) -> Survey:
-        length = self.config.canvas_length
-        tokens = mx.array(self.tokens[block * length :][:length], dtype=mx.int32)[None]
-        return Survey(tokens, tokens, mx.ones(tokens.shape), mx.zeros(tokens.shape), soft)
+    def run(self, function: Any, module: None, *arguments: Any) -> Any:
+        return function(*arguments)
+
+    def survey(self, views: Sequence[View], *draws: Any) -> list[Seen]:
+        length, found = self.config.canvas_length, []
+        for view in views:
+            block: Any = view.prefix
+            tokens = mx.array(self.tokens[block * length :][:length], dtype=mx.int32)
+            found.append(Seen(Survey(tokens, tokens, mx.ones(tokens.shape), mx.zeros(tokens.shape), view.soft), ()))
+        return found
 
 
 @pytest.mark.parametrize("canvas_length", [1, 2, 3, 5, 64])
@@ -388,6 +410,7 @@ def test_half_a_character_at_the_end_is_given_as_the_tokenizer_gives_it(tmp_path
         (["t20", ""], {}, PromptError, "empty"),
         ([20, 96], {}, PromptError, "token id 96"),
         (PROMPT, {"max_tokens": 0}, OptionError, "max_tokens"),
+        (PROMPT, {"canvas_length": 17}, OptionError, "canvas_length is 17.*at most 16"),
         (PROMPT, {"t_min": 0.9}, OptionError, "t_max"),
         (PROMPT, {"max_token": 5}, TypeError, "max_tokens"),
         (PROMPT, {"temperature": 0.5}, TypeError, "unknown option"),

@@ -1,6 +1,6 @@
 """A checkpoint run layer by layer: the same as the model, with one layer's weights at a time."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,13 +10,32 @@ from conftest import FIXTURES
 
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint
 from mlx_diffusion.convert import convert
-from mlx_diffusion.engine.denoise import Denoiser
-from mlx_diffusion.engine.noise import KeyedNoise
-from mlx_diffusion.engine.sampler import EntropyBound
+from mlx_diffusion.engine.noise import KeyedNoise, SeededDraws
+from mlx_diffusion.engine.request import Request
+from mlx_diffusion.engine.row import Row
+from mlx_diffusion.engine.rules import POLICIES
+from mlx_diffusion.engine.step import step
 from mlx_diffusion.loading import load_model
 from mlx_diffusion.measure.layerwise import PromptedCanvas, denoised, hidden_states, load_ends
+from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.tokenizer import load_tokenizer
+from mlx_diffusion.tokenizer import TextStream, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Later(SeededDraws):
+    """The draws of a later block, as those of the first."""
+
+    block: int = 0
+
+    def initial(self, block: int, length: int) -> mx.array:
+        return super().initial(self.block, length)
+
+    def gumbel(self, block: int, step: int, length: int) -> mx.array:
+        return super().gumbel(self.block, step, length)
+
+    def renoise(self, block: int, step: int, length: int) -> mx.array:
+        return super().renoise(self.block, step, length)
 
 
 def prompt_of(length: int) -> tuple[int, ...]:
@@ -32,11 +51,11 @@ def test_layer_by_layer_is_the_model(name: str, length: int) -> None:
     prompt = prompt_of(length)
     canvas = mx.arange(10, 10 + checkpoint.config.canvas_length)
     model, ends = load_model(checkpoint), load_ends(checkpoint)
-    cache = model.make_cache([0])
-    model.encode(mx.array([prompt]), cache)
-    first = model.denoise(canvas[None], None, cache)
+    cache = model.make_cache()
+    model.encode([Passage(mx.array(prompt), cache)])
+    first = model.denoise(canvas, None, cache)
     soft = model.soft_embedding(first)
-    second = model.denoise(canvas[None], soft, cache)
+    second = model.denoise(canvas, soft, cache)
     layers: list[int] = []
     # A prompt of another length beside it: each canvas sees its own.
     drafts = [
@@ -46,7 +65,7 @@ def test_layer_by_layer_is_the_model(name: str, length: int) -> None:
     ]
     states = hidden_states(checkpoint, ends, drafts, layers.append)
     for state, logits in zip(states[::2], (first, second), strict=True):
-        assert np.abs(np.array(ends.logits(state) - logits[0])).max() < 1e-4
+        assert np.abs(np.array(ends.logits(state) - logits)).max() < 1e-4
     assert layers == list(range(checkpoint.config.num_hidden_layers))
 
 
@@ -54,11 +73,11 @@ def test_a_quantised_checkpoint_too(source: Path, target: Path) -> None:
     convert(source, target, "4bit")
     checkpoint = Checkpoint.open(target)
     model, ends = load_model(checkpoint), load_ends(checkpoint)
-    cache = model.make_cache([0])
-    model.encode(mx.array([[3, 4, 5]]), cache)
+    cache = model.make_cache()
+    model.encode([Passage(mx.array([3, 4, 5]), cache)])
     canvas = mx.arange(8)
     (state,) = hidden_states(checkpoint, ends, [PromptedCanvas((3, 4, 5), canvas)], lambda index: None)
-    assert np.abs(np.array(ends.logits(state) - model.denoise(canvas[None], None, cache)[0])).max() < 1e-4
+    assert np.abs(np.array(ends.logits(state) - model.denoise(canvas, None, cache))).max() < 1e-4
 
 
 @pytest.mark.parametrize(("folder", "settles"), [(FIXTURES / "hub", False), (DEMO_FOLDER, True)])
@@ -73,11 +92,16 @@ def test_denoising_layer_by_layer_is_that_of_the_model(folder: Path, settles: bo
     prompts = [tuple(load_tokenizer(folder).encode_prompt(chat, checkpoint.config.vocab_size)), prompt_of(40)]
     found = denoised(checkpoint, load_ends(checkpoint), prompts, noise, settings, lambda index: None)
     model = load_model(checkpoint)
-    denoiser = Denoiser(model, settings, noise, EntropyBound(settings.entropy_bound))
     for block, (prompt, canvas) in enumerate(zip(prompts, found, strict=True)):
-        cache = model.make_cache([0])
-        model.encode(mx.array([prompt]), cache)
-        records = list(denoiser.canvas(cache, block=block, ended=(False,)))
-        assert (canvas.steps, canvas.settled) == (len(records), records[-1].done[0])
-        assert canvas.canvas.tolist() == records[-1].argmax[0].tolist()
+        request = Request(prompt, settings, Later(noise, block), POLICIES["reference"])
+        row = Row.admit(0, request, model, TextStream(load_tokenizer(folder)), 0.0)
+        model.encode([row.passage()])
+        row.take_encoded(len(prompt))
+        finished = ended = False
+        while not ended:
+            (stepped,) = step(model, [row.turn()])
+            finished = bool(stepped.finished.item())
+            ended = row.take_step(stepped.canvas, 0, finished)
+        assert (canvas.steps, canvas.settled) == (row.steps, finished)
+        assert canvas.canvas.tolist() == stepped.canvas.said.argmax.tolist()
     assert [canvas.settled for canvas in found] == [settles, settles]

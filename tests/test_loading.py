@@ -13,6 +13,7 @@ from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.loading import load, load_model
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage
 
 
 def test_load_gives_a_model_a_tokenizer_and_the_checkpoint_s_defaults(checkpoint_folder: Path) -> None:
@@ -24,7 +25,7 @@ def test_load_gives_a_model_a_tokenizer_and_the_checkpoint_s_defaults(checkpoint
 
 
 def test_paths_and_strings_are_alike() -> None:
-    cache_a, cache_b = (load(kind(FIXTURES / "hub"))[0].make_cache([0]) for kind in (str, Path))
+    cache_a, cache_b = (load(kind(FIXTURES / "hub"))[0].make_cache() for kind in (str, Path))
     assert cache_a.offset == cache_b.offset == 0
 
 
@@ -49,8 +50,8 @@ def test_there_is_never_a_second_copy_in_memory(tmp_path: Path, dtype: mx.Dtype)
     assert mx.get_peak_memory() - before < whole + 2 * largest
 
     mx.reset_peak_memory()
-    cache = model.make_cache([0])
-    mx.eval(model.encode(mx.zeros((1, 4), dtype=mx.int32), cache))
+    cache = model.make_cache()
+    mx.eval(model.encode([Passage(mx.zeros(4, dtype=mx.int32), cache)]))
     assert mx.get_peak_memory() - before < whole + 2 * largest
 
 

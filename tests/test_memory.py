@@ -17,11 +17,14 @@ from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.pieces import pieces, written
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.checkpoint.text_tensors import text_tensors
-from mlx_diffusion.engine.denoise import Denoiser
-from mlx_diffusion.engine.noise import KeyedNoise
-from mlx_diffusion.engine.sampler import EntropyBound
+from mlx_diffusion.engine.noise import SeededDraws
+from mlx_diffusion.engine.request import Request
+from mlx_diffusion.engine.row import first_turn
+from mlx_diffusion.engine.rules import Policy
+from mlx_diffusion.engine.step import step
 from mlx_diffusion.fit.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.options import DEFAULTS
 
 REAL = ModelConfig.from_dict(json.loads((FIXTURES / "real_config" / "config.json").read_text()))
@@ -45,9 +48,9 @@ def test_vision_is_not_loaded_and_packed_bits_stay_as_they_are() -> None:
 
 
 def test_the_cache_of_the_real_model() -> None:
-    """20 KiB a token in the five full layers, and in the 25 sliding ones the 1,023 positions that can still be seen."""
+    """20 KiB a token in the five full layers, and in the 25 sliding ones 1,023 that are seen and a canvas."""
     memory = Memory(REAL, 0)
-    window = 25 * 2 * 8 * 256 * 1023 * 2
+    window = 25 * 2 * 8 * 256 * (1023 + 256) * 2
     assert memory.cache_bytes(106_496) == 106_496 * 20 * 1024 + window
     assert 0 < memory.cache_bytes(100_000) - 100_000 * 20 * 1024 - window < 8192 * 20 * 1024
     assert memory.cache_bytes(512) == 512 * 20 * 1024 + 25 * 2 * 8 * 256 * 512 * 2
@@ -89,13 +92,14 @@ def model_with(canvas_length: int, **text: Any) -> DiffusionGemma:
 
 def test_denoising_takes_no_more_than_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_with(48, vocab_size=16_384)
-    cache = model.make_cache([0])
-    settings = replace(DEFAULTS, max_denoising_steps=3)
-    denoiser = Denoiser(model, settings, KeyedNoise(0, 16_384), EntropyBound(0.1))
+    request = Request((), replace(DEFAULTS, max_denoising_steps=3), SeededDraws.of(0, 16_384), Policy())
 
     def run() -> None:
-        for _ in denoiser.canvas(cache, block=0, ended=(False,)):
-            pass
+        turn = first_turn(model, request)
+        for _ in range(3):
+            (stepped,) = step(model, [turn])
+            mx.eval(stepped._replace(canvas=stepped.canvas._replace(kept=())))
+            turn = turn._replace(canvas=stepped.canvas)
 
     counted = Memory(model.config, 0, CPU_ITEM).step_bytes(0)
     assert peak_bytes(run) < 0.6 * counted, "on a CPU, chunks of the vocabulary are evaluated one by one"
@@ -114,10 +118,10 @@ def test_denoising_takes_no_more_than_is_counted(monkeypatch: pytest.MonkeyPatch
 def test_encoding_takes_no_more_than_is_counted(text: dict[str, Any], part: int, context: int) -> None:
     layers = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
     model = model_with(64, layer_types=layers, num_hidden_layers=4, **text)
-    cache = model.make_cache([0])
+    cache = model.make_cache()
 
     def encode() -> None:
-        model.encode(mx.full((1, part), 5), cache)
+        model.encode([Passage(mx.full((part,), 5), cache)])
         mx.eval(cache.arrays())
 
     peaks = [peak_bytes(encode) for _ in range(context // part)]

@@ -1,75 +1,117 @@
-"""Parity of both passes with Transformers, and what must not change a result: padding, company, chunking, lanes."""
+"""Parity of both passes with Transformers, and what must not change a result: company, lengths, parts."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import FIXTURES, ReferenceRun, model_of
+from conftest import FIXTURES, ReferenceRun, config_dict, hub_tensors, model_of
 
+from mlx_diffusion.checkpoint import weights
+from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.network.cache import PrefixCache
+from mlx_diffusion.network.flat import Flat
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage, Seen, View
 
 # The bundled checkpoint's outputs reach 12, where float32 alone is far off: MLX 1.1e-5 from float64, PyTorch 0.7e-5.
 ENCODER_BOUND, OF_THE_LARGEST, LOGITS_BOUND = 1e-5, 2e-6, 2e-4
 
 
-def encode_prompt(run: ReferenceRun, model: DiffusionGemma) -> tuple[np.ndarray, PrefixCache]:
-    cache = model.make_cache(run.left_padding)
-    hidden = model.encode(mx.array(run.prompt_ids), cache)
-    return np.asarray(hidden), cache
+def encode_prompts(run: ReferenceRun, model: DiffusionGemma) -> tuple[list[np.ndarray], list[PrefixCache]]:
+    """The hidden states of each row's prompt, all rows in one pass, and what each row's cache then holds."""
+    caches = [model.make_cache() for _ in run.prompts]
+    passages = [Passage(mx.array(prompt), cache) for prompt, cache in zip(run.prompts, caches, strict=True)]
+    hidden = model.encode(passages)
+    return [np.asarray(row) for row in Flat.of([len(prompt) for prompt in run.prompts]).take(hidden)], caches
 
 
 def test_encoder_is_transformers(reference_run: ReferenceRun, reference_model: DiffusionGemma) -> None:
-    hidden, cache = encode_prompt(reference_run, reference_model)
-    expected = reference_run.encoder_last_hidden  # pads included
-    assert np.abs(hidden - expected).max() < max(ENCODER_BOUND, OF_THE_LARGEST * np.abs(expected).max())
-    assert cache.offset == reference_run.prompt_ids.shape[1]
+    hidden, caches = encode_prompts(reference_run, reference_model)
+    for ours, expected, pads in zip(hidden, reference_run.encoder_last_hidden, reference_run.left_padding, strict=True):
+        expected = expected[pads:]
+        assert np.abs(ours - expected).max() < max(ENCODER_BOUND, OF_THE_LARGEST * np.abs(expected).max())
+    assert [cache.offset for cache in caches] == [len(prompt) for prompt in reference_run.prompts]
 
 
 def test_first_logits_are_transformers(reference_run: ReferenceRun, reference_model: DiffusionGemma) -> None:
-    _, cache = encode_prompt(reference_run, reference_model)
-    logits = reference_model.denoise(mx.array(reference_run.tape.initial[0]), None, cache)
-    assert logits.dtype == mx.float32
-    expected = reference_run.first_logits
-    ours = np.asarray(logits)[:, : expected.shape[1]]
-    assert np.abs(ours - expected).max() < LOGITS_BOUND
-    assert (ours.argmax(-1) == expected.argmax(-1)).all()
+    _, caches = encode_prompts(reference_run, reference_model)
+    for row, cache in enumerate(caches):
+        logits = reference_model.denoise(mx.array(reference_run.tape.initial[0, row]), None, cache)
+        assert logits.dtype == mx.float32
+        expected = reference_run.first_logits[row]
+        ours = np.asarray(logits)[: len(expected)]
+        assert np.abs(ours - expected).max() < LOGITS_BOUND
+        assert (ours.argmax(-1) == expected.argmax(-1)).all()
 
 
 def test_later_steps_and_blocks_are_transformers(reference_run: ReferenceRun, reference_model: DiffusionGemma) -> None:
     """Walk the recorded canvases: argmax of every step of every block, with self-conditioning and chained blocks."""
-    _, cache = encode_prompt(reference_run, reference_model)
+    _, caches = encode_prompts(reference_run, reference_model)
     prompt, length = reference_run.prompt_ids.shape[1], reference_run.canvas.shape[2]
-    first, limit = 0, reference_run.tape.gumbel.shape[1]
-    for block, steps in enumerate(reference_run.steps):
-        soft, argmax, done = None, None, np.zeros(len(reference_run.prompt_ids), bool)
-        for step in range(first, first + steps):
-            logits = reference_model.denoise(mx.array(reference_run.canvas[step]), soft, cache)
-            processed = logits / (0.4 + 0.4 * (limit - (step - first)) / limit)
-            soft = reference_model.soft_embedding(processed)
-            same = np.asarray(processed).argmax(-1) == reference_run.argmax[step]
-            assert same[~done].all()
-            argmax, before = reference_run.argmax[step], argmax
-            if before is not None:  # a row that has ended keeps its old soft signal: compare only those that go on
-                confident = reference_run.entropy[step].mean(-1) < 0.005
-                done |= (argmax == before).all(-1) & confident
-        first += steps
-        start = prompt + block * length
-        reference_model.encode(mx.array(reference_run.sequences[:, start : start + length]), cache)
+    limit = reference_run.tape.gumbel.shape[1]
+    for row, cache in enumerate(caches):
+        first = 0
+        for block, steps in enumerate(reference_run.steps.tolist()):
+            soft, before = None, None
+            for step in range(first, first + steps):
+                logits = reference_model.denoise(mx.array(reference_run.canvas[step, row]), soft, cache)
+                processed = logits / (0.4 + 0.4 * (limit - (step - first)) / limit)
+                soft = reference_model.soft_embedding(processed)
+                assert (np.asarray(processed).argmax(-1) == reference_run.argmax[step, row]).all()
+                argmax = reference_run.argmax[step, row]
+                confident = reference_run.entropy[step, row].mean() < 0.005
+                if before is not None and (argmax == before).all() and confident:
+                    break  # a row that has ended keeps its old soft signal
+                before = argmax
+            first += steps
+            start = prompt + block * length
+            reference_model.encode([Passage(mx.array(reference_run.sequences[row, start : start + length]), cache)])
 
 
 @pytest.mark.parametrize("name", ["hub", "transformers"])
 def test_a_row_is_the_same_alone_and_in_company(name: str) -> None:
+    """To the bit, on a CPU: whatever runs beside it, of whatever length."""
     model = model_of(FIXTURES / name)
     rng = np.random.default_rng(3)
-    prompts = [rng.integers(3, 90, size).tolist() for size in (4, 12, 31)]
-    canvas = mx.array(rng.integers(0, 96, (3, 16)))
-    pads = [31 - len(p) for p in prompts]
-    cache = model.make_cache(pads)
-    batch = mx.array([[0] * n + p for n, p in zip(pads, prompts, strict=True)])
-    hidden = np.asarray(model.encode(batch, cache))
-    logits = np.asarray(model.denoise(canvas, None, cache))
+    prompts = [mx.array(rng.integers(3, 90, size)) for size in (4, 12, 31)]
+    canvases = [mx.array(rng.integers(0, 96, size)) for size in (16, 5, 11)]
+    temperatures, gumbels = [mx.array([heat]) for heat in (0.4, 0.8, 0.6)], [mx.random.key(i) for i in range(3)]
+    caches = [model.make_cache() for _ in prompts]
+    hidden = Flat.of([prompt.size for prompt in prompts]).take(model.encode(list(map(Passage, prompts, caches))))
+    views = [View(canvas, model.no_signal(canvas.size), c.prefix()) for canvas, c in zip(canvases, caches, strict=True)]
+    together = model.survey(views, temperatures, gumbels)
     for row, prompt in enumerate(prompts):
-        alone = model.make_cache([0])
-        one = np.asarray(model.encode(mx.array([prompt]), alone))
-        assert np.abs(one[0] - hidden[row, pads[row] :]).max() < 1e-5
-        assert np.abs(np.asarray(model.denoise(canvas[row : row + 1], None, alone))[0] - logits[row]).max() < 2e-4
+        alone = model.make_cache()
+        assert mx.array_equal(model.encode([Passage(prompt, alone)]), hidden[row])
+        own = slice(row, row + 1)
+        (seen,) = model.survey([views[row]._replace(prefix=alone.prefix())], temperatures[own], gumbels[own])
+        assert all(map(mx.array_equal, seen.survey, together[row].survey))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_part_of_a_canvas_sees_what_the_rest_last_offered(compiled: bool) -> None:
+    """Against the plain way: the whole canvas forwarded with the old tokens and soft signal where positions rest.
+
+    In one layer that is the same, since a position's keys and values depend on itself alone; below it, on the others
+    too, so here the model has one.
+    """
+    config = ModelConfig.from_dict(config_dict(layer_types=["full_attention"], num_hidden_layers=1))
+    model = DiffusionGemma(config)
+    weights.fill(model, hub_tensors(config), None, where="test")
+    model.compiled = compiled
+    rng = np.random.default_rng(0)
+    cache = model.make_cache()
+    model.encode([Passage(mx.array(rng.integers(3, 64, 5)), cache)])
+    prefix, heat, key = cache.prefix(), [mx.array([0.7])], [mx.random.key(1)]
+    tokens, soft = mx.array(rng.integers(3, 64, 7)), mx.random.normal((7, 64))
+    before: Seen = model.survey([View(tokens, soft, prefix)], heat, key)[0]
+    positions = mx.array([1, 2, 5])
+    later = mx.array(rng.integers(3, 64, 7))
+    mixed = mx.where((mx.arange(7)[:, None] == positions).any(axis=-1), later, tokens)
+    (whole,) = model.survey([View(mixed, soft, prefix)], heat, key)
+    view = View(later[positions], soft[positions], prefix, positions, before.kept)
+    (part,) = model.survey([view], heat, key)
+    assert mx.array_equal(part.survey.argmax, whole.survey.argmax[positions])
+    assert mx.array_equal(part.survey.sample, whole.survey.sample[positions])
+    assert np.abs(np.array(part.survey.entropy - whole.survey.entropy[positions])).max() < 1e-5
+    for ours, twin in zip(part.kept, whole.kept, strict=True):
+        assert all(np.abs(np.array(a - b)).max() < 1e-5 for a, b in zip(ours, twin, strict=True))

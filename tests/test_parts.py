@@ -19,7 +19,7 @@ def normal(shape: tuple[int, ...], seed: int) -> mx.array:
     batch=st.integers(1, 2),
     length=st.integers(1, 5),
     scale=st.sampled_from([0.1, 1.0, 30.0]),
-    masked=st.sampled_from(["nothing", "by query", "by row"]),
+    masked=st.sampled_from(["nothing", "by query", "by key"]),
     seed=st.integers(0, 99),
 )
 @settings(deadline=None, max_examples=80)
@@ -29,7 +29,7 @@ def test_parts_are_as_one(
     count = sum(widths)
     queries = scale * normal((batch, heads[0], length, 8), seed)
     keys, values = (normal((batch, heads[1], count, 8), seed + i) for i in (100, 200))
-    shape = {"nothing": None, "by query": (length, count), "by row": (batch, 1, 1, count)}[masked]
+    shape = {"nothing": None, "by query": (length, count), "by key": (1, count)}[masked]
     mask = None if shape is None else mx.random.bernoulli(0.5, shape, key=mx.random.key(seed))
     if mask is not None:
         mask = mask | (mx.arange(count) == seed % count)  # everybody sees something, in one part at least

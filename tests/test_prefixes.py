@@ -14,6 +14,7 @@ from mlx_diffusion.events import Finish, Prefill, Segment
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.loading import load
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.tokenizer import Tokenizer
 
 Pair = tuple[DiffusionGemma, Tokenizer]
@@ -75,6 +76,35 @@ def test_prompts_that_share_a_beginning_write_what_they_write_alone(hub: Pair, s
     assert write(hub, first, prefixes=store, **options)[1].stats.cached_tokens == 70
 
 
+def test_rows_of_a_batch_share_a_store(hub: Pair) -> None:
+    store = PrefixStore(hub[0], PLENTY)
+    options: dict[str, Any] = {"max_tokens": 20, "max_denoising_steps": 4}
+    beginning = tokens(40)
+    write(hub, beginning, prefixes=store, **options)
+    prompts = [[*beginning, *tokens(count, seed=count)] for count in (3, 9)]
+    events = list(stream_generate(*hub, prompts, prefixes=store, **options))
+    for row, prompt in enumerate(prompts):
+        (finish,) = (event for event in events if isinstance(event, Finish) and event.row == row)
+        assert finish.stats.cached_tokens == 40
+        own = [token for e in events if isinstance(e, Segment) and e.row == row for token in e.tokens]
+        assert own == write(hub, prompt, **options)[0]
+
+
+def test_a_text_that_turns_off_within_a_canvas_goes_on_from_there(hub: Pair) -> None:
+    """Up to a canvas before a kept point, sliding layers are wound back."""
+    canvas = hub[0].config.canvas_length
+    store, options = PrefixStore(hub[0], PLENTY), {"max_tokens": 20, "max_denoising_steps": 4}
+    first = tokens(70)
+    write(hub, first, prefixes=store, **options)
+    for shared, cached in ((70 - canvas, 70 - canvas), (65, 65), (70 - canvas - 1, 0)):
+        second = [*first[:shared], *tokens(30, seed=1)]
+        written, finish = write(hub, second, prefixes=store, **options)
+        assert written == write(hub, second, **options)[0]
+        assert finish.stats.cached_tokens == cached
+        store = PrefixStore(hub[0], PLENTY)
+        write(hub, first, prefixes=store, **options)
+
+
 def test_blocks_that_were_written_are_kept_too(hub: Pair) -> None:
     store, options = PrefixStore(hub[0], PLENTY), {"max_denoising_steps": 4, "eos_token_id": ()}
     prompt = tokens(20)
@@ -87,9 +117,9 @@ def test_blocks_that_were_written_are_kept_too(hub: Pair) -> None:
 
 def test_the_budget_holds_and_the_least_recently_used_go_first(hub: Pair) -> None:
     model, _ = hub
-    one = model.make_cache([0]).bytes_at(60, 4)
-    cache = model.make_cache([0])
-    model.encode(mx.array([tokens(60)]), cache)
+    one = model.make_cache().bytes_at(60, 4)
+    cache = model.make_cache()
+    model.encode([Passage(mx.array(tokens(60)), cache)])
     assert cache.nbytes == one
     store = PrefixStore(model, 2 * one + one // 2)
     options = {"prefixes": store, "max_tokens": 4, "max_denoising_steps": 1}
@@ -149,18 +179,19 @@ def test_what_cannot_work_is_said_before_any_work(hub: Pair, demo: Pair) -> None
         stream_generate(*hub, tokens(30), prefixes=PrefixStore(hub[0], 1000))
     with pytest.raises(OptionError, match="belongs to another model"):
         stream_generate(*hub, tokens(30), prefixes=PrefixStore(demo[0], PLENTY))
-    with pytest.raises(OptionError, match="one prompt at a time, not 2"):
-        stream_generate(*hub, [tokens(3), tokens(4)], prefixes=PrefixStore(hub[0], PLENTY))
 
 
 @pytest.mark.parametrize("step", [1, 7, 16, 31, 32, 33, 79, 80])
 def test_a_prompt_in_parts_is_the_prompt(hub: Pair, step: int) -> None:
-    """Prompts past the window, alone and padded in a batch: the same tokens as in one part, whatever the parts."""
+    """Prompts past the window, alone and in a batch: the same tokens as in one part, whatever the parts."""
     options: dict[str, Any] = {"max_tokens": 24, "max_denoising_steps": 6}
     for prompt in (tokens(80), [tokens(80), tokens(33, seed=1), tokens(5, seed=2)]):
         events = list(stream_generate(*hub, prompt, prefill_step_size=step, **options))
-        assert [event for event in events if isinstance(event, Segment)] == segments(hub, prompt, **options)
-        progress = [event.encoded_tokens for event in events if isinstance(event, Prefill)]
+        expected = segments(hub, prompt, **options)
+        for row in range(3):
+            own = [event for event in events if isinstance(event, Segment) and event.row == row]
+            assert own == [segment for segment in expected if segment.row == row]
+        progress = [event.encoded_tokens for event in events if isinstance(event, Prefill) and event.row == 0]
         assert progress == list(range(step, 80, step))
 
 

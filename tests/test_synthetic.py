@@ -21,6 +21,7 @@ from mlx_diffusion.loading import load_model
 from mlx_diffusion.measure.speed.cost import formats_of, parameter_bytes
 from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage
 
 RAW = config_dict(hidden_size=128, intermediate_size=128, moe_intermediate_size=128)
 REAL = json.loads((FIXTURES / "real_config" / "config.json").read_text())
@@ -41,9 +42,9 @@ def test_it_is_what_the_recipe_says_and_stays_calm(name: str, tmp_path: Path) ->
     for path in ("layers.0.experts.down_proj", "layers.2.self_attn.o_proj", "embed_tokens", "layers.1.router.proj"):
         assert formats_of(model)(path) == RECIPES[name].spec(f"model.decoder.{path}")
 
-    cache = model.make_cache([0])
-    hidden = model.encode(mx.arange(3, 60)[None], cache)
-    logits = model.denoise(mx.arange(8)[None], None, cache)
+    cache = model.make_cache()
+    hidden = model.encode([Passage(mx.arange(3, 60), cache)])
+    logits = model.denoise(mx.arange(8), None, cache)
     assert 0.5 < float(mx.sqrt((hidden**2).mean())) < 2
     assert 0.5 < float(logits.std()) < 2, "neither flat nor certain, and so no NaN"
 

@@ -16,6 +16,7 @@ from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.checkpoint.tensor_names import VISION
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage
 
 CONFIG = ModelConfig.from_dict(config_dict())
 MATRICES = re.compile(r"model\.decoder\..*(proj|embed_tokens)(\.weight)?")
@@ -63,11 +64,11 @@ def table(spec: QuantSpec) -> dict[str, Any]:
 
 def assert_same(a: DiffusionGemma, b: DiffusionGemma, bound: float = 1e-4) -> None:
     rng = np.random.default_rng(5)
-    prompt, canvas, later = (mx.array(rng.integers(0, 64, (2, size))) for size in (9, 8, 8))
+    prompt, canvas, later = (mx.array(rng.integers(0, 64, size)) for size in (9, 8, 8))
     results = []
     for model in (a, b):
-        cache = model.make_cache([0, 2])
-        hidden = model.encode(prompt, cache)
+        cache = model.make_cache()
+        hidden = model.encode([Passage(prompt, cache)])
         logits = model.denoise(canvas, None, cache)
         results.append([hidden, logits, model.denoise(later, model.soft_embedding(logits / 0.7), cache)])
     for left, right in zip(*results, strict=True):
@@ -173,12 +174,12 @@ def test_activations_follow_the_weights_and_logits_are_float32(monkeypatch: pyte
     monkeypatch.setattr(weights, "activation_dtype", lambda: mx.bfloat16)
     packed, _ = quantised(hub_tensors(CONFIG), lambda path: QuantSpec(32, 4, "affine"))
     for model in (filled(hub_tensors(CONFIG)), filled(packed, table(QuantSpec(32, 4, "affine")))):
-        cache = model.make_cache([0, 1])
-        assert model.encode(mx.zeros((2, 9), dtype=mx.int32), cache).dtype == mx.bfloat16
+        cache = model.make_cache()
+        assert model.encode([Passage(mx.zeros(9, dtype=mx.int32), cache)]).dtype == mx.bfloat16
         assert {array.dtype for array in cache.arrays()} == {mx.bfloat16}
-        logits = model.denoise(mx.zeros((2, 8), dtype=mx.int32), None, cache)
+        logits = model.denoise(mx.zeros(8, dtype=mx.int32), None, cache)
         assert logits.dtype == mx.float32 and model.soft_embedding(logits).dtype == mx.bfloat16
-        again = model.denoise(mx.zeros((2, 8), dtype=mx.int32), model.soft_embedding(logits), cache)
+        again = model.denoise(mx.zeros(8, dtype=mx.int32), model.soft_embedding(logits), cache)
         assert again.dtype == mx.float32
 
 

@@ -30,10 +30,10 @@ from mlx_diffusion.fit.memory import Memory, item_bytes_on, weight_bytes
 from mlx_diffusion.fit.opening import find_model, memory_of
 from mlx_diffusion.fit.verdict import judge
 from mlx_diffusion.json_files import read_json
-from mlx_diffusion.loading import load
+from mlx_diffusion.loading import load_model
 from mlx_diffusion.measure import Benchmark, Blueprint, Case, Peer, SyntheticTokenizer, all_cases
-from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import MODES, GenerationConfig
+from mlx_diffusion.tokenizer import load_tokenizer
 
 PUBLISHED = "published"  # stands for the published checkpoint's config.json
 
@@ -61,9 +61,8 @@ def _of_checkpoint(args: argparse.Namespace, machine: Machine, line: ProgressLin
 
     line.announce(f"loading {args.model}")
     started = time.perf_counter()
-    model, tokenizer = load(folder)
+    model, tokenizer = load_model(replace(found, config=config)), load_tokenizer(folder)
     seconds = time.perf_counter() - started
-    _set_config(model, config)
     return Benchmark(
         args.model,
         model,
@@ -80,6 +79,7 @@ def _of_random_weights(args: argparse.Namespace, machine: Machine, folder: Path,
     """Made in memory; written into `folder` only for the peer."""
     blueprint, name = _blueprint(args)
     config, cases = _config_and_cases(args, blueprint.config)
+    blueprint = replace(blueprint, config=config)
     weights = weight_bytes(written(blueprint.pieces), item_bytes_on(machine.device))
     _heed_verdict(args, cases, config, weights, machine, name, blueprint.raw)
     if args.against and free_bytes(folder) < weights:
@@ -93,7 +93,6 @@ def _of_random_weights(args: argparse.Namespace, machine: Machine, folder: Path,
         args.seed, lambda done, total: line.show(f"random weights: {size_text(done)} of {size_text(total)}")
     )
     seconds = time.perf_counter() - started
-    _set_config(model, config)
     if args.against:
         line.announce("writing the random weights for the peer")
         blueprint.save(model, folder)
@@ -112,11 +111,6 @@ def _of_random_weights(args: argparse.Namespace, machine: Machine, folder: Path,
 def _options(args: argparse.Namespace) -> GenerationConfig:
     """The options that all cases share."""
     return GenerationConfig(seed=args.seed, max_denoising_steps=args.steps, prefill_step_size=args.prefill_step_size)
-
-
-def _set_config(model: DiffusionGemma, config: ModelConfig) -> None:
-    """Have the model run with the canvas and the context that are wanted."""
-    model.config = config
 
 
 def _blueprint(args: argparse.Namespace) -> tuple[Blueprint, str]:

@@ -29,8 +29,7 @@ def key_named(key: str) -> str:
 
 def describe(config: GenerationConfig, settings: Settings, name: str) -> str:
     """One line with an option, its value, and whether that is the default."""
-    value = getattr(settings, name)
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = _text(getattr(settings, name))
     origin = "" if getattr(config, name) is not None else f"  ({DEFAULT})"
     return f"{name:<22}{text}{origin}"
 
@@ -38,8 +37,15 @@ def describe(config: GenerationConfig, settings: Settings, name: str) -> str:
 def suggestions(name: str, settings: Settings) -> list[str]:
     """Values to offer for an option."""
     value = getattr(settings, name)
-    current = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return [*(MODES if name == "mode" else (current,)), DEFAULT]
+    current = () if value is None else (_text(value),)
+    return [*(MODES if name == "mode" else current), DEFAULT]
+
+
+def _text(value: object) -> str:
+    """A value as it is typed; None is what only the checkpoint's own files say."""
+    if value is None:
+        return "the checkpoint's"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _parse(name: str, value: str) -> Any:

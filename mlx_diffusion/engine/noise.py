@@ -1,10 +1,13 @@
 """The randomness of a run, as one object that can be replaced by a tape.
 
-Knows nothing of models, logits or rows: it is told which draw of the run is wanted and of what shape, and the same
-question always gets the same answer. Replay a recorded run by passing any object with the three methods of `Noise`.
+Knows nothing of models or logits: it is told which draw of the run is wanted and of what shape, and the same question
+always gets the same answer. Replay a recorded run by passing any object with the three methods of `Noise`.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import mlx.core as mx
@@ -13,6 +16,7 @@ import numpy as np
 from mlx_diffusion.network.sampling import columns, gumbel_columns
 
 INITIAL, GUMBEL, RENOISE = range(3)
+REMEMBERED = 8  # draws of a tape that rows share: rows of one age ask for the same ones
 
 
 class Noise(Protocol):
@@ -31,6 +35,22 @@ class Noise(Protocol):
         ...
 
 
+class Draws(Protocol):
+    """The randomness of one row, canvas by canvas: what the engine asks for."""
+
+    def initial(self, block: int, length: int) -> mx.array:
+        """The first canvas: int32 [L]."""
+        ...
+
+    def gumbel(self, block: int, step: int, length: int) -> mx.array:
+        """What a step's Gumbel noise is made of: a key, uint32 [2], or the noise itself, float32 [L, V]."""
+        ...
+
+    def renoise(self, block: int, step: int, length: int) -> mx.array:
+        """Fresh tokens: int32 [L]."""
+        ...
+
+
 @dataclass(frozen=True)
 class KeyedNoise:
     """The default: every draw has its own key, made from (seed, purpose, block, step), and no global state is touched.
@@ -45,8 +65,10 @@ class KeyedNoise:
         return self._tokens(self._key(INITIAL, block, 0), shape)
 
     def gumbel(self, block: int, step: int, shape: tuple[int, ...]) -> mx.array:
-        key, firsts = self.gumbel_key(block, step), range(0, shape[-1], columns(shape[-1]))
-        return mx.concatenate([gumbel_columns(key, first, shape) for first in firsts], axis=-1)
+        *rows, length, vocab_size = shape
+        key, firsts = self.gumbel_key(block, step), range(0, vocab_size, columns(vocab_size))
+        row = mx.concatenate([gumbel_columns(key, first, (length, vocab_size)) for first in firsts], axis=-1)
+        return mx.broadcast_to(row, shape) if rows else row
 
     def gumbel_key(self, block: int, step: int) -> mx.array:
         """The key, uint32 [2], that the step's Gumbel noise is drawn with."""
@@ -56,7 +78,7 @@ class KeyedNoise:
         return self._tokens(self._key(RENOISE, block, step), shape)
 
     def _tokens(self, key: mx.array, shape: tuple[int, ...]) -> mx.array:
-        row = mx.random.randint(0, self.vocab_size, (1, *shape[1:]), dtype=mx.int32, key=key)
+        row = mx.random.randint(0, self.vocab_size, shape[-1:], dtype=mx.int32, key=key)
         return mx.broadcast_to(row, shape)
 
     def _key(self, purpose: int, block: int, step: int) -> mx.array:
@@ -64,6 +86,57 @@ class KeyedNoise:
         return mx.random.key(int(mixed[0]))
 
 
-def gumbel_source(noise: Noise, block: int, step: int, shape: tuple[int, ...]) -> mx.array:
-    """What `gumbel_columns` makes a step's noise of: a key, uint32 [2], or the noise itself, float32 [B, L, V]."""
-    return noise.gumbel_key(block, step) if isinstance(noise, KeyedNoise) else noise.gumbel(block, step, shape)
+@dataclass(frozen=True)
+class SeededDraws:
+    """A row's own seed. Gumbel noise goes to the head as its key: it need not be in memory as a whole."""
+
+    noise: KeyedNoise
+
+    @classmethod
+    def of(cls, seed: int, vocab_size: int) -> SeededDraws:
+        return cls(KeyedNoise(seed, vocab_size))
+
+    def initial(self, block: int, length: int) -> mx.array:
+        return self.noise.initial(block, (length,))
+
+    def gumbel(self, block: int, step: int, length: int) -> mx.array:
+        return self.noise.gumbel_key(block, step)
+
+    def renoise(self, block: int, step: int, length: int) -> mx.array:
+        return self.noise.renoise(block, step, (length,))
+
+
+@dataclass(frozen=True)
+class Tape:
+    """A `Noise` for several rows, asked once for what they share: its last few draws are remembered."""
+
+    noise: Noise
+    rows: int
+    vocab_size: int
+    _drawn: dict[tuple[object, ...], mx.array] = field(default_factory=dict)
+
+    def draw(self, method: Callable[..., mx.array], place: tuple[int, ...], shape: tuple[int, ...]) -> mx.array:
+        """What a method of the noise gives for a block (and step): [rows, *shape]."""
+        key = (method.__name__, place, shape)
+        if key not in self._drawn:
+            while len(self._drawn) >= REMEMBERED:
+                self._drawn.pop(next(iter(self._drawn)))
+            self._drawn[key] = method(*place, (self.rows, *shape))
+        return self._drawn[key]
+
+
+@dataclass(frozen=True)
+class TapedDraws:
+    """One row of a tape."""
+
+    tape: Tape
+    row: int
+
+    def initial(self, block: int, length: int) -> mx.array:
+        return self.tape.draw(self.tape.noise.initial, (block,), (length,))[self.row]
+
+    def gumbel(self, block: int, step: int, length: int) -> mx.array:
+        return self.tape.draw(self.tape.noise.gumbel, (block, step), (length, self.tape.vocab_size))[self.row]
+
+    def renoise(self, block: int, step: int, length: int) -> mx.array:
+        return self.tape.draw(self.tape.noise.renoise, (block, step), (length,))[self.row]

@@ -1,9 +1,9 @@
 """Prefixes that have been encoded, kept in memory: a conversation's next turn encodes only what is new.
 
 A kept text has the keys and values of its full layers once, and points at which its sliding layers can be taken up
-again: each holds their last window - 1 positions. A prompt that begins like a kept text goes on from the last such
-point they share. Arrays are shared with the caches that come and go, never copied. Knows nothing of text, turns,
-denoising or who asks; one model, one prompt at a time.
+again: each holds what the layers can see there, and a canvas more. A prompt that begins like a kept text goes on from
+the last position they share that lies at such a point, or a canvas before one. Arrays are shared with the caches that
+come and go, never copied. Knows nothing of text, turns, denoising or who asks.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.errors import CheckpointError, OptionError
-from mlx_diffusion.network.cache import KeysValues, PrefixCache
+from mlx_diffusion.network.cache import Held, PrefixCache
+from mlx_diffusion.network.masks import first_seen
 from mlx_diffusion.network.model import DiffusionGemma
 
 MOST_POINTS = 8  # of one kept text; at full size a point of the real checkpoint has 210 MB in bf16
-FORMAT = "mlx-diffusion prefixes 1"
+FORMAT = "mlx-diffusion prefixes 2"
+OLDER = "mlx-diffusion prefixes 1"  # sliding layers held their window alone, in arrays with room for more
 FULL = 0  # stands for the full layers in the names of a file; no point lies there
 
 
@@ -32,13 +34,13 @@ class _Kept:
     """One text: the tokens, full layers' keys and values of all of them, and sliding layers' at a few points."""
 
     tokens: np.ndarray  # int32 [P]
-    full: dict[int, KeysValues]  # layer -> [1, K, P, S] twice
-    points: dict[int, dict[int, KeysValues]]  # positions encoded -> layer -> [1, K, held, S] twice
+    full: dict[int, Held]  # by layer
+    points: dict[int, dict[int, Held]]  # positions encoded -> layer -> what it held then
 
     @property
     def nbytes(self) -> int:
         held = [self.full, *self.points.values()]
-        return sum(array.nbytes for layers in held for pair in layers.values() for array in pair)
+        return sum(keys.nbytes + values.nbytes for layers in held for keys, values, _ in layers.values())
 
     def shared(self, tokens: np.ndarray) -> int:
         """How many tokens both begin with."""
@@ -46,10 +48,15 @@ class _Kept:
         different = np.flatnonzero(tokens[:count] != self.tokens[:count])
         return int(different[0]) if different.size else count
 
-    def resumable(self, tokens: np.ndarray) -> int:
-        """The last point that lies in the shared beginning; 0 if there is none."""
+    def resumable(self, tokens: np.ndarray, window: int) -> tuple[int, int]:
+        """Where the shared beginning can be gone on from, and the point from which that is reached; (0, 0): nowhere."""
         shared = self.shared(tokens)
-        return max((point for point in self.points if point <= shared), default=0)
+        best = max((point for point in self.points if point <= shared), default=0)
+        for point, layers in self.points.items():
+            oldest = point - min((held for _, _, held in layers.values()), default=point)
+            if point > shared > best and oldest <= first_seen(shared, window):
+                return shared, point
+        return best, best
 
 
 class PrefixStore:
@@ -76,7 +83,7 @@ class PrefixStore:
 
     def check_room(self, tokens: int) -> None:
         """Raise OptionError when a prefix of so many tokens alone would pass the budget."""
-        needed = self.model.make_cache([0]).bytes_at(tokens, self.model.dtype.size)
+        needed = self.model.make_cache().bytes_at(tokens, self.model.dtype.size)
         if needed > self.budget_bytes:
             raise OptionError(
                 f"the prefix store has a budget of {self.budget_bytes:,} bytes and a prefix of {tokens:,} tokens takes "
@@ -86,14 +93,16 @@ class PrefixStore:
     def find(self, tokens: Sequence[int]) -> PrefixCache:
         """A cache that holds the longest kept beginning of `tokens`, ready to be extended; empty if none is kept."""
         wanted = np.array(tokens, np.int32)
-        best = max(self._kept, key=lambda kept: kept.resumable(wanted), default=None)
-        point = best.resumable(wanted) if best is not None else 0
-        cache = self.model.make_cache([0])
-        if best is None or not point:
+        window = self.model.config.sliding_window
+        best = max(self._kept, key=lambda kept: kept.resumable(wanted, window), default=None)
+        start, point = (0, 0) if best is None else best.resumable(wanted, window)
+        cache = self.model.make_cache()
+        if best is None or not start:
             return cache
         self._kept = [*(kept for kept in self._kept if kept is not best), best]
-        full = {layer: (keys[:, :, :point], values[:, :, :point]) for layer, (keys, values) in best.full.items()}
+        full = {layer: (keys, values, point) for layer, (keys, values, _) in best.full.items()}
         cache.restore(point, {**full, **best.points[point]})
+        cache.rewind(point - start)
         return cache
 
     def keep(self, tokens: Sequence[int], cache: PrefixCache) -> None:
@@ -108,7 +117,7 @@ class PrefixStore:
             if kept.shared(text) == len(kept.tokens):
                 points = {**kept.points, **points}
         self._kept = [kept for kept in self._kept if kept.shared(text) < len(kept.tokens)]
-        if any(kept.resumable(text) == len(text) for kept in self._kept):
+        if any(kept.shared(text) == len(text) and len(text) in kept.points for kept in self._kept):
             return
         self._kept.append(_Kept(text, full, _thinned(points)))
         self._make_room()
@@ -127,11 +136,11 @@ class PrefixStore:
         """Write all that is kept to a safetensors file, whole or not at all."""
         path = Path(path)
         arrays = {
-            f"{index}.{point}.{layer}.{kind}": array
+            f"{index}.{point}.{layer}.{kind}": array[:, :, :held]
             for index, kept in enumerate(self._kept)
             for point, layers in [(FULL, kept.full), *kept.points.items()]
-            for layer, pair in layers.items()
-            for kind, array in zip(("keys", "values"), pair, strict=True)
+            for layer, (keys, values, held) in layers.items()
+            for kind, array in (("keys", keys), ("values", values))
         }
         metadata = {
             "format": FORMAT,
@@ -156,7 +165,7 @@ class PrefixStore:
         assert isinstance(loaded, tuple)
         arrays, metadata = loaded
         assert isinstance(arrays, dict)
-        if metadata.get("format") != FORMAT:
+        if metadata.get("format") not in (FORMAT, OLDER):
             raise CheckpointError(f"{path} holds no saved prefixes; give a file that PrefixStore.save wrote")
         if metadata.get("model") != fingerprint(self.model):
             raise CheckpointError(
@@ -164,12 +173,16 @@ class PrefixStore:
             )
         mx.eval(arrays)
         for index, tokens in enumerate(json.loads(metadata["tokens"])):
-            held: dict[int, dict[int, KeysValues]] = {}
+            kept: dict[int, dict[int, Held]] = {}
             for name, keys in arrays.items():
                 text, point, layer, kind = name.split(".")
                 if int(text) == index and kind == "keys":
-                    held.setdefault(int(point), {})[int(layer)] = keys, arrays[f"{text}.{point}.{layer}.values"]
-            self._kept.append(_Kept(np.array(tokens, np.int32), held.pop(FULL, {}), held))
+                    held = keys.shape[2]
+                    if metadata["format"] == OLDER:
+                        held = int(point) - first_seen(int(point), self.model.config.sliding_window)
+                    values = arrays[f"{text}.{point}.{layer}.values"]
+                    kept.setdefault(int(point), {})[int(layer)] = keys, values, held
+            self._kept.append(_Kept(np.array(tokens, np.int32), kept.pop(FULL, {}), kept))
         self._make_room()
 
 
@@ -187,7 +200,7 @@ def fingerprint(model: DiffusionGemma) -> str:
     return digest.hexdigest()
 
 
-def _thinned(points: dict[int, dict[int, KeysValues]]) -> dict[int, dict[int, KeysValues]]:
+def _thinned(points: dict[int, dict[int, Held]]) -> dict[int, dict[int, Held]]:
     """At most MOST_POINTS of them, dense towards the end: most prompts share all but their last turn."""
     kept = sorted(points)
     while len(kept) > MOST_POINTS:

@@ -9,29 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from mlx_diffusion.checkpoint import weights
-from mlx_diffusion.checkpoint.config import SLIDING, ModelConfig
+from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.tensor_names import VISION
-from mlx_diffusion.engine.denoise import Denoiser
-from mlx_diffusion.engine.noise import Noise
-from mlx_diffusion.engine.sampler import EntropyBound
+from mlx_diffusion.engine.noise import KeyedNoise, SeededDraws
+from mlx_diffusion.engine.rules import POLICIES, Rules, temperature
+from mlx_diffusion.engine.step import Turn, first_canvas, step
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.network.cache import PrefixCache
-from mlx_diffusion.network.masks import encoder_masks
-from mlx_diffusion.network.model import DiffusionGemma, Layer
-from mlx_diffusion.network.split_attention import PROMPT_SCORES, widest
+from mlx_diffusion.network.cache import Prefix, PrefixCache
+from mlx_diffusion.network.flat import Flat
+from mlx_diffusion.network.head import Survey
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Seen, View
+from mlx_diffusion.network.traces import plainly
+from mlx_diffusion.network.transformer import Layer, encoder_blocks
 from mlx_diffusion.options import Settings
 
 
 @dataclass(frozen=True)
 class PromptedCanvas:
-    """A canvas int32 [L] behind a prompt, and the soft signal [1, L, D] that it is denoised with, if any."""
+    """A canvas int32 [L] behind a prompt, and the soft signal [L, D] that it is denoised with, if any."""
 
     prompt: tuple[int, ...]
     canvas: mx.array
@@ -65,43 +69,66 @@ def load_ends(checkpoint: Checkpoint) -> DiffusionGemma:
 def hidden_states(
     checkpoint: Checkpoint, ends: DiffusionGemma, drafts: Sequence[PromptedCanvas], advance: Callable[[int], None]
 ) -> list[mx.array]:
-    """What comes behind the last layer for each draft, [L, D]; `advance` is told when another layer is done."""
-    config = checkpoint.config
-    prompts = {draft.prompt: ends.embed(mx.array([draft.prompt])) for draft in drafts}
-    canvases = []
-    for draft in drafts:
-        embedded = ends.embed(draft.canvas[None])
-        soft = mx.zeros_like(embedded) if draft.soft is None else draft.soft
-        canvases.append(ends.self_conditioning(embedded, soft))
-    for index, layer_type in enumerate(config.layer_types):
-        single = _Single(config, index)
-        _fill(single, checkpoint, lambda path, own=f"layers.{index}.": path.startswith(own))  # type: ignore[misc]
-        layer = single.layers[index]
-        window = config.sliding_window if layer_type == SLIDING else None
-        prefixes = {}
-        for prompt, x in prompts.items():
-            cache = PrefixCache(replace(config, layer_types=(layer_type,)), [0])
-            seen = encoder_masks(
-                range(len(prompt)), 0, window, None, widest(len(prompt) * config.num_attention_heads, PROMPT_SCORES)
-            )
-            prompts[prompt] = layer.encode(x, seen, None, 0, cache.layers[0])
-            cache.advance(len(prompt))
-            prefixes[prompt] = cache.prefix()
-        for draft_index, (draft, x) in enumerate(zip(drafts, canvases, strict=True)):
-            prefix = prefixes[draft.prompt]
-            canvases[draft_index] = layer.denoise(x, prefix.layers[0], prefix.seen.get(layer_type), prefix.position)
-        mx.eval(prompts, canvases)
-        del single, layer, cache, prefixes, prefix
-        mx.clear_cache()
-        advance(index)
-    return [x[0] for x in canvases]
+    """What comes out of the last layer for each draft, [L, D]; `advance` is told when another layer is done."""
+    softs = [ends.no_signal(draft.canvas.shape[0]) if draft.soft is None else draft.soft for draft in drafts]
+    views = [View(draft.canvas, soft, _behind(draft.prompt)) for draft, soft in zip(drafts, softs, strict=True)]
+    layers = Layerwise(checkpoint, ends, [draft.prompt for draft in drafts], advance)
+    flat = Flat.of([view.tokens.shape[0] for view in views])
+    return flat.take(layers.decode(views, flat))
+
+
+@dataclass(frozen=True)
+class Layerwise:
+    """A checkpoint as a denoising step wants it, `engine.step.Network`; each row stands behind its own prompt."""
+
+    checkpoint: Checkpoint
+    ends: DiffusionGemma
+    prompts: Sequence[tuple[int, ...]]
+    advance: Callable[[int], None]
+
+    def survey(
+        self, views: Sequence[View], temperatures: Sequence[mx.array], gumbels: Sequence[mx.array]
+    ) -> list[Seen]:
+        """As `DiffusionGemma.survey`."""
+        flat = Flat.of([view.tokens.shape[0] for view in views])
+        said = self.ends.survey_hidden(self.decode(views, flat), flat, views, temperatures, gumbels)
+        return [Seen(Survey(*row), ()) for row in zip(*map(flat.take, said), strict=True)]
+
+    def run(self, function: Callable[..., Any], module: None, *arguments: Any) -> Any:
+        """As it is: nothing here is run often enough to be worth a trace."""
+        return plainly(function, module, *arguments)
+
+    def decode(self, views: Sequence[View], flat: Flat) -> mx.array:
+        """Canvases behind their prompts through all layers, one after the other: [N, D]."""
+        config, ends = self.checkpoint.config, self.ends
+        prompts = list(dict.fromkeys(self.prompts))
+        texts = Flat.of([len(prompt) for prompt in prompts])
+        encoded = ends.embed(texts.join([mx.array(prompt) for prompt in prompts]))
+        starts = texts.join([mx.arange(len(prompt)) for prompt in prompts])
+        places = flat.join([view.places(width) for view, width in zip(views, flat.widths, strict=True)])
+        soft = flat.join([view.soft for view in views])
+        x = ends.self_conditioning(ends.embed(flat.join([view.tokens for view in views])), soft)
+        for index, layer_type in enumerate(config.layer_types):
+            single = _Single(config, index)
+            _fill(single, self.checkpoint, lambda path, own=f"layers.{index}.": path.startswith(own))  # type: ignore[misc]
+            layer = single.layers[index]
+            caches = {prompt: PrefixCache(config).layers[index] for prompt in prompts}
+            blocks = [encoder_blocks(config, layer_type, 0, len(prompt)) for prompt in prompts]
+            encoded = layer.encode(encoded, starts, texts, blocks, list(caches.values()))
+            behind = [caches[prompt].seen_by_canvas(few_shapes=False) for prompt in self.prompts]
+            x, _ = layer.denoise(x, places, flat, views, behind, [None] * len(views))
+            mx.eval(encoded, x)
+            del single, layer, caches, behind
+            mx.clear_cache()
+            self.advance(index)
+        return x
 
 
 def denoised(
     checkpoint: Checkpoint,
     ends: DiffusionGemma,
     prompts: Sequence[tuple[int, ...]],
-    noise: Noise,
+    noise: KeyedNoise,
     settings: Settings,
     advance: Callable[[int], None],
 ) -> list[Denoised]:
@@ -110,23 +137,40 @@ def denoised(
     All canvases take a step together, so each step reads every layer once. `advance` is told the layers, as they are
     done. Raises CheckpointError when the model gives NaN.
     """
-    denoiser = Denoiser(ends, settings, noise, EntropyBound(settings.entropy_bound))
-    states = [denoiser.first(block, (False,)) for block in range(len(prompts))]
+    length, draws, rules = checkpoint.config.canvas_length, SeededDraws(noise), Rules.of(settings)
+    canvases = [first_canvas(draws.initial(block, length), ends.no_signal(length)) for block in range(len(prompts))]
     steps = [0] * len(prompts)
     settled = [False] * len(prompts)
-    for step in range(settings.max_denoising_steps):
+    for number in range(settings.max_denoising_steps):
         running = [block for block in range(len(prompts)) if not settled[block]]
         if not running:
             break
-        drafts = [PromptedCanvas(prompts[block], states[block].canvas[0], states[block].soft) for block in running]
-        for block, x in zip(running, hidden_states(checkpoint, ends, drafts, advance), strict=True):
-            said = ends.survey_hidden(x[None], *denoiser.draws(block, step, (1, *x.shape[:1])))
-            state, _ = denoiser.next(said, states[block], block, step)
-            mx.eval(state, said.entropy)
-            if np.isnan(np.array(said.entropy)).any():
-                raise CheckpointError(f"{checkpoint.folder} gives NaN at denoising step {step}; convert it again")
-            states[block], steps[block], settled[block] = state, step + 1, bool(np.array(state.done).all())
-    return [Denoised(states[block].argmax[0], steps[block], settled[block]) for block in range(len(prompts))]
+        degrees = temperature(number, settings.max_denoising_steps, settings.t_min, settings.t_max)
+        turns = [
+            Turn(
+                canvases[block],
+                _behind(prompts[block]),
+                mx.array([degrees]),
+                draws.gumbel(block, number, length),
+                draws.renoise(block, number, length),
+                rules,
+                POLICIES["reference"],
+            )
+            for block in running
+        ]
+        network = Layerwise(checkpoint, ends, [prompts[block] for block in running], advance)
+        stepped = step(network, turns)
+        mx.eval(stepped)
+        for block, one in zip(running, stepped, strict=True):
+            if np.isnan(np.array(one.canvas.said.entropy)).any():
+                raise CheckpointError(f"{checkpoint.folder} gives NaN at denoising step {number}; convert it again")
+            canvases[block], steps[block], settled[block] = one.canvas, number + 1, bool(one.finished.item())
+    return [Denoised(canvases[block].said.argmax, steps[block], settled[block]) for block in range(len(prompts))]
+
+
+def _behind(prompt: tuple[int, ...]) -> Prefix:
+    """Where a canvas stands; what it sees of its prompt is made layer by layer."""
+    return Prefix([], {}, mx.array(len(prompt)))
 
 
 def _fill(module: nn.Module, checkpoint: Checkpoint, wanted: Callable[[str], bool]) -> None:

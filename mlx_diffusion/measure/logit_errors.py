@@ -17,7 +17,7 @@ import numpy as np
 
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.engine.noise import KeyedNoise
-from mlx_diffusion.engine.sampler import temperature
+from mlx_diffusion.engine.rules import temperature
 from mlx_diffusion.measure.layerwise import Denoised, PromptedCanvas, denoised, hidden_states, load_ends
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
@@ -74,7 +74,7 @@ def logit_errors(
     states = hidden_states(original, original_ends, [*random, *converged], advance)
     last = temperature(settings.max_denoising_steps - 1, settings.max_denoising_steps, settings.t_min, settings.t_max)
     for index, state in enumerate(states[len(random) :]):
-        soft = original_ends.soft_embedding(original_ends.logits(state)[None] / last)
+        soft = original_ends.soft_embedding(original_ends.logits(state) / last)
         mx.eval(soft)
         converged[index] = replace(converged[index], soft=soft)
     states[len(random) :] = hidden_states(original, original_ends, converged, advance)

@@ -1,21 +1,37 @@
-"""Attention of one layer, over one set of weights: `encode` writes the prefix cache, `denoise` only reads it.
+"""Attention of one layer, over one set of weights: a prompt writes the prefix cache, a canvas only reads it.
 
-The scale is 1: q_norm and k_norm carry it. Full layers have no v_proj, their values are the raw keys, normed apart.
-Knows nothing of how masks come about, nor of the layer around it.
+What is done position by position (projections, norms, RoPE) runs over the positions of all rows at once; each row then
+attends by itself. The scale is 1: q_norm and k_norm carry it. Full layers have no v_proj, their values are the raw
+keys, normed apart. Knows nothing of how masks come about, nor of the layer around it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_diffusion.checkpoint.config import SLIDING, LayerType, ModelConfig
 from mlx_diffusion.network.cache import KeysValues, LayerCache
+from mlx_diffusion.network.flat import Flat
 from mlx_diffusion.network.layers import RotaryEmbedding, rms_norm
-from mlx_diffusion.network.masks import KeysSeen
+from mlx_diffusion.network.masks import Block
 from mlx_diffusion.network.split_attention import CANVAS_SCORES, Part, attend, cut, widest
+
+
+class Projected(NamedTuple):
+    """What positions ask, offer and hold, normed and turned."""
+
+    queries: mx.array  # [N, H, S]
+    keys: mx.array  # [N, K, S]
+    values: mx.array  # [N, K, S]
+
+    def rows(self, flat: Flat) -> list[Projected]:
+        """The positions of each row by itself, as attention takes them: [1, H, L, S] and [1, K, L, S]."""
+        rows = zip(*map(flat.split, self), strict=True)
+        return [Projected(*(mx.swapaxes(array, 0, 1)[None] for array in row)) for row in rows]
 
 
 class Attention(nn.Module):
@@ -33,55 +49,63 @@ class Attention(nn.Module):
         self._rope = RotaryEmbedding(config, layer_type)
         self._head_dim, self._eps = head_dim, eps
 
-    def encode(
-        self,
-        x: mx.array,
-        seen: Sequence[KeysSeen],
-        real: mx.array | None,
-        position: int | mx.array,
-        cache: LayerCache,
-    ) -> mx.array:
-        """x [B, P, D], its first token at `position`; takes keys and values into the cache. Returns [B, P, D].
-
-        seen: the keys at hand in parts, see `encoder_masks`. real [B, P] marks what is no padding: a pad attends to
-        nothing and gets zeros, as in Transformers.
-        """
-        queries, keys, values = self._project(x, position)
-        keys, values = cache.append(keys, values)
-        attended = attend(queries, (Part(keys[:, :, own], values[:, :, own], mask) for own, mask in seen))
-        if real is not None:
-            attended = mx.where(real[:, None, :, None], attended, 0)
-        return self._joined(attended)
-
-    def denoise(
-        self, x: mx.array, prefix: KeysValues | tuple[()], seen: mx.array | None, position: int | mx.array
-    ) -> mx.array:
-        """x [B, L, D], a canvas whose first token stands at `position`, behind a prefix. Returns [B, L, D].
-
-        prefix: keys and values, [B, K, room, S]; seen [B, 1, 1, room] marks those that count.
-        """
-        queries, keys, values = self._project(x, position)
-        parts = [Part(keys, values)]
-        if prefix:
-            assert seen is not None
-            cached_keys, cached_values = prefix
-            cuts = cut(seen.shape[-1], widest(queries.size // self._head_dim, CANVAS_SCORES))
-            parts = [*(Part(cached_keys[:, :, own], cached_values[:, :, own], seen[..., own]) for own in cuts), *parts]
-        return self._joined(attend(queries, parts))
-
-    def _project(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """Queries [B, H, L, S], keys and values [B, K, L, S], normed and turned."""
-        queries = self._split(self.q_proj(x))
-        keys = self._split(self.k_proj(x))
-        values = self._split(self.v_proj(x)) if "v_proj" in self else keys
-        return (
-            self._rope(self.q_norm(queries), position),
-            self._rope(self.k_norm(keys), position),
+    def project(self, x: mx.array, positions: mx.array) -> Projected:
+        """x [N, D], each at its position in its row, int32 [N]."""
+        queries, keys = self._heads(self.q_proj(x)), self._heads(self.k_proj(x))
+        values = self._heads(self.v_proj(x)) if "v_proj" in self else keys
+        return Projected(
+            self._rope(self.q_norm(queries), positions),
+            self._rope(self.k_norm(keys), positions),
             rms_norm(values, self._eps),
         )
 
-    def _split(self, x: mx.array) -> mx.array:
-        return x.reshape(*x.shape[:2], -1, self._head_dim).swapaxes(1, 2)
+    def output(self, attended: mx.array) -> mx.array:
+        """What was attended, [N, H, S], back to [N, D]."""
+        return self.o_proj(attended.flatten(1))
 
-    def _joined(self, attended: mx.array) -> mx.array:
-        return self.o_proj(attended.swapaxes(1, 2).flatten(2))
+    def _heads(self, x: mx.array) -> mx.array:
+        return x.reshape(x.shape[0], -1, self._head_dim)
+
+
+def attend_causally(row: Projected, blocks: Sequence[Block], cache: LayerCache) -> mx.array:
+    """One row's new positions attend to what the cache holds and to themselves, and are taken in: [P, H, S].
+
+    blocks: which queries see which of the keys at hand, see `encoder_blocks`.
+    """
+    keys, values = cache.append(row.keys, row.values)
+    attended = [
+        attend(
+            row.queries[:, :, block.queries],
+            [Part(keys[:, :, part.keys], values[:, :, part.keys], part.mask) for part in block.parts],
+        )
+        for block in blocks
+    ]
+    return _positions_first(attended[0] if len(attended) == 1 else mx.concatenate(attended, axis=2))
+
+
+def attend_both_ways(
+    queries: mx.array,
+    canvas: KeysValues,
+    present: mx.array | None,
+    prefix: KeysValues | tuple[()],
+    seen: mx.array | None,
+) -> mx.array:
+    """Queries of a canvas, [1, H, A, S], attend to the whole canvas and to the prefix: [A, H, S].
+
+    canvas, prefix: keys and values, [1, K, positions, S] each; present and seen, bool [1, positions], mark the
+    positions of the two that count; None: all of them.
+    """
+    parts = [Part(*canvas, present)]
+    if prefix:
+        keys, values = prefix
+        cuts = cut(keys.shape[2], widest(queries.shape[1] * queries.shape[2], CANVAS_SCORES))
+        parts = [
+            *(Part(keys[:, :, own], values[:, :, own], None if seen is None else seen[:, own]) for own in cuts),
+            *parts,
+        ]
+    return _positions_first(attend(queries, parts))
+
+
+def _positions_first(attended: mx.array) -> mx.array:
+    """[1, H, P, S] -> [P, H, S]."""
+    return mx.swapaxes(attended[0], 0, 1)

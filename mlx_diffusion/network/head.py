@@ -8,9 +8,9 @@ width exists. `survey_logits` is the slow twin. Knows nothing of layers, steps o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,21 +18,20 @@ import mlx.nn as nn
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.device import over_cores
 from mlx_diffusion.network import sampling
-from mlx_diffusion.network.sampling import columns, gumbel_columns
+from mlx_diffusion.network.sampling import columns
+from mlx_diffusion.network.traces import Run, plainly
 
-After = Callable[
-    [list[mx.array], list[mx.array]], list[mx.array]
-]  # (arrays, earlier ones) -> the arrays, to come after
+After = Callable[[list[mx.array], list[mx.array]], list[mx.array]]  # (arrays, earlier ones) -> arrays that come after
 
 
 class Survey(NamedTuple):
     """What one step's processed logits say at each position."""
 
-    argmax: mx.array  # int32 [B, L]
-    sample: mx.array  # int32 [B, L]
-    probability: mx.array  # float32 [B, L], of the sample
-    entropy: mx.array  # float32 [B, L], in nats
-    soft: mx.array  # [B, L, D], probabilities over the embeddings
+    argmax: mx.array  # int32 [N]
+    sample: mx.array  # int32 [N]
+    probability: mx.array  # float32 [N], of the sample
+    entropy: mx.array  # float32 [N], in nats
+    soft: mx.array  # [N, D], probabilities over the embeddings
 
 
 def survey(
@@ -40,28 +39,32 @@ def survey(
     table: nn.Embedding,
     softcap: float,
     temperature: float | mx.array,
-    gumbel: mx.array,
+    sources: Sequence[mx.array],
+    noise: Callable[[Sequence[mx.array], int], mx.array],
     after: After = mx.depends,
+    run: Run = plainly,
 ) -> Survey:
-    """The survey of logits = softcap(hidden @ tableᵀ) / temperature; hidden [B, L, D] comes from the final norm.
+    """The survey of logits = softcap(hidden @ tableᵀ) / temperature; hidden [N, D] comes from the final norm.
 
-    The sample is argmax(logits + noise), the noise made of `gumbel` (see `gumbel_source`). Ties go to the first token,
-    as in an argmax over all. Each chunk waits for the one before, so that MLX holds few at a time: lazily, in one
-    graph, where `after` is `mx.depends`.
+    temperature is one number, or float32 [N, 1]. The sample is argmax(logits + noise), of which `noise(sources, first)`
+    gives the `columns(V)` columns from `first`, float32 [N, columns]. Ties go to the first token, as in an argmax over
+    all. Each chunk of the vocabulary waits for the one before, so that MLX holds few at a time: lazily, in one graph,
+    where `after` is `mx.depends`.
     """
-    shape = (*hidden.shape[:2], table.weight.shape[0])
+    vocab_size = table.weight.shape[0]
     chunks: list[_Chunk] = []
-    width = columns(shape[-1])
-    for first, rows in zip(range(0, shape[-1], width), Rows.of(table).split(width), strict=True):
+    width = columns(vocab_size)
+    for first, rows in zip(range(0, vocab_size, width), Rows.of(table).split(width), strict=True):
         if chunks:
-            hidden, gumbel = after([hidden, gumbel], list(chunks[-1]))
-        logits = softcapped(rows.project(hidden), softcap) / temperature
-        chunks.append(_Chunk.of(logits, gumbel_columns(gumbel, first, shape), first, rows, hidden.dtype))
-    return _joined(chunks, hidden.dtype)
+            hidden, *sources = after([hidden, *sources], list(chunks[-1]))
+        start = mx.array(first, dtype=mx.int32)
+        found = run(_chunk, None, hidden, rows.plain(), softcap, temperature, noise(sources, first), start)
+        chunks.append(_Chunk(*found))
+    return Survey(*run(_joined, None, [tuple(chunk) for chunk in chunks], hidden))
 
 
 def survey_logits(logits: mx.array, table: nn.Embedding, gumbel: mx.array) -> Survey:
-    """The same from processed logits and Gumbel noise that are there as a whole, both float32 [B, L, V]."""
+    """The same from processed logits and Gumbel noise that are there as a whole, both float32 [..., V]."""
     sample = sampling.sample(logits, gumbel)
     return Survey(
         mx.argmax(logits, axis=-1).astype(mx.int32),
@@ -92,6 +95,17 @@ class Rows(NamedTuple):
             return cls(table.weight, None, None, None)
         spec = QuantSpec(table.group_size, table.bits, table.mode)
         return cls(table.weight, table.scales, table.get("biases"), spec)
+
+    @classmethod
+    def of_plain(cls, plain: tuple[Any, ...]) -> Rows:
+        """What `plain` was made of."""
+        weight, scales, biases, spec = plain
+        return cls(weight, scales, biases, None if spec is None else QuantSpec(*spec))
+
+    def plain(self) -> tuple[Any, ...]:
+        """The arrays, and how they are quantised, as a trace takes them."""
+        spec = self.format
+        return self.weight, self.scales, self.biases, None if spec is None else (spec.group_size, spec.bits, spec.mode)
 
     def split(self, size: int) -> list[Rows]:
         """The same in runs of `size` rows, the last one shorter; nothing is copied."""
@@ -140,7 +154,7 @@ class Rows(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """What some columns of the logits say, sums relative to their largest: all float32 [B, L, 1] but for `soft`."""
+    """What some columns of the logits say, sums relative to their largest: all float32 [N, 1] but for `soft`."""
 
     best: mx.array
     argmax: mx.array  # int32
@@ -149,27 +163,37 @@ class _Chunk(NamedTuple):
     sampled: mx.array  # the sample's logit
     total: mx.array  # sum of exp(x - best)
     moment: mx.array  # sum of exp(x - best) * (x - best)
-    soft: mx.array  # float32 [B, L, D], sum of exp(x - best) * embedding
-
-    @classmethod
-    def of(cls, logits: mx.array, gumbel: mx.array, first: int, rows: Rows, dtype: mx.Dtype) -> _Chunk:
-        noisy = logits + gumbel
-        argmax, sample = (mx.argmax(scores, axis=-1, keepdims=True) for scores in (logits, noisy))
-        best = mx.take_along_axis(logits, argmax, axis=-1)
-        weights = mx.exp(logits - best)
-        return cls(
-            best,
-            argmax.astype(mx.int32) + first,
-            mx.take_along_axis(noisy, sample, axis=-1),
-            sample.astype(mx.int32) + first,
-            mx.take_along_axis(logits, sample, axis=-1),
-            weights.sum(axis=-1, keepdims=True),
-            (weights * (logits - best)).sum(axis=-1, keepdims=True),  # subtracted anew: no array of it has to be kept
-            rows.mix(weights.astype(dtype)).astype(mx.float32),
-        )
+    soft: mx.array  # float32 [N, D], sum of exp(x - best) * embedding
 
 
-def _joined(chunks: list[_Chunk], dtype: mx.Dtype) -> Survey:
+def _chunk(
+    hidden: mx.array,
+    table: tuple[Any, ...],
+    softcap: float,
+    temperature: float | mx.array,
+    noise: mx.array,
+    first: mx.array,
+) -> _Chunk:
+    """What the columns from `first` say: hidden [N, D], table as `Rows.plain` gives it, noise [N, columns]."""
+    rows = Rows.of_plain(table)
+    logits = softcapped(rows.project(hidden), softcap) / temperature
+    noisy = logits + noise
+    argmax, sample = (mx.argmax(scores, axis=-1, keepdims=True) for scores in (logits, noisy))
+    best = mx.take_along_axis(logits, argmax, axis=-1)
+    weights = mx.exp(logits - best)
+    return _Chunk(
+        best,
+        argmax.astype(mx.int32) + first,
+        mx.take_along_axis(noisy, sample, axis=-1),
+        sample.astype(mx.int32) + first,
+        mx.take_along_axis(logits, sample, axis=-1),
+        weights.sum(axis=-1, keepdims=True),
+        (weights * (logits - best)).sum(axis=-1, keepdims=True),  # subtracted anew: no array of it has to be kept
+        rows.mix(weights.astype(hidden.dtype)).astype(mx.float32),
+    )
+
+
+def _joined(chunks: list[tuple[mx.array, ...]], hidden: mx.array) -> Survey:
     """What all columns say: the winner of the winners, and sums relative to the largest logit of all."""
     *columns, softs = zip(*chunks, strict=True)
     best, argmax, noisiest, sample, sampled, total, moment = (
@@ -177,7 +201,7 @@ def _joined(chunks: list[_Chunk], dtype: mx.Dtype) -> Survey:
     )
     likeliest, chosen = (mx.argmax(scores, axis=-1, keepdims=True) for scores in (best, noisiest))
     highest = mx.take_along_axis(best, likeliest, axis=-1)
-    shift = best - highest  # [B, L, chunks]
+    shift = best - highest  # [N, chunks]
     scale = mx.exp(shift)
     totals = (scale * total).sum(axis=-1, keepdims=True)
     moments = (scale * (moment + shift * total)).sum(axis=-1, keepdims=True)
@@ -188,5 +212,5 @@ def _joined(chunks: list[_Chunk], dtype: mx.Dtype) -> Survey:
         mx.take_along_axis(sample, chosen, axis=-1).squeeze(-1),
         mx.exp(mx.take_along_axis(sampled, chosen, axis=-1) - highest - log_total).squeeze(-1),
         (log_total - moments / totals).squeeze(-1),
-        (soft / totals).astype(dtype),
+        (soft / totals).astype(hidden.dtype),
     )

@@ -40,11 +40,13 @@ class RotaryEmbedding:
         wavelengths[:turning] = np.float64(rope.theta) ** exponents.astype(np.float64)
         self.wavelengths = mx.array(wavelengths)
 
-    def __call__(self, x: mx.array, position: int | mx.array) -> mx.array:
-        """x [B, H, L, S], its first token at `position` (one for all rows, or [B])."""
-        return mx.fast.rope(
-            x, self.head_dim, traditional=False, base=None, scale=1.0, offset=position, freqs=self.wavelengths
-        )
+    def __call__(self, x: mx.array, positions: mx.array) -> mx.array:
+        """x [N, H, S], each of the N at its position, int32 [N]."""
+        turned = mx.fast.rope(
+            x[:, :, None], self.head_dim, traditional=False, base=None, scale=1.0, offset=positions,
+            freqs=self.wavelengths,
+        )  # fmt: skip
+        return turned[:, :, 0]
 
 
 class MLP(nn.Module):
@@ -119,7 +121,7 @@ class SelfConditioning(nn.Module):
         self._eps = config.rms_norm_eps
 
     def __call__(self, embedded: mx.array, soft: mx.array) -> mx.array:
-        """embedded, soft [B, L, D] -> [B, L, D]."""
+        """embedded, soft [N, D] -> [N, D]."""
         signal = self.pre_norm(soft)
         signal = self.down_proj(geglu(self.gate_proj(signal), self.up_proj(signal)))
         return rms_norm(embedded + signal, self._eps)

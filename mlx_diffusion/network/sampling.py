@@ -33,12 +33,14 @@ def columns(vocab_size: int) -> int:
     return -(-vocab_size // PARTS)
 
 
-def gumbel_columns(source: mx.array, first: int, shape: tuple[int, ...]) -> mx.array:
-    """The `columns(V)` columns from `first`, a multiple of their number, of Gumbel noise of shape [B, L, V]."""
-    most = columns(shape[-1])
-    count = min(most, shape[-1] - first)
+def gumbel_columns(source: mx.array, first: int, shape: tuple[int, int]) -> mx.array:
+    """The `columns(V)` columns from `first`, a multiple of their number, of Gumbel noise of shape [L, V].
+
+    source: the noise itself, float32 [L, V], or a key, uint32 [2], which stands for it.
+    """
+    most = columns(shape[1])
+    count = min(most, shape[1] - first)
     if source.dtype != mx.uint32:
-        return source[..., first : first + count]
+        return source[:, first : first + count]
     key = source + mx.array([0, first // most], dtype=mx.uint32)
-    row = mx.random.gumbel((1, *shape[1:-1], count), dtype=mx.float32, key=key)
-    return mx.broadcast_to(row, (*shape[:-1], count))
+    return mx.random.gumbel((shape[0], count), dtype=mx.float32, key=key)

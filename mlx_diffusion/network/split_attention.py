@@ -74,7 +74,7 @@ def _attend(queries: mx.array, part: Part, length: int) -> tuple[mx.array, mx.ar
 
 
 def _by_query(mask: mx.array | Literal["causal"], length: int, keys: int) -> mx.array:
-    """A mask for scores [B, K, H / K, L, keys]; "causal": the last query sees all keys, each before it one less."""
+    """A mask for scores [1, K, H / K, L, keys]; "causal": the last query sees all keys, each before it one less."""
     if isinstance(mask, str):
         return mx.arange(keys) <= mx.arange(keys - length, keys)[:, None]
-    return mask[:, :, None] if mask.ndim == 4 else mask
+    return mask  # bool [keys] or [L, keys]

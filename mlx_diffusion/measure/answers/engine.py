@@ -13,13 +13,15 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_diffusion.engine.noise import gumbel_source
-from mlx_diffusion.engine.stopping import through_stop
+from mlx_diffusion.engine.engine import run
+from mlx_diffusion.engine.noise import SeededDraws
+from mlx_diffusion.engine.request import Request
+from mlx_diffusion.engine.row import first_turn
+from mlx_diffusion.engine.rules import POLICIES, through_stop
+from mlx_diffusion.engine.step import step
 from mlx_diffusion.events import Draft, Finish
-from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.loading import load
 from mlx_diffusion.measure.answers.modes import MeasuredMode
-from mlx_diffusion.measure.answers.row_noise import noise_of
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import TextStream, Tokenizer
@@ -59,27 +61,25 @@ class Examinee:
         """Load a checkpoint. Raises `CheckpointError`."""
         return cls(*load(folder))
 
-    def answer(self, request: PromptBatch) -> list[Answer]:
+    def answer(self, batch: PromptBatch) -> list[Answer]:
         """Answer the prompts, in order."""
-        mode, count = MeasuredMode.parse(request.mode), len(request.prompts)
-        config = GenerationConfig(max_tokens=request.max_tokens, mode=mode.library).override(request.options)
-        limit = self.model.generation_defaults.resolve(config).max_denoising_steps
+        mode, count = MeasuredMode.parse(batch.mode), len(batch.prompts)
+        options = GenerationConfig(max_tokens=batch.max_tokens, mode=mode.library).override(batch.options)
+        settings = self.model.generation_defaults.resolve(options)
+        requests = [
+            Request(tuple(prompt), settings, self._draws(seed), mode.policy())
+            for prompt, seed in zip(batch.prompts, batch.seeds, strict=True)
+        ]
         texts = [""] * count
         steps: list[Counter[int]] = [Counter() for _ in range(count)]  # by canvas
         tokens = [0] * count
-        for event in stream_generate(
-            self.model,
-            self.tokenizer,
-            [list(prompt) for prompt in request.prompts],
-            config=config,
-            noise=noise_of(request.seeds, self.model.config.vocab_size),
-            acceptance=mode.acceptance(request.seeds),
-        ):
+        for event in run(self.model, self.tokenizer, requests):
             texts[event.row] += event.text
             if isinstance(event, Draft):
                 steps[event.row][event.block] += 1
             elif isinstance(event, Finish):
                 tokens[event.row] = event.stats.generated_tokens
+        limit = settings.max_denoising_steps
         return [
             Answer(text, taken.total(), len(taken), sum(count == limit for count in taken.values()), written)
             for text, taken, written in zip(texts, steps, tokens, strict=True)
@@ -87,19 +87,14 @@ class Examinee:
 
     def first_step(self, prompt: Sequence[int], seed: int) -> tuple[str, str]:
         """What one step at temperature 1 writes: an independent draw a position, and the argmax."""
-        config, shape = self.model.config, (1, self.model.config.canvas_length)
-        cache = self.model.make_cache([0])
-        self.model.encode(mx.array([list(prompt)], dtype=mx.int32), cache)
-        noise = noise_of([seed], config.vocab_size)
-        said = self.model.survey(
-            noise.initial(0, shape),
-            self.model.no_signal(shape),
-            cache.prefix(),
-            mx.array(1.0),
-            gumbel_source(noise, 0, 0, (*shape, config.vocab_size)),
-        )
-        draw, argmax = (np.array(tokens)[0].tolist() for tokens in (said.sample, said.argmax))
+        settings = self.model.generation_defaults.resolve()
+        request = Request(tuple(prompt), settings, self._draws(seed), POLICIES[settings.mode])
+        (one,) = step(self.model, [first_turn(self.model, request)._replace(temperature=mx.array([1.0]))])
+        draw, argmax = (np.array(tokens).tolist() for tokens in (one.canvas.said.sample, one.canvas.said.argmax))
         return self._text(draw), self._text(argmax)
+
+    def _draws(self, seed: int) -> SeededDraws:
+        return SeededDraws.of(seed, self.model.config.vocab_size)
 
     def _text(self, canvas: Sequence[int]) -> str:
         """The text of a canvas up to its stop token."""

@@ -9,13 +9,13 @@ Knows nothing of prompts or of results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_diffusion.engine.sampler import Acceptance, Confidence
+from mlx_diffusion.engine.rules import POLICIES, Canvas, Confidence, Policy, Rules
 from mlx_diffusion.errors import OptionError
+from mlx_diffusion.network.head import Survey
 from mlx_diffusion.options import MODES, Mode
 
 RULES = ("confidence", "random")
@@ -24,21 +24,20 @@ USAGE = f"there are {', '.join(MODES)}, confidence:THRESHOLD and random:PROBABIL
 
 @dataclass(frozen=True)
 class RandomAcceptance:
-    """Keeps each position with the same probability, by a hash of the step's figures and of the row's seed.
+    """Keeps each position with the same probability, by a hash of the step's figures, whose last bits always change.
 
     The figures' last bits change from step to step. A generator would not do: MLX may trace the rule and then repeat
     the numbers drawn first.
     """
 
     probability: float
-    seeds: tuple[int, ...]  # [B], below 2³²
 
-    def __call__(self, entropies: mx.array, probabilities: mx.array) -> mx.array:
+    def __call__(self, said: Survey, canvas: Canvas, rules: Rules) -> mx.array:
         if self.probability == 1:
-            return mx.full(entropies.shape, True)
-        places = mx.arange(entropies.shape[-1], dtype=mx.uint32) * mx.array(0x9E3779B1, dtype=mx.uint32)  # [L]
-        bits = entropies.view(mx.uint32) ^ mixed(probabilities.view(mx.uint32) + places)  # [B, L]
-        bits = mixed(bits + mx.array(self.seeds, dtype=mx.uint32)[:, None])
+            return mx.full(said.entropy.shape, True)
+        places = mx.arange(said.entropy.shape[0], dtype=mx.uint32) * mx.array(0x9E3779B1, dtype=mx.uint32)  # [L]
+        bits = said.entropy.view(mx.uint32) ^ mixed(said.probability.view(mx.uint32) + places)
+        bits = mixed(bits + said.sample.astype(mx.uint32))
         return bits < mx.array(int(self.probability * 2**32), dtype=mx.uint32)
 
 
@@ -75,10 +74,11 @@ class MeasuredMode:
             raise OptionError(f"mode {name!r}: {number} must be from 0 to 1")
         return cls(f"{rule}:{value:g}", None, rule, value)
 
-    def acceptance(self, seeds: Sequence[int]) -> Acceptance | None:
-        """The rule of acceptance for a batch whose rows have these seeds; None stands for the library's own rule."""
+    def policy(self) -> Policy:
+        """How canvases are denoised in this mode."""
         if self.rule == "confidence":
-            return Confidence(self.value)
+            return Policy(Confidence(self.value))
         if self.rule == "random":
-            return RandomAcceptance(self.value, tuple(seeds))
-        return None
+            return Policy(RandomAcceptance(self.value))
+        assert self.library is not None
+        return POLICIES[self.library]

@@ -88,9 +88,7 @@ class Benchmark:
         for ours, theirs in measured:
             report(f"{ours.case}: counting primitives")
             case = counting_case(ours.case)
-            our_step = count_step(
-                library_step_counter(self.model, self.tokenizer, case, self.options), self.config, case
-            )
+            our_step = count_step(library_step_counter(self.model, case, self.options), self.config, case)
             their_step = count_step(peer_step_counter(peer, self._settings(case), case), self.config, case)
             compared.append(PeerComparison(ours, theirs, our_step, their_step))
         return compared

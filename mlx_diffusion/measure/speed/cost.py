@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 
 from mlx_diffusion.checkpoint.config import FULL, SLIDING, LayerType, ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.network.masks import first_prefix_position
+from mlx_diffusion.network.masks import first_seen
 
 Formats = Callable[[str], QuantSpec | None]  # the path of a matrix in the model to its format, None for floating point
 
@@ -205,7 +205,7 @@ def _projections(config: ModelConfig, formats: Formats, index: int, rows: int, n
 
 def _seen(config: ModelConfig, layer_type: LayerType, prefix: int) -> int:
     """The number of prefix positions that a canvas sees in a layer of this type."""
-    return prefix - first_prefix_position(prefix, config.sliding_window if layer_type == SLIDING else None)
+    return prefix - first_seen(prefix, config.sliding_window if layer_type == SLIDING else None)
 
 
 def _attention_flops(config: ModelConfig, layer_type: LayerType, pairs: int) -> int:

@@ -1,31 +1,32 @@
 """What MLX evaluates in one denoising step, counted in its graph: figures that carry over from machine to machine.
 
-A generation is run until it asks MLX to evaluate its first step, whose graph is counted instead. Knows nothing of how
-a step is made, only that all of it is evaluated at once.
+A step is lazy: it is taken, and what MLX would evaluate is counted in place of evaluating it. Knows nothing of how a
+step is made.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from typing import Any
-from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_diffusion import device
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.engine.noise import KeyedNoise
-from mlx_diffusion.generation import stream_generate
+from mlx_diffusion.device import as_on_a_gpu
+from mlx_diffusion.engine.noise import SeededDraws
+from mlx_diffusion.engine.request import Request
+from mlx_diffusion.engine.row import first_turn
+from mlx_diffusion.engine.rules import POLICIES
+from mlx_diffusion.engine.step import step
 from mlx_diffusion.measure.speed.cases import Case, random_prompt
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.sampling import columns
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.tokenizer import Tokenizer
 
 NODE = '[label ="'
 VIEWS = ("Broadcast", "ExpandDims", "Squeeze", "Reshape", "Transpose", "StopGradient", "Unflatten", "Flatten")
@@ -53,7 +54,7 @@ def counting_case(case: Case) -> Case:
     return replace(case, prompt_tokens=min(case.prompt_tokens, MOST_PROMPT))
 
 
-def count_step(step: StepCounter, config: ModelConfig, case: Case) -> Counted:
+def count_step(build: StepCounter, config: ModelConfig, case: Case) -> Counted:
     """Count a step of this case in every way. Bytes are None where MLX cannot export a primitive of the step."""
     length, vocab = config.canvas_length, config.vocab_size
     scores = case.prompt_tokens + length  # the width of attention scores, which are not to be counted
@@ -63,64 +64,34 @@ def count_step(step: StepCounter, config: ModelConfig, case: Case) -> Counted:
             [wide_bytes(arrays, length, widths - {scores}) for widths in ({vocab}, {vocab, columns(vocab)})]
         )
 
-    (run,) = step(lambda arrays: np.array([primitives(arrays)])).tolist()
-    moved_bytes = uncompiled(lambda: step(moved))
+    (run,) = build(lambda arrays: np.array([primitives(arrays)])).tolist()
+    moved_bytes = uncompiled(lambda: build(moved))
     return Counted(run, *([None, None] if moved_bytes is None else moved_bytes.tolist()))
 
 
-def library_step_counter(
-    model: DiffusionGemma, tokenizer: Tokenizer, case: Case, base: GenerationConfig
-) -> StepCounter:
+def library_step_counter(model: DiffusionGemma, case: Case, base: GenerationConfig) -> StepCounter:
     """The first denoising step of this library, built as a GPU would run it and not evaluated.
 
     A CPU runs its steps uncompiled, since each fused kernel costs it a run of the C++ compiler.
     """
-    prompt = random_prompt(model.config, case.prompt_tokens, base.seed or 0, ())
-    evaluate = mx.eval
+    settings = model.generation_defaults.resolve(case.options(base))
+    prompt = random_prompt(model.config, case.prompt_tokens, settings.seed, ())
+    draws = SeededDraws.of(settings.seed, model.config.vocab_size)
+    request = Request(tuple(prompt), settings, draws, POLICIES[settings.mode])
 
-    def step(count: CountArrays) -> np.ndarray:
-        noise = _MarkedNoise(base.seed or 0, model.config.vocab_size)
-
-        def counting(*trees: Any) -> None:
-            if not noise.drawn:  # the prompt is still being encoded
-                evaluate(*trees)
-                return
-            arrays = dict(tree_flatten(trees)).values()
-            raise _Enough(count([array for array in arrays if isinstance(array, mx.array)]))
-
+    def build(count: CountArrays) -> np.ndarray:
         compiled, model.compiled = model.compiled, True
         try:
-            with patch.object(mx, "eval", counting), patch.object(device, "on_cpu", lambda: False):
-                for _ in stream_generate(model, tokenizer, prompt, config=case.options(base), noise=noise):
-                    pass
-        except _Enough as enough:
-            return enough.numbers
+            turn = first_turn(model, request)
+            mx.eval(turn.canvas, turn.prefix)
+            with as_on_a_gpu():
+                (stepped,) = step(model, [turn])
         finally:
             model.compiled = compiled
-        raise AssertionError("a denoising step that evaluates nothing")
+        taken = stepped._replace(canvas=stepped.canvas._replace(kept=()))
+        return count([array for array in dict(tree_flatten(taken)).values() if isinstance(array, mx.array)])
 
-    return step
-
-
-@dataclass(frozen=True)
-class _MarkedNoise(KeyedNoise):
-    """The default noise, which remembers that a canvas has been drawn: the prompt is encoded then."""
-
-    drawn: list[int] = field(default_factory=list)
-
-    def initial(self, block: int, shape: tuple[int, ...]) -> mx.array:
-        canvas = super().initial(block, shape)
-        mx.eval(canvas)
-        self.drawn.append(block)
-        return canvas
-
-
-class _Enough(BaseException):
-    """Ends a generation at the evaluation that was waited for; no error, so nothing that handles errors stops it."""
-
-    def __init__(self, numbers: np.ndarray) -> None:
-        super().__init__(numbers)
-        self.numbers = numbers
+    return build
 
 
 def primitives(arrays: list[mx.array]) -> int:

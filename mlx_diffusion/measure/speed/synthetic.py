@@ -28,7 +28,6 @@ from mlx_diffusion.checkpoint.text_tensors import text_tensors
 from mlx_diffusion.device import activation_dtype
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import Tokenizer
 
 WORD_BITS = 32
@@ -101,7 +100,6 @@ class Blueprint:
             done += array.nbytes
             report(done, total)
         model.eval()
-        model.generation_defaults = GenerationConfig()
         return model
 
     def save(self, model: DiffusionGemma, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The sampler against answers worked out by hand on four tokens, and against a slow NumPy twin."""
+"""The rules against answers worked out by hand on four tokens, and against slow NumPy twins."""
 
 import math
 
@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion.engine import sampler
+from mlx_diffusion.engine import rules
+from mlx_diffusion.engine.rules import Canvas, Rules, agreement, stable_and_confident, through_stop
 from mlx_diffusion.network import sampling
+from mlx_diffusion.network.head import Survey
 
 INF = math.inf
 
@@ -19,8 +21,19 @@ def logits_of(*rows: list[float]) -> mx.array:
     return mx.log(mx.array([rows], dtype=mx.float32))
 
 
+def said_of(entropies: mx.array, probabilities: mx.array | None = None) -> Survey:
+    """A survey of which only this matters."""
+    none = mx.zeros_like(entropies)
+    return Survey(none, none, none if probabilities is None else probabilities, entropies, none)
+
+
+def rules_of(bound: float = 0.1, stability: int = 1, confidence: float = 0.005) -> Rules:
+    return Rules(mx.array(bound), mx.array(stability), mx.array(confidence))
+
+
 def keep(entropies: mx.array, bound: float) -> mx.array:
-    return sampler.EntropyBound(bound)(entropies, mx.zeros_like(entropies))
+    said = said_of(entropies)
+    return rules.within_entropy_bound(said, Canvas(entropies, said, mx.array(0)), rules_of(bound))
 
 
 def slow_accept(entropies: np.ndarray, bound: float) -> np.ndarray:
@@ -35,10 +48,10 @@ def slow_accept(entropies: np.ndarray, bound: float) -> np.ndarray:
 
 
 def test_temperature_falls_from_t_max_towards_t_min() -> None:
-    assert sampler.temperature(0, 4, 0.4, 0.8) == pytest.approx(0.8)
-    assert sampler.temperature(1, 4, 0.4, 0.8) == pytest.approx(0.7)
-    assert sampler.temperature(3, 4, 0.4, 0.8) == pytest.approx(0.5)  # never t_min itself
-    assert sampler.temperature(0, 1, 0.0, 0.8) == pytest.approx(0.8)
+    assert rules.temperature(0, 4, 0.4, 0.8) == pytest.approx(0.8)
+    assert rules.temperature(1, 4, 0.4, 0.8) == pytest.approx(0.7)
+    assert rules.temperature(3, 4, 0.4, 0.8) == pytest.approx(0.5)  # never t_min itself
+    assert rules.temperature(0, 1, 0.0, 0.8) == pytest.approx(0.8)
 
 
 def test_entropy_by_hand() -> None:
@@ -69,12 +82,7 @@ def test_entropy_of_nan_is_nan() -> None:
     ],
 )
 def test_acceptance_by_hand(entropies: list[float], bound: float, expected: list[bool]) -> None:
-    assert keep(mx.array([entropies]), bound)[0].tolist() == expected
-
-
-def test_rows_are_accepted_one_by_one() -> None:
-    rows = mx.array([[0.9, 0.05, 0.02, 0.06], [0.01, 0.9, 0.9, 0.01]])
-    assert keep(rows, 0.1).tolist() == [[False, True, True, True], [True, True, False, True]]
+    assert keep(mx.array(entropies), bound).tolist() == expected
 
 
 @given(
@@ -87,16 +95,19 @@ def test_acceptance_equals_the_slow_twin(entropies: list[float], bound: float) -
     prefix = np.cumsum(np.sort(values))
     if np.isclose(prefix, bound, rtol=1e-5).any():
         return  # decided by the last bit
-    accepted = np.array(keep(mx.array(values[None]), bound))[0]
+    accepted = np.array(keep(mx.array(values), bound))
     assert (accepted == slow_accept(values, bound)).all()
     assert accepted[values.argmin()]
     assert values[accepted].max() <= values[~accepted].min(initial=INF)
 
 
-def test_confidence_keeps_the_probable_and_always_one() -> None:
-    probabilities = mx.array([[0.2, 0.6, 0.59, 0.9], [0.1, 0.1, 0.3, 0.2]])
-    kept = sampler.Confidence(0.6)(mx.zeros_like(probabilities), probabilities)
-    assert kept.tolist() == [[False, True, False, True], [False, False, True, False]]
+@pytest.mark.parametrize(
+    ("probabilities", "kept"),
+    [([0.2, 0.6, 0.59, 0.9], [False, True, False, True]), ([0.1, 0.1, 0.3, 0.2], [False, False, True, False])],
+)
+def test_confidence_keeps_the_probable_and_always_one(probabilities: list[float], kept: list[bool]) -> None:
+    said = said_of(mx.zeros(4), mx.array(probabilities))
+    assert rules.Confidence(0.6)(said, Canvas(said.argmax, said, mx.array(0)), rules_of()).tolist() == kept
 
 
 def test_the_probability_of_a_token_by_hand() -> None:
@@ -119,3 +130,60 @@ def test_samples_follow_the_distribution() -> None:
     gumbel = mx.random.gumbel(logits.shape, key=mx.random.key(0))
     counts = np.bincount(np.array(sampling.sample(logits, gumbel))[0], minlength=4) / 40_000
     assert counts == pytest.approx(probabilities, abs=0.01)
+
+
+def test_agreement_counts_equal_canvases_and_starts_again() -> None:
+    none, a, b = mx.array([-1, -1]), mx.array([1, 2]), mx.array([1, 3])
+    streak = mx.array(0)
+    seen = []
+    for previous, current in [(none, a), (a, a), (a, a), (a, b), (b, b)]:
+        streak = agreement(current, previous, streak)
+        seen.append(streak.item())
+    assert seen == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("streak", "mean_entropy", "stability", "stops"),
+    [
+        (0, 0.0, 0, True),  # 0: stability is not asked for
+        (0, 0.0, 1, False),
+        (1, 0.0, 1, True),  # 1: two equal canvases
+        (1, 0.0, 2, False),
+        (2, 0.0, 2, True),
+        (9, 0.005, 1, False),  # below the threshold, not at it
+        (9, 0.0049, 1, True),
+    ],
+)
+def test_stable_and_confident(streak: int, mean_entropy: float, stability: int, stops: bool) -> None:
+    said = said_of(mx.array([mean_entropy, mean_entropy]))
+    assert stable_and_confident(mx.array(streak), said, rules_of(stability=stability)).item() == stops
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(1, 3))
+@settings(deadline=None, max_examples=60)
+def test_the_streak_equals_a_history_of_k_canvases(canvases: list[int], stability: int) -> None:
+    history = np.full((stability, 2), -1)
+    previous, streak = mx.array([-1, -1]), mx.array(0)
+    for value in canvases:
+        current = np.array([value, 7])
+        stable = bool((history == current).all())
+        history = np.concatenate([history[1:], current[None]])
+
+        streak = agreement(mx.array(current), previous, streak)
+        previous = mx.array(current)
+        said = said_of(mx.zeros(2))
+        assert stable_and_confident(streak, said, rules_of(stability=stability)).item() == stable
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ([5, 6, 7], ([5, 6, 7], False)),
+        ([5, 1, 7], ([5, 1], True)),
+        ([3, 1, 7], ([3], True)),
+        ([5, 6, 1], ([5, 6, 1], True)),
+        ([], ([], False)),
+    ],
+)
+def test_a_text_ends_with_its_first_stop_token(tokens: list[int], expected: tuple[list[int], bool]) -> None:
+    assert through_stop(tokens, {1, 3}) == expected

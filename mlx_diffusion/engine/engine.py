@@ -1,0 +1,135 @@
+"""The engine: requests come and go, and each call advances all of them by one pass of the network.
+
+A pass encodes the next parts of prompts and finished canvases, or lets every canvas take a denoising step; where both
+are to be done they take turns, so that nobody waits for a long prompt. A row that has ended leaves at once. Knows
+nothing of prompts as text, of terminals or of who asks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_diffusion.engine.memory_limits import memory_limits
+from mlx_diffusion.engine.request import Request
+from mlx_diffusion.engine.row import Row
+from mlx_diffusion.engine.step import Stepped, Turn, step
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.events import Draft, Event, Prefill
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage
+from mlx_diffusion.tokenizer import TextStream, Tokenizer
+
+
+def run(model: DiffusionGemma, tokenizer: Tokenizer, requests: Sequence[Request]) -> Iterator[Event]:
+    """All requests together, until the last has ended; their events carry their places in the list as `row`."""
+    with memory_limits():
+        mx.reset_peak_memory()
+        engine = Engine(model, tokenizer)
+        for request in requests:
+            engine.add(request)
+        while engine:
+            yield from engine.advance()
+
+
+class Engine:
+    """Rows of one model, each with its own prompt, settings, age, canvas length and end."""
+
+    def __init__(self, model: DiffusionGemma, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._rows: dict[int, Row] = {}
+        self._added = 0
+        self._encoded_last = False
+
+    def __len__(self) -> int:
+        """How many rows are under way."""
+        return len(self._rows)
+
+    def add(self, request: Request) -> int:
+        """Admit a request between two passes; returns the number that its events carry as `row`."""
+        hidden = {self.model.config.pad_token_id, *request.settings.eos_token_id}
+        text = TextStream(self.tokenizer, hidden)
+        index = self._added
+        self._rows[index] = Row.admit(index, request, self.model, text, time.perf_counter())
+        self._added += 1
+        return index
+
+    def drop(self, index: int) -> None:
+        """Let a row go between two passes, whatever it was at; one that has ended is gone already."""
+        self._rows.pop(index, None)
+
+    def advance(self) -> list[Event]:
+        """Run one pass: a part of prompts, or one denoising step. Returns what has happened, row by row.
+
+        The work is done when this returns, so that whoever drops a row or stops calling leaves none behind. Raises
+        `CheckpointError` when the model gives NaN.
+        """
+        waiting = [row for row in self._rows.values() if row.waiting]
+        denoising = [row for row in self._rows.values() if not row.waiting]
+        if waiting and (not denoising or not self._encoded_last):
+            self._encoded_last = True
+            return self._encode(waiting)
+        self._encoded_last = False
+        return self._denoise(denoising) if denoising else []
+
+    def _encode(self, rows: Sequence[Row]) -> list[Event]:
+        """Encode the next part of as many rows as the largest of their parts allows for."""
+        most = max(row.request.settings.prefill_step_size for row in rows)
+        chosen: list[Row] = []
+        passages: list[Passage] = []
+        for row in rows:
+            passage = row.passage()
+            if passages and sum(p.tokens.shape[0] for p in passages) + passage.tokens.shape[0] > most:
+                break
+            chosen.append(row)
+            passages.append(passage)
+        self.model.encode(passages)
+        mx.eval([passage.cache.arrays() for passage in passages])
+        if any(row.prefilled is None for row in chosen):
+            mx.clear_cache()  # the arrays of a prompt's part are larger than those of all that follows
+        events: list[Event] = []
+        for row, passage in zip(chosen, passages, strict=True):
+            in_prompt = row.prefilled is None
+            row.take_encoded(passage.tokens.shape[0])
+            if in_prompt and row.waiting:
+                events.append(Prefill(row.cache.offset, len(row.request.tokens), row.index))
+        return events
+
+    def _denoise(self, rows: Sequence[Row]) -> list[Event]:
+        """Let every row take a denoising step, and take in the canvases that are finished."""
+        turns = [row.turn() for row in rows]
+        stepped = [_without_rest(turn, one) for turn, one in zip(turns, step(self.model, turns), strict=True)]
+        flags = mx.stack([mx.stack([one.finished, mx.isnan(one.canvas.said.entropy).any()]) for one in stepped])
+        mx.eval(flags, stepped, [turn.canvas.tokens for turn in turns])
+        events: list[Event] = []
+        for row, turn, one, (finished, is_nan) in zip(rows, turns, stepped, np.array(flags).tolist(), strict=True):
+            if is_nan:
+                raise CheckpointError(
+                    f"the model gives NaN at block {row.block}, step {row.step}: its weights are damaged or were "
+                    "converted wrongly; download or convert the checkpoint again"
+                )
+            events += self._after_step(row, turn, one, finished)
+        return events
+
+    def _after_step(self, row: Row, turn: Turn, one: Stepped, finished: bool) -> list[Event]:
+        said = one.canvas.said
+        canvas, argmax, accepted, entropy = map(np.array, (turn.canvas.tokens, said.argmax, one.accepted, said.entropy))
+        events: list[Event] = [Draft(row.block, row.step, canvas, argmax, accepted, entropy, row.index)]
+        forwarded = row.length if turn.positions is None else turn.positions.shape[0]
+        if not row.take_step(one.canvas, forwarded, finished):
+            return events
+        events.append(row.take_canvas(argmax.tolist()))
+        mx.clear_cache()
+        if row.reason is not None:
+            events.append(row.finish())
+            del self._rows[row.index]
+        return events
+
+
+def _without_rest(turn: Turn, one: Stepped) -> Stepped:
+    """The same without the keys and values of the canvas where no position of it ever rests: they are never made."""
+    return one if turn.policy.focus is not None else one._replace(canvas=one.canvas._replace(kept=()))

@@ -1,0 +1,128 @@
+"""The rules of denoising: how hot a step is, which tokens it keeps, when a canvas is finished, where a text ends.
+
+Small pure functions of a row's canvas, of what the network said of it, and of the row's own numbers. Knows nothing of
+models, seeds or text. The published rules are those of Transformers' `EntropyBoundSampler` (after Ben-Hamu et al. 2025,
+https://arxiv.org/abs/2505.24857) and `StableAndConfidentStoppingCriteria`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_diffusion.network.cache import KeysValues
+from mlx_diffusion.network.head import Survey
+from mlx_diffusion.options import Settings
+
+
+class Canvas(NamedTuple):
+    """A row's canvas between two steps: the loop's only state. L positions."""
+
+    tokens: mx.array  # int32 [L], the next input
+    said: Survey  # [L] each: what the last step that forwarded a position said of it; argmax -1 and soft 0 before
+    streak: mx.array  # int32 [], how many steps before had the same argmax
+    kept: tuple[KeysValues, ...] = ()  # a layer each, [1, K, L, S], where the next step lets positions rest
+
+
+class Rules(NamedTuple):
+    """A row's numbers, as arrays: rows with other numbers share a trace."""
+
+    bound: mx.array  # float32 [], nats
+    stability: mx.array  # int32 []
+    confidence: mx.array  # float32 [], nats
+
+    @classmethod
+    def of(cls, settings: Settings) -> Rules:
+        return cls(
+            mx.array(settings.entropy_bound, dtype=mx.float32),
+            mx.array(settings.stability_threshold),
+            mx.array(settings.confidence_threshold, dtype=mx.float32),
+        )
+
+
+class Acceptance(Protocol):
+    """Which of the proposed tokens a step keeps. Pure; MLX may trace it, and equal rules share a trace."""
+
+    def __call__(self, said: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+        """said: of every position, `sample` being the proposed tokens; canvas: before the step. Returns bool [L]."""
+        ...
+
+
+class Focus(Protocol):
+    """Which positions of a canvas a step forwards; the others keep their last keys, values and survey."""
+
+    def __call__(self, canvas: Canvas, step: int) -> mx.array | None:
+        """int32 [A] within the canvas, A from a few sizes; None for all, as the first step of a canvas must."""
+        ...
+
+
+def temperature(step: int, steps: int, t_min: float, t_max: float) -> float:
+    """The temperature of denoising step `step` (0 … steps − 1): linear from t_max towards t_min.
+
+    Computed in float32, as the reference does, so that logits divided by it agree to the last bit.
+    """
+    remaining = np.float32(steps - step) / np.float32(steps)
+    return float(np.float32(t_min) + np.float32(t_max - t_min) * remaining)
+
+
+def within_entropy_bound(said: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+    """The reference's acceptance.
+
+    In ascending order of entropy, a position is kept while the entropies *before* it sum to at most `bound` nats; so
+    the most certain one is always kept, and the mutual information of all that are kept stays below the bound.
+    """
+    order = mx.argsort(said.entropy)
+    ascending = said.entropy[order]
+    keep = mx.cumsum(ascending) - ascending <= rules.bound
+    return keep[mx.argsort(order)]
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Keeps the tokens whose own probability is at least `threshold`, and always the most probable one.
+
+    The rule that other implementations default to, decided anew at every step; they also never take a kept token back.
+    """
+
+    threshold: float
+
+    def __call__(self, said: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+        best = mx.argmax(said.probability)
+        return (said.probability >= self.threshold) | (mx.arange(said.probability.shape[0]) == best)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How canvases are denoised: the rules of a mode."""
+
+    acceptance: Acceptance = within_entropy_bound
+    focus: Focus | None = None  # None: every step forwards all positions
+
+
+POLICIES = {"reference": Policy()}
+
+
+def agreement(argmax: mx.array, previous: mx.array, streak: mx.array) -> mx.array:
+    """How many earlier steps in a row had this same argmax canvas: int32 [L] twice, int32 [] -> int32 [].
+
+    `previous` is the argmax of the step before (-1 everywhere when there is none), `streak` its agreement.
+    """
+    return mx.where((argmax == previous).all(), streak + 1, 0)
+
+
+def stable_and_confident(streak: mx.array, said: Survey, rules: Rules) -> mx.array:
+    """Whether a canvas is finished, bool []: its argmax has been the same for `stability` steps before this one, and
+    its mean entropy is below `confidence`."""
+    return (streak >= rules.stability) & (said.entropy.mean() < rules.confidence)
+
+
+def through_stop(tokens: Sequence[int], stop_ids: Collection[int]) -> tuple[list[int], bool]:
+    """`tokens` up to and including the first stop token, and whether there was one."""
+    for index, token in enumerate(tokens):
+        if token in stop_ids:
+            return list(tokens[: index + 1]), True
+    return list(tokens), False

@@ -1,0 +1,122 @@
+"""One denoising step of any number of rows: pure, lazy, and the only place where a step is taken.
+
+Each row has its own canvas, age, length, rules and randomness; the network runs over all of them at once, and no row's
+result depends on its company. Knows nothing of text, blocks, prompts or when a row began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import mlx.core as mx
+
+from mlx_diffusion.engine.rules import Canvas, Policy, Rules, agreement, stable_and_confident
+from mlx_diffusion.network.cache import Prefix
+from mlx_diffusion.network.head import Survey
+from mlx_diffusion.network.rows import Seen, View
+
+
+class Network(Protocol):
+    """What a step needs of a model."""
+
+    def survey(
+        self, views: Sequence[View], temperatures: Sequence[mx.array], gumbels: Sequence[mx.array]
+    ) -> list[Seen]:
+        """What the logits say of the forwarded positions of each row."""
+        ...
+
+    def run(self, function: Callable[..., Any], module: None, *arguments: Any) -> Any:
+        """A pure function of arrays, traced where the model is."""
+        ...
+
+
+class Turn(NamedTuple):
+    """What one row brings to a step."""
+
+    canvas: Canvas
+    prefix: Prefix
+    temperature: mx.array  # float32 [1]
+    gumbel: mx.array  # a key, uint32 [2], or noise, float32 [L, V]
+    fresh: mx.array  # int32 [L], in place of the tokens that are not kept
+    rules: Rules
+    policy: Policy
+    positions: mx.array | None = None  # int32 [A], those that are forwarded; None: all
+
+    def view(self) -> View:
+        """What the network is to look at."""
+        canvas, own = self.canvas, self.positions
+        tokens, soft = (canvas.tokens, canvas.said.soft) if own is None else (canvas.tokens[own], canvas.said.soft[own])
+        kept = () if own is None else canvas.kept
+        return View(tokens, soft, self.prefix, own, kept)
+
+
+class Stepped(NamedTuple):
+    """What one row takes from a step."""
+
+    canvas: Canvas
+    accepted: mx.array  # bool [L], the positions whose sample was kept
+    finished: mx.array  # bool [], by the rules; a canvas that may take no further step is finished as well
+
+
+def first_canvas(tokens: mx.array, soft: mx.array) -> Canvas:
+    """What a canvas starts from: int32 [L] tokens drawn at random, and no signal, zeros [L, D]."""
+    unknown = mx.full(tokens.shape, -1, dtype=mx.int32)
+    nothing = mx.zeros(tokens.shape, dtype=mx.float32)
+    return Canvas(tokens, Survey(unknown, unknown, nothing, nothing, soft), mx.array(0))
+
+
+def step(network: Network, turns: Sequence[Turn]) -> list[Stepped]:
+    """Let every row take its next denoising step. Nothing is evaluated."""
+    found = network.survey(
+        [turn.view() for turn in turns], [turn.temperature for turn in turns], [turn.gumbel for turn in turns]
+    )
+    stepped = []
+    for turn, seen in zip(turns, found, strict=True):
+        said = seen.survey if turn.positions is None else _merged(turn.canvas.said, seen.survey, turn.positions)
+        canvas = turn.canvas._replace(kept=())
+        decide = Decide(turn.policy)
+        tokens, streak, accepted, finished = network.run(
+            decide, None, said, canvas, turn.rules, turn.fresh, turn.positions
+        )
+        stepped.append(Stepped(Canvas(tokens, said, streak, seen.kept), accepted, finished))
+    return stepped
+
+
+@dataclass(frozen=True)
+class Decide:
+    """The rules of a policy as one pure function of arrays."""
+
+    policy: Policy
+
+    def __call__(
+        self,
+        said: tuple[mx.array, ...],
+        before: tuple[Any, ...],
+        rules: tuple[mx.array, ...],
+        fresh: mx.array,
+        positions: mx.array | None,
+    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """The next tokens, the streak, what was accepted, and whether the canvas is finished.
+
+        A trace hands named tuples on as plain ones, so that they are named anew here.
+        """
+        survey, numbers = Survey(*said), Rules(*rules)
+        canvas = Canvas(before[0], Survey(*before[1]), *before[2:])
+        accepted = self.policy.acceptance(survey, canvas, numbers)
+        tokens = mx.where(accepted, survey.sample, fresh)
+        if positions is not None:  # the others rest
+            forwarded = (mx.arange(tokens.shape[0])[:, None] == positions).any(axis=-1)
+            tokens = mx.where(forwarded, tokens, canvas.tokens)
+        streak = agreement(survey.argmax, canvas.said.argmax, canvas.streak)
+        return tokens, streak, accepted, stable_and_confident(streak, survey, numbers)
+
+
+def _merged(old: Survey, new: Survey, positions: mx.array) -> Survey:
+    """What was said of all positions, those at int32 [A] having been looked at anew."""
+    merged = []
+    for before, now in zip(old, new, strict=True):
+        index = positions if now.ndim == 1 else mx.broadcast_to(positions[:, None], now.shape)
+        merged.append(mx.put_along_axis(before, index, now.astype(before.dtype), axis=0))
+    return Survey(*merged)

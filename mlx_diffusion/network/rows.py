@@ -1,0 +1,83 @@
+"""What a pass of the network takes of each row, and what it gives back.
+
+Knows nothing of layers or of who asks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from mlx_diffusion.network.attention import Projected
+from mlx_diffusion.network.cache import KeysValues, Prefix, PrefixCache
+from mlx_diffusion.network.head import Survey
+from mlx_diffusion.network.sampling import gumbel_columns
+
+
+class Passage(NamedTuple):
+    """Tokens that follow what a row's cache holds."""
+
+    tokens: mx.array  # int32 [P]
+    cache: PrefixCache
+
+
+class View(NamedTuple):
+    """What a denoising step forwards of one row's canvas of L positions, and what it sees beside it."""
+
+    tokens: mx.array  # int32 [A]
+    soft: mx.array  # [A, D], what the step before said of these positions; zeros where there was none
+    prefix: Prefix
+    positions: mx.array | None = None  # int32 [A] within the canvas, those that are forwarded; None: all of it
+    kept: tuple[KeysValues, ...] = ()  # a layer each, [1, K, L, S] of the whole canvas, where positions of it rest
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.kept[0][0].shape[2] if self.positions is not None else self.tokens.shape[0]
+
+    def noise(self, source: mx.array, first: int, vocab_size: int) -> mx.array:
+        """The columns from `first` of the Gumbel noise of the forwarded positions, float32 [A, columns]."""
+        noise = gumbel_columns(source, first, (self.length, vocab_size))
+        return noise if self.positions is None else noise[self.positions]
+
+    def places(self, width: int) -> mx.array:
+        """Where in the row the forwarded positions stand, and further ones up to `width`: int32 [width]."""
+        within = mx.arange(width, dtype=mx.int32) if self.positions is None else self.positions
+        return self.prefix.position + within
+
+    def trimmed(self, canvas: KeysValues) -> KeysValues:
+        """Keys and values of the canvas's own positions alone."""
+        if canvas[0].shape[2] == self.length:
+            return canvas
+        keys, values = (array[:, :, : self.length] for array in canvas)
+        return keys, values
+
+    def canvas_keys(self, new: Projected, old: KeysValues | None) -> tuple[KeysValues, mx.array | None]:
+        """A layer's keys and values of the whole canvas, [1, K, places, S], and which places are positions of it.
+
+        new: what was projected now, of the forwarded positions; those that rest keep what they had, `old`.
+        """
+        count = self.tokens.shape[0]
+        if self.positions is not None:
+            assert old is not None
+            keys, values = (
+                _put(array, self.positions, now[:, :, :count])
+                for array, now in zip(old, (new.keys, new.values), strict=True)
+            )
+            return (keys, values), None
+        places = new.keys.shape[2]
+        return (new.keys, new.values), None if places == count else (mx.arange(places) < count)[None]
+
+
+class Seen(NamedTuple):
+    """What a step says of the positions that it forwards, and the keys and values of their whole canvas."""
+
+    survey: Survey  # [A] each
+    kept: tuple[KeysValues, ...]  # a layer each, [1, K, L, S]
+
+
+def _put(array: mx.array, positions: mx.array, new: mx.array) -> mx.array:
+    """[1, K, L, S] with new ones, [1, K, A, S], at int32 [A] positions."""
+    index = mx.broadcast_to(positions[:, None], new.shape)
+    return mx.put_along_axis(array, index, new, axis=2)

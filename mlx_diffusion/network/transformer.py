@@ -1,0 +1,107 @@
+"""One transformer layer over the rows of a batch: attention, then the dense MLP and the experts side by side.
+
+Knows nothing of embeddings, of the head, or of the layers before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_diffusion.checkpoint.config import SLIDING, LayerType, ModelConfig
+from mlx_diffusion.network import masks
+from mlx_diffusion.network.attention import Attention, Projected, attend_both_ways, attend_causally
+from mlx_diffusion.network.cache import KeysValues, LayerCache, SeenKeys
+from mlx_diffusion.network.flat import Flat
+from mlx_diffusion.network.layers import MLP, Experts, Router
+from mlx_diffusion.network.masks import Block, first_seen
+from mlx_diffusion.network.rows import View
+from mlx_diffusion.network.split_attention import PROMPT_SCORES, widest
+from mlx_diffusion.network.traces import Run, plainly
+
+
+class Layer(nn.Module):
+    """Attention, then the dense MLP and the experts side by side. Each pass has its own scalar."""
+
+    def __init__(self, config: ModelConfig, layer_type: LayerType) -> None:
+        super().__init__()
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config, layer_type)
+        self.mlp = MLP(hidden, config.intermediate_size)
+        self.router = Router(config)
+        self.experts = Experts(config)
+        self.input_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.post_attention_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.pre_feedforward_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.pre_feedforward_layernorm_2 = nn.RMSNorm(hidden, eps=eps)
+        self.post_feedforward_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.post_feedforward_layernorm_1 = nn.RMSNorm(hidden, eps=eps)
+        self.post_feedforward_layernorm_2 = nn.RMSNorm(hidden, eps=eps)
+        self.encoder_scalar = mx.ones((1,))
+        self.decoder_scalar = mx.ones((1,))
+
+    def encode(
+        self,
+        x: mx.array,
+        positions: mx.array,
+        flat: Flat,
+        blocks: Sequence[Sequence[Block]],
+        caches: Sequence[LayerCache],
+    ) -> mx.array:
+        """x [N, D] of all rows at int32 [N] positions; each row's keys and values go into its cache. Returns [N, D].
+
+        blocks: which of a row's queries see which keys, see `encoder_blocks`.
+        """
+        rows = zip(self.project(x, positions).rows(flat), blocks, caches, strict=True)
+        return self.encoded(x, flat.join([attend_causally(*row) for row in rows]))
+
+    def denoise(
+        self,
+        x: mx.array,
+        positions: mx.array,
+        flat: Flat,
+        views: Sequence[View],
+        prefixes: Sequence[SeenKeys],
+        kept: Sequence[KeysValues | None],
+        run: Run = plainly,
+    ) -> tuple[mx.array, list[KeysValues]]:
+        """x [N, D] of all canvases at int32 [N] positions, each behind its prefix; nothing is written.
+
+        prefixes, kept: this layer's keys and values of each row's prefix, and of its canvas before this step. Returns
+        [N, D] and the keys and values of each canvas.
+        """
+        attended, canvases = [], []
+        rows = Projected(*run(Layer.project, self, x, positions)).rows(flat)
+        for view, row, (prefix, seen), old in zip(views, rows, prefixes, kept, strict=True):
+            canvas, present = view.canvas_keys(row, old)
+            attended.append(run(attend_both_ways, None, row.queries, canvas, present, prefix, seen))
+            canvases.append(view.trimmed(canvas))
+        return run(Layer.decoded, self, x, flat.join(attended)), canvases
+
+    def project(self, x: mx.array, positions: mx.array) -> Projected:
+        """What the positions of all rows, x [N, D] at int32 [N], bring into attention."""
+        return self.self_attn.project(self.input_layernorm(x), positions)
+
+    def encoded(self, x: mx.array, attended: mx.array) -> mx.array:
+        """x [N, D] and what its positions attended to, [N, H, S], to what comes out of this layer of the encoder."""
+        return self._after_attention(x, attended) * self.encoder_scalar
+
+    def decoded(self, x: mx.array, attended: mx.array) -> mx.array:
+        """The same for the decoder."""
+        return self._after_attention(x, attended) * self.decoder_scalar
+
+    def _after_attention(self, x: mx.array, attended: mx.array) -> mx.array:
+        r = x + self.post_attention_layernorm(self.self_attn.output(attended))
+        dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(r)))
+        experts, weights = self.router(r)
+        routed = self.experts(self.pre_feedforward_layernorm_2(r), experts, weights)
+        return r + self.post_feedforward_layernorm(dense + self.post_feedforward_layernorm_2(routed))
+
+
+def encoder_blocks(config: ModelConfig, layer_type: LayerType, offset: int, count: int) -> list[Block]:
+    """How `count` new positions of a row attend to the `offset` before them and to themselves, in layers of a type."""
+    window = config.sliding_window if layer_type == SLIDING else None
+    most = widest(min(count, masks.QUERIES) * config.num_attention_heads, PROMPT_SCORES)
+    return masks.blocks(offset - first_seen(offset, window), count, window, most)
