@@ -19,7 +19,7 @@ from mlx_diffusion.checkpoint.folder import HUB_ID
 from mlx_diffusion.checkpoint.formats import spec_text
 from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.checkpoint.recipes import Recipe, rule_text
-from mlx_diffusion.checkpoint.tensor_names import PARTS, part_of
+from mlx_diffusion.checkpoint.tensor_names import PARTS
 from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.display import size_text
 
@@ -93,6 +93,6 @@ def _formats(part: str, made: Iterable[Piece]) -> str:
     """The formats of a part's tensors, the one with the most bytes first."""
     kept: Counter[str] = Counter()
     for piece in made:
-        if part_of(piece.source.name) == part:
+        if piece.part == part:
             kept[spec_text(piece.spec)] += piece.nbytes
     return ", ".join(text for text, _ in kept.most_common())

@@ -21,8 +21,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_diffusion.checkpoint.folder import UNFINISHED, local_folder
-from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
-from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
 from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.plan import ConversionPlan, plan_conversion

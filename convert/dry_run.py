@@ -14,8 +14,7 @@ from typing import Any
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
 from mlx_diffusion.checkpoint.headers import Tensor
-from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
-from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, recipe_named
 from mlx_diffusion.checkpoint.tensor_names import PARTS
 from mlx_diffusion.checkpoint.text_tensors import check_complete
 from mlx_diffusion.convert.hub import open_source

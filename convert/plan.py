@@ -12,7 +12,7 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
-from mlx_diffusion.checkpoint.pieces import pieces, quantization_table, sizes
+from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.text_tensors import check_complete
 from mlx_diffusion.convert.card import CARD, card
@@ -46,8 +46,8 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
     stored = source.headers()
     tensors = [entry.tensor for entry in stored]
     check_complete(tensors, config, label)
-    made = pieces(tensors, recipe)
-    part_bytes, table = sizes(made), quantization_table(made)
+    made = apply_recipe(tensors, recipe)
+    part_bytes, table = bytes_by_part(made), quantization_table(made)
     shards = split_into_shards(stored, made)
     index = weight_index(shards)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import SINGLE_FILE
 from mlx_diffusion.checkpoint.headers import StoredTensor, write_header
-from mlx_diffusion.checkpoint.pieces import Piece, written
+from mlx_diffusion.checkpoint.pieces import Piece, written_tensors
 from mlx_diffusion.convert.large_files import flush, forget, uncached
 from mlx_diffusion.convert.quantise import chunks, transfer
 from mlx_diffusion.errors import CheckpointError
@@ -40,7 +40,7 @@ class Shard:
     @classmethod
     def of(cls, name: str, entries: Sequence[tuple[StoredTensor, Piece]]) -> Shard:
         """The output file of that name, made from these tensors."""
-        header, starts = write_header(written(piece for _, piece in entries))
+        header, starts = write_header(written_tensors(piece for _, piece in entries))
         return cls(name, entries[0][0].file, tuple(entries), header, starts)
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec, spec_text
 from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
-from mlx_diffusion.checkpoint.pieces import pieces
+from mlx_diffusion.checkpoint.pieces import apply_recipe
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.tensor_names import PARTS, module_of, part_of
 from mlx_diffusion.convert.tensor_errors import TensorError, tensor_errors
@@ -157,7 +157,7 @@ def verify(source: Path, target: Path, *, report: Callable[[float, str], None] |
     tell = report or (lambda share, label: None)
     stored, kept = _stored(original.files), _stored(converted.files)
     ordered = [entry.tensor for _, entry in stored.values()]
-    made = pieces(ordered, _recipe(converted.config.quantization, kept))
+    made = apply_recipe(ordered, _recipe(converted.config.quantization, kept))
     written = {tensor.name: tensor for piece in made for tensor in piece.written}
     missing = [name for name, tensor in written.items() if tensor != _tensor(kept, name)]
     if missing:

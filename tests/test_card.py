@@ -8,7 +8,7 @@ from conftest import config_dict
 from huggingface_hub import ModelCard
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.pieces import pieces, sizes
+from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part
 from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe
 from mlx_diffusion.checkpoint.text_tensors import text_tensors
 from mlx_diffusion.cli.main import build_parser
@@ -23,8 +23,8 @@ SOURCE_CARD = (
 
 
 def card_of(label: str, revision: str | None, source_card: bytes, recipe: Recipe) -> str:
-    made = pieces(TENSORS, recipe)
-    return card(label, revision, source_card, recipe, made, sizes(made))
+    made = apply_recipe(TENSORS, recipe)
+    return card(label, revision, source_card, recipe, made, bytes_by_part(made))
 
 
 def test_metadata_name_the_source_and_carry_its_licence() -> None:
@@ -45,13 +45,13 @@ def test_a_source_without_a_readable_card_gives_no_licence(source_card: bytes) -
 
 
 def test_source_formats_sizes_and_command_are_told() -> None:
-    made = pieces(TENSORS, OWN)
+    made = apply_recipe(TENSORS, OWN)
     text = card_of("owner/name", "abc", b"", OWN)
     assert "from `owner/name` at revision `abc`" in text
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "6 bits, groups of 64" in lines["attention"] and "| bf16 |" in lines["router"]
     assert "4 bits, groups of 32, mxfp4" in lines["experts"] and "vision" not in lines
-    assert f"({sum(sizes(made).values()):,} bytes)" in lines["**all**"]
+    assert f"({sum(bytes_by_part(made).values()):,} bytes)" in lines["**all**"]
     assert f"    {command('owner/name', 'abc', OWN)}\n" in text
 
 

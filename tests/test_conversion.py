@@ -18,7 +18,7 @@ import mlx_diffusion
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, UNFINISHED, Checkpoint
 from mlx_diffusion.checkpoint.headers import read_header
-from mlx_diffusion.checkpoint.pieces import pieces, quantization_table, sizes
+from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
 from mlx_diffusion.convert import RECIPES, Progress, conversion, convert, plan, quantise, shards, space
 from mlx_diffusion.convert.source import LocalSource
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
@@ -35,12 +35,12 @@ def test_the_output_is_all_there(source: Path, target: Path) -> None:
     assert result.files == weights and result.files_from_earlier == 0
 
     stored = [entry for name in weights for entry in read_header(target / name)]
-    made = pieces([entry.tensor for name in weights for entry in read_header(source / name)], RECIPES["4bit"])
+    made = apply_recipe([entry.tensor for name in weights for entry in read_header(source / name)], RECIPES["4bit"])
     assert [entry.tensor for entry in stored] == [tensor for piece in made for tensor in piece.written]
     index = json.loads((target / "model.safetensors.index.json").read_text())
     assert index["weight_map"] == {entry.tensor.name: entry.file for entry in stored}
     assert index["metadata"]["total_size"] == result.total_bytes == sum(entry.tensor.nbytes for entry in stored)
-    assert result.parts == sizes(made)
+    assert result.parts == bytes_by_part(made)
     table = quantization_table(made)
     raw = json.loads((source / "config.json").read_text())
     assert json.loads((target / "config.json").read_text()) == raw | {
@@ -56,7 +56,9 @@ def test_every_recipe_loads_and_holds_what_mlx_makes_of_each_tensor(name: str, t
     source = mx.load(str(DEMO_FOLDER / "model.safetensors"))
     made = mx.load(str(target / "model.safetensors"))
     assert isinstance(source, dict) and isinstance(made, dict)
-    for piece in pieces([entry.tensor for entry in read_header(DEMO_FOLDER / "model.safetensors")], RECIPES[name]):
+    for piece in apply_recipe(
+        [entry.tensor for entry in read_header(DEMO_FOLDER / "model.safetensors")], RECIPES[name]
+    ):
         array = source[piece.source.name].astype(mx.bfloat16)
         spec = piece.spec
         results = [array] if spec is None else mx.quantize(array, spec.group_size, spec.bits, spec.mode)

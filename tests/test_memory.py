@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.headers import Tensor
-from mlx_diffusion.checkpoint.pieces import pieces, written
+from mlx_diffusion.checkpoint.pieces import apply_recipe, written_tensors
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.checkpoint.text_tensors import text_tensors
 from mlx_diffusion.engine.noise import SeededDraws
@@ -32,19 +32,19 @@ REAL = ModelConfig.from_dict(json.loads((FIXTURES / "real_config" / "config.json
 
 def test_weights_are_those_that_load_fills() -> None:
     model = model_of(FIXTURES / "hub")
-    made = pieces(text_tensors(model.config), RECIPES["bf16"])
+    made = apply_recipe(text_tensors(model.config), RECIPES["bf16"])
     loaded = sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())
-    assert weight_bytes(written(made), CPU_ITEM) == loaded
-    assert weight_bytes(written(made), GPU_ITEM) == loaded // 2
+    assert weight_bytes(written_tensors(made), CPU_ITEM) == loaded
+    assert weight_bytes(written_tensors(made), GPU_ITEM) == loaded // 2
 
 
 def test_vision_is_not_loaded_and_packed_bits_stay_as_they_are() -> None:
     matrix = Tensor("model.decoder.layers.0.experts.down_proj", "BF16", (2, 64, 64))
     tower = Tensor("model.encoder.vision_tower.std_bias", "BF16", (64,))
-    made = pieces([matrix, tower], RECIPES["4bit"])
+    made = apply_recipe([matrix, tower], RECIPES["4bit"])
     packed, groups = 2 * 64 * 64 // 2, 2 * 64 * 2
-    assert weight_bytes(written(made), GPU_ITEM) == packed + 2 * groups * 2
-    assert weight_bytes(written(made), CPU_ITEM) == packed + 2 * groups * 4
+    assert weight_bytes(written_tensors(made), GPU_ITEM) == packed + 2 * groups * 2
+    assert weight_bytes(written_tensors(made), CPU_ITEM) == packed + 2 * groups * 4
 
 
 def test_the_cache_of_the_real_model() -> None:

@@ -9,7 +9,7 @@ import pytest
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec, read_quantization
 from mlx_diffusion.checkpoint.headers import Tensor, read_header
-from mlx_diffusion.checkpoint.pieces import pieces, quantization_table, sizes
+from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
 from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe
 from mlx_diffusion.checkpoint.tensor_names import PARTS, part_of
 from mlx_diffusion.checkpoint.text_tensors import check_complete, text_tensors
@@ -34,7 +34,7 @@ def test_the_config_alone_gives_the_text_models_tensors() -> None:
 @pytest.mark.parametrize("spec", FORMATS, ids=str)
 def test_types_and_shapes_are_those_that_mlx_writes(spec: QuantSpec) -> None:
     name, shape = "model.decoder.layers.0.experts.gate_up_proj", (2, 6, 384)
-    (piece,) = pieces([Tensor(name, "BF16", shape)], Recipe("", (("*", spec),)))
+    (piece,) = apply_recipe([Tensor(name, "BF16", shape)], Recipe("", (("*", spec),)))
     made = mx.quantize(mx.ones(shape, mx.bfloat16), group_size=spec.group_size, bits=spec.bits, mode=spec.mode)
     assert [(tensor.dtype, tensor.shape) for tensor in piece.written] == [
         (MLX_DTYPES[array.dtype], array.shape) for array in made
@@ -45,22 +45,22 @@ def test_types_and_shapes_are_those_that_mlx_writes(spec: QuantSpec) -> None:
 
 
 def test_norms_scalars_and_vision_stay_whatever_the_rules_say() -> None:
-    made = pieces(SOURCE, Recipe("", (("*", QuantSpec(32, 4, "affine")),)))
+    made = apply_recipe(SOURCE, Recipe("", (("*", QuantSpec(32, 4, "affine")),)))
     kept = {part_of(piece.source.name) for piece in made if piece.spec is None}
     assert kept == {"norms and scalars", "vision"}
 
 
 def test_sizes_are_by_part_and_add_up() -> None:
-    made = pieces(SOURCE, RECIPES["bf16"])
-    table = sizes(made)
+    made = apply_recipe(SOURCE, RECIPES["bf16"])
+    table = bytes_by_part(made)
     assert tuple(table) == PARTS
     assert sum(table.values()) == sum(2 * math.prod(tensor.shape) for tensor in SOURCE)
-    assert sum(sizes(pieces(SOURCE, RECIPES["4bit"])).values()) < 0.5 * sum(table.values())
+    assert sum(bytes_by_part(apply_recipe(SOURCE, RECIPES["4bit"])).values()) < 0.5 * sum(table.values())
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_table_in_config_json_says_how_each_matrix_is_kept(name: str) -> None:
-    made = pieces(SOURCE, RECIPES[name])
+    made = apply_recipe(SOURCE, RECIPES[name])
     table = quantization_table(made)
     if name == "bf16":
         assert table is None
@@ -77,16 +77,16 @@ def test_groups_that_do_not_divide_name_the_tensor_and_what_does(width: int, how
     down = Tensor("model.decoder.layers.0.experts.down_proj", "BF16", (2, 8, width))
     coarse = RECIPES["4bit"].with_rules(["*.down_proj=4,128"])
     with pytest.raises(CheckpointError) as caught:
-        pieces([down], coarse)
+        apply_recipe([down], coarse)
     message, _, remedy = str(caught.value).rpartition("--set ")
     assert f"layers.0.experts.down_proj has rows of {width} entries, which groups of 128 do not divide" in message
     assert remedy == f"'*.experts.down_proj={how}'"
-    pieces([down], coarse.with_rules([remedy.strip("'")]))
+    apply_recipe([down], coarse.with_rules([remedy.strip("'")]))
 
 
 def test_a_rule_of_the_users_that_fits_nothing_is_an_error() -> None:
     with pytest.raises(OptionError, match=r"'\*\.attn\.\*' fits no matrix"):
-        pieces(SOURCE, RECIPES["4bit"].with_rules(["*.self_attn.*=6", "*.attn.*=6"]))
+        apply_recipe(SOURCE, RECIPES["4bit"].with_rules(["*.self_attn.*=6", "*.attn.*=6"]))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor, read_header, write_header
-from mlx_diffusion.checkpoint.pieces import pieces
+from mlx_diffusion.checkpoint.pieces import apply_recipe
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.convert import quantise
 from mlx_diffusion.convert.quantise import chunks, transfer
@@ -30,7 +30,7 @@ def convert(folder: Path, array: mx.array, spec: QuantSpec | None, name: str = N
     source, target = folder / "source.safetensors", folder / "target.safetensors"
     mx.save_safetensors(str(source), {"first": mx.zeros(3, mx.uint8), name: array})
     (stored,) = (entry for entry in read_header(source) if entry.tensor.name == name)
-    (piece,) = pieces([stored.tensor], Recipe("", (("*", spec),)))
+    (piece,) = apply_recipe([stored.tensor], Recipe("", (("*", spec),)))
     header, starts = write_header(piece.written)
     target.write_bytes(header + bytes(piece.nbytes))
     with source.open("rb") as read, target.open("r+b") as written:
@@ -99,7 +99,7 @@ def test_what_is_kept_may_have_any_shape(shape: tuple[int, ...], tmp_path: Path)
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0)])
 def test_nothing_is_no_chunk(shape: tuple[int, ...]) -> None:
     stored = StoredTensor(Tensor("model.encoder.vision_tower.x", "BF16", shape), "source", 8)
-    (piece,) = pieces([stored.tensor], Recipe("", (("*", None),)))
+    (piece,) = apply_recipe([stored.tensor], Recipe("", (("*", None),)))
     assert list(chunks(stored, piece, {stored.tensor.name: 8})) == []
 
 
@@ -126,7 +126,7 @@ def test_a_file_that_ends_early_is_named(tmp_path: Path) -> None:
     source, target = tmp_path / "source.safetensors", tmp_path / "target"
     mx.save_safetensors(str(source), {NAME: random((2, 3, 64), mx.bfloat16)})
     (stored,) = read_header(source)
-    (piece,) = pieces([stored.tensor], Recipe("", (("*", None),)))
+    (piece,) = apply_recipe([stored.tensor], Recipe("", (("*", None),)))
     (chunk,) = chunks(stored, piece, {piece.written[0].name: 0})
     os.truncate(source, source.stat().st_size - 1)
     with (

@@ -3,7 +3,7 @@
 import pytest
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, parse_rule, recipe
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, parse_rule, recipe_named
 from mlx_diffusion.errors import OptionError
 
 ATTENTION = "model.decoder.layers.0.self_attn.q_proj"
@@ -12,7 +12,7 @@ DOWN = "model.decoder.layers.29.experts.down_proj"
 
 
 def test_the_last_rule_that_fits_counts() -> None:
-    plain = recipe(DEFAULT_RECIPE)
+    plain = recipe_named(DEFAULT_RECIPE)
     assert plain.spec(GATE_UP) == QuantSpec(32, 4, "affine")
     assert plain.spec(ATTENTION) == QuantSpec(64, 8, "affine")
     own = plain.with_rules(["*.experts.*=3", "*.layers.29.*=bf16", "*.down_proj=mxfp4"])
@@ -59,4 +59,4 @@ def test_a_rule_that_says_nothing_is_one_line(text: str) -> None:
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(OptionError, match="did you mean '4bit-small'"):
-        recipe("4bit_small")
+        recipe_named("4bit_small")

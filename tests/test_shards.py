@@ -1,7 +1,7 @@
 """Which tensors go into which file."""
 
 from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor
-from mlx_diffusion.checkpoint.pieces import Piece, pieces
+from mlx_diffusion.checkpoint.pieces import Piece, apply_recipe
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.convert.shards import split_into_shards, weight_index
 
@@ -12,7 +12,7 @@ def vision(*sizes: tuple[str, int]) -> tuple[list[StoredTensor], list[Piece]]:
         StoredTensor(Tensor(f"model.encoder.vision_tower.{number}", "F32", (size,)), file, 8)
         for number, (file, size) in enumerate(sizes)
     ]
-    return stored, pieces([entry.tensor for entry in stored], RECIPES["4bit"])
+    return stored, apply_recipe([entry.tensor for entry in stored], RECIPES["4bit"])
 
 
 def test_output_files_follow_the_source_s() -> None:

@@ -12,7 +12,7 @@ from conftest import FIXTURES, config_dict
 from mlx.utils import tree_flatten
 
 from mlx_diffusion.checkpoint.folder import Checkpoint
-from mlx_diffusion.checkpoint.pieces import written
+from mlx_diffusion.checkpoint.pieces import written_tensors
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.fit import memory
@@ -38,7 +38,7 @@ def test_it_is_what_the_recipe_says_and_stays_calm(name: str, tmp_path: Path) ->
     model = blueprint.build(report=lambda done, total: told.append((done, total)))
 
     assert told[-1] == (parameter_bytes(model),) * 2
-    assert parameter_bytes(model) == memory.weight_bytes(written(blueprint.pieces), memory.CPU_ITEM)
+    assert parameter_bytes(model) == memory.weight_bytes(written_tensors(blueprint.pieces), memory.CPU_ITEM)
     for path in ("layers.0.experts.down_proj", "layers.2.self_attn.o_proj", "embed_tokens", "layers.1.router.proj"):
         assert formats_of(model)(path) == RECIPES[name].spec(f"model.decoder.{path}")
 

@@ -13,8 +13,8 @@ from conftest import config_dict, hub_tensors, write_checkpoint
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
-from mlx_diffusion.checkpoint.pieces import pieces
-from mlx_diffusion.checkpoint.recipes import recipe as recipe_of
+from mlx_diffusion.checkpoint.pieces import apply_recipe
+from mlx_diffusion.checkpoint.recipes import recipe_named
 from mlx_diffusion.convert import RECIPES, convert
 from mlx_diffusion.convert import quantise as quantise_module
 from mlx_diffusion.convert import tensor_errors as module
@@ -33,7 +33,7 @@ def stored(folder: Path) -> dict[str, tuple[Path, StoredTensor]]:
 
 def errors(source: Path, target: Path, recipe: str) -> list[TensorError]:
     original = stored(source)
-    made = pieces([entry.tensor for _, entry in original.values()], recipe_of(recipe))
+    made = apply_recipe([entry.tensor for _, entry in original.values()], recipe_named(recipe))
     read: list[int] = []
     found = list(tensor_errors(original, stored(target), made, read.append))
     assert sum(read) == sum(entry.tensor.nbytes for _, entry in original.values())

@@ -16,10 +16,9 @@ import mlx.core as mx
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import local_folder
-from mlx_diffusion.checkpoint.pieces import written
+from mlx_diffusion.checkpoint.pieces import written_tensors
 from mlx_diffusion.checkpoint.published import CONFIG
-from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
-from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.display import size_text
@@ -80,7 +79,7 @@ def _of_random_weights(args: argparse.Namespace, machine: Machine, folder: Path,
     blueprint, name = _blueprint(args)
     config, cases = _config_and_cases(args, blueprint.config)
     blueprint = replace(blueprint, config=config)
-    weights = weight_bytes(written(blueprint.pieces), item_bytes_on(machine.device))
+    weights = weight_bytes(written_tensors(blueprint.pieces), item_bytes_on(machine.device))
     _heed_verdict(args, cases, config, weights, machine, name, blueprint.raw)
     if args.against and free_bytes(folder) < weights:
         raise CheckpointError(

@@ -22,6 +22,7 @@ class Piece:
     """One tensor of the source and the tensors it becomes: itself in bf16, or weight, scales and (affine) biases."""
 
     source: Tensor
+    part: str  # of the model, one of PARTS
     module: str
     spec: QuantSpec | None
     written: tuple[Tensor, ...]
@@ -31,7 +32,7 @@ class Piece:
         return sum(tensor.nbytes for tensor in self.written)
 
 
-def pieces(tensors: Iterable[Tensor], recipe: Recipe) -> list[Piece]:
+def apply_recipe(tensors: Iterable[Tensor], recipe: Recipe) -> list[Piece]:
     """Apply the recipe to each tensor, in the given order.
 
     Raises CheckpointError where a group size does not divide the rows, OptionError for a user's rule that matches
@@ -39,12 +40,12 @@ def pieces(tensors: Iterable[Tensor], recipe: Recipe) -> list[Piece]:
     """
     made, unused = [], {pattern for pattern, _ in recipe.own}
     for tensor in tensors:
-        module = module_of(tensor.name)
+        part, module = part_of(tensor.name), module_of(tensor.name)
         spec = None
-        if part_of(tensor.name) not in UNQUANTISED_PARTS:
+        if part not in UNQUANTISED_PARTS:
             spec = recipe.spec(module)
             unused -= {pattern for pattern in unused if fnmatchcase(module, pattern)}
-        made.append(Piece(tensor, module, spec, _written(tensor, module, spec)))
+        made.append(Piece(tensor, part, module, spec, _converted(tensor, part, module, spec)))
     if unused:
         raise OptionError(
             f"--set {sorted(unused)[0]!r} fits no matrix; paths look like {DECODER}layers.0.self_attn.q_proj, "
@@ -53,10 +54,10 @@ def pieces(tensors: Iterable[Tensor], recipe: Recipe) -> list[Piece]:
     return made
 
 
-def _written(tensor: Tensor, module: str, spec: QuantSpec | None) -> tuple[Tensor, ...]:
+def _converted(tensor: Tensor, part: str, module: str, spec: QuantSpec | None) -> tuple[Tensor, ...]:
     if spec is None:
         # mlx-vlm, and all that reads its folders, expects experts to be modules with a weight.
-        name = f"{module}.weight" if part_of(tensor.name) == "experts" else tensor.name
+        name = f"{module}.weight" if part == "experts" else tensor.name
         return (Tensor(name, "BF16", tensor.shape),)
     *rows, width = tensor.shape
     if width % spec.group_size:
@@ -74,7 +75,7 @@ def _written(tensor: Tensor, module: str, spec: QuantSpec | None) -> tuple[Tenso
     return weight, Tensor(f"{module}.scales", "BF16", groups), Tensor(f"{module}.biases", "BF16", groups)
 
 
-def written(made: Iterable[Piece]) -> list[Tensor]:
+def written_tensors(made: Iterable[Piece]) -> list[Tensor]:
     """All tensors that the pieces become, in order."""
     return [tensor for piece in made for tensor in piece.written]
 
@@ -97,9 +98,9 @@ def _entry(spec: QuantSpec) -> dict[str, object]:
     return {"group_size": spec.group_size, "bits": spec.bits, "mode": spec.mode}
 
 
-def sizes(made: Iterable[Piece]) -> dict[str, int]:
+def bytes_by_part(made: Iterable[Piece]) -> dict[str, int]:
     """Bytes of the written tensors of each part, in the order of PARTS."""
     total = dict.fromkeys(PARTS, 0)
     for piece in made:
-        total[part_of(piece.source.name)] += piece.nbytes
+        total[piece.part] += piece.nbytes
     return total

@@ -68,7 +68,7 @@ _TABLE: Mapping[str, tuple[Rule, ...]] = {
 RECIPES: Mapping[str, Recipe] = MappingProxyType({name: Recipe(name, rules) for name, rules in _TABLE.items()})
 
 
-def recipe(name: str) -> Recipe:
+def recipe_named(name: str) -> Recipe:
     """The recipe of that name. Raises OptionError, which names the nearest."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)

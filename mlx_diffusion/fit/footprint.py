@@ -13,7 +13,7 @@ from typing import Any
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.config_json import read_field
 from mlx_diffusion.checkpoint.headers import Tensor
-from mlx_diffusion.checkpoint.pieces import pieces, sizes, written
+from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, written_tensors
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.text_tensors import text_tensors
 from mlx_diffusion.checkpoint.vision_tensors import vision_tensors
@@ -63,8 +63,10 @@ class RecipeSizes:
 
 def sizes_of(config: ModelConfig, tensors: Iterable[Tensor], recipe: Recipe, item_bytes: int = GPU_ITEM) -> RecipeSizes:
     """The sizes of a checkpoint with these tensors in a recipe; activations have `item_bytes` each."""
-    made = pieces(tensors, recipe)
-    return RecipeSizes(recipe.name, sizes(made), Memory(config, weight_bytes(written(made), item_bytes), item_bytes))
+    made = apply_recipe(tensors, recipe)
+    return RecipeSizes(
+        recipe.name, bytes_by_part(made), Memory(config, weight_bytes(written_tensors(made), item_bytes), item_bytes)
+    )
 
 
 def stated_context(config: ModelConfig) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.checkpoint.folder import Checkpoint, weight_files
-from mlx_diffusion.checkpoint.recipes import recipe as recipe_named
+from mlx_diffusion.checkpoint.recipes import recipe_named
 from mlx_diffusion.display import interval, per_cent, table
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.fit.opening import find_model

@@ -21,7 +21,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.pieces import Piece, pieces, quantization_table
+from mlx_diffusion.checkpoint.pieces import Piece, apply_recipe, quantization_table
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.tensor_names import DECODER
 from mlx_diffusion.checkpoint.text_tensors import text_tensors
@@ -66,7 +66,7 @@ class Blueprint:
         changed["text_config"] = text
         config = ModelConfig.from_dict(changed)
         try:
-            made = tuple(pieces(text_tensors(config), recipe))
+            made = tuple(apply_recipe(text_tensors(config), recipe))
         except CheckpointError as error:  # its remedy is for a conversion
             reason = str(error).partition(";")[0]
             raise CheckpointError(f"{reason}, so it has no {recipe.name}; take another recipe, or bf16") from None
