@@ -159,11 +159,20 @@ def test_what_recipes_cost(
     assert [comparison["recipe"] for comparison in found["comparisons"]] == ["bf16", "2bit"]
 
 
+# A process that is started in the background, as the tests may be, ignores the signal, and so do those that it starts.
+INTERRUPTIBLE = """\
+import signal, sys
+from mlx_diffusion.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+
+
 def test_an_interrupt_ends_it_within_a_step_and_the_same_command_goes_on(tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     journal = tmp_path / "r.json.part"
-    command = [sys.executable, "-m", "mlx_diffusion.cli", "eval", "--suite", "copy", "--count", "24", "--workers", "2"]
-    command += ["-o", str(output)]
+    argv = ["--suite", "copy", "--count", "24", "--workers", "2", "-o", str(output)]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "eval", *argv]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
         time.sleep(0.02)
@@ -172,5 +181,5 @@ def test_an_interrupt_ends_it_within_a_step_and_the_same_command_goes_on(tmp_pat
     assert process.returncode == 130 and "the same command goes on" in err, err
     done = journal.read_bytes().count(b"\n") - 1
     assert 1 <= done < 24 and not output.exists()
-    assert run(*command[4:]) == 0
+    assert run(*argv) == 0
     assert len(Evaluation.read(output).cells[0, "copy"].outcomes) == 24 and not journal.exists()
