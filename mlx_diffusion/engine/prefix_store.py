@@ -9,7 +9,6 @@ come and go, never copied. Knows nothing of text, turns, denoising or who asks.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,6 +21,7 @@ from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.network.cache import Held, PrefixCache
 from mlx_diffusion.network.masks import first_seen
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.whole_files import whole_file
 
 MOST_POINTS = 8  # of one kept text; at full size a point of the real checkpoint has 210 MB in bf16
 FORMAT = "mlx-diffusion prefixes 2"
@@ -134,7 +134,6 @@ class PrefixStore:
 
     def save(self, path: str | Path) -> None:
         """Write all that is kept to a safetensors file, whole or not at all."""
-        path = Path(path)
         arrays = {
             f"{index}.{point}.{layer}.{kind}": array[:, :, :held]
             for index, kept in enumerate(self._kept)
@@ -147,14 +146,11 @@ class PrefixStore:
             "model": fingerprint(self.model),
             "tokens": json.dumps([kept.tokens.tolist() for kept in self._kept]),
         }
-        partial = path.with_name(f".{path.name}.part.safetensors")
         try:
-            mx.save_safetensors(str(partial), arrays, metadata)
-            os.replace(partial, path)
+            with whole_file(Path(path), suffix=".part.safetensors") as part:  # MLX adds this ending where it is missing
+                mx.save_safetensors(str(part), arrays, metadata)
         except (OSError, RuntimeError) as error:
             raise OptionError(f"{path}: the prefixes cannot be written ({error}); choose another place") from None
-        finally:
-            partial.unlink(missing_ok=True)
 
     def load(self, path: str | Path) -> None:
         """Take in what `save` wrote. Raises CheckpointError for a file of another model or recipe, or a damaged one."""
