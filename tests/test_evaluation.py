@@ -1,7 +1,6 @@
-"""A measurement: the same however it is run, gone on with after an interrupt, counted right, compared exactly."""
+"""An evaluation: the same however it is run, gone on with after an interrupt, and counted right."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,11 @@ from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.engine.rules import POLICIES, Canvas, Confidence, Policy, Rules
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.measure.answers.batches import EvaluationProgress, run_batch
-from mlx_diffusion.measure.answers.comparison import compare
 from mlx_diffusion.measure.answers.engine import Examinee
-from mlx_diffusion.measure.answers.evaluation import Cell, Evaluation, PromptOutcome
-from mlx_diffusion.measure.answers.figures import Figures, figures_dict, recommended_variant
+from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.fingerprint import fingerprint
 from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.modes import MeasuredMode, RandomAcceptance
-from mlx_diffusion.measure.answers.one_step_bound import FirstStep, one_step_bounds
 from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, variants_of
 from mlx_diffusion.measure.answers.runner import evaluate
 from mlx_diffusion.measure.answers.seeds import seed_of
@@ -131,71 +127,6 @@ def test_steps_and_limits_are_counted() -> None:
     assert (found.steps, found.canvases, found.limited, found.tokens) == (6, 2, 2, 32)
 
 
-def test_figures_by_hand() -> None:
-    outcomes = [PromptOutcome(True, 4, 1, 0, 10), PromptOutcome(False, 12, 2, 1, 30)]
-    found = Figures.of(outcomes, 1.5, canvas_length=64)
-    assert (found.prompts, found.right, found.accuracy) == (2, 1, 0.5)
-    assert found.steps_per_canvas == pytest.approx(16 / 3)
-    assert found.positions_per_token == pytest.approx(16 * 64 / 40)
-    assert found.tokens_per_forward == pytest.approx(40 / 16)
-    assert found.limited == pytest.approx(1 / 3)
-
-
-def record(*rights: list[str], steps: int = 4, digest: str = "d") -> Evaluation:
-    """A record of one family a word and one way a list; a word has 1 for each right answer."""
-    families = {f"f{n}": {"prompts": len(right), "digest": digest} for n, right in enumerate(rights[0])}
-    described = [{"label": f"w{way}", "mode": "reference", "options": {}} for way in range(len(rights))]
-    cells = {
-        (way, family): Cell(tuple(PromptOutcome(mark == "1", steps + way, 1, 0, 8) for mark in right), 1.0)
-        for way, own in enumerate(rights)
-        for family, right in zip(families, own, strict=True)
-    }
-    header = {"model": "m", "checkpoint": "c", "canvas_length": 64, "device": "cpu"}
-    plan = {"ways": described, "families": families, "seed": 0, "max_tokens": 8, "batch_size": 1}
-    return Evaluation({**header, "plan": plan}, cells)
-
-
-def test_a_comparison_by_hand() -> None:
-    a = record(["1" * 10 + "0" * 10, "11110000"])
-    b = record(["1" * 20, "11110001"], steps=9)
-    (found,) = compare(a, b)
-    every, first, second = found.differences
-    assert (first.gained, first.lost, first.accuracy) == (10, 0, (0.5, 1.0))
-    assert first.p == pytest.approx(2 * 2 / 2**10) and first.real  # twice: Holm's over two families
-    assert second.p == 1
-    assert not second.real
-    assert every.gained == 11
-    assert every.p == pytest.approx(2 / 2**11)
-    assert list(first.steps) == [4, 9]
-    assert first.real_steps
-
-
-def test_prompts_that_differ_are_not_compared() -> None:
-    with pytest.raises(EvaluationError, match="prompts of f0 differ"):
-        compare(record(["10"]), record(["10"], digest="other"))
-    with pytest.raises(EvaluationError, match="no way of running in common"):
-        two = record(["10"], ["11"])
-        other = {**two.header, "plan": {**two.header["plan"], "ways": [{"label": "x"}, {"label": "y"}]}}
-        compare(two, replace(two, header=other))
-
-
-def test_the_cheapest_way_that_can_be_vouched_for_is_recommended() -> None:
-    """w0 has the fewest positions, w2 the most."""
-    good = "1" * 500
-    assert recommended_variant(record([good], [good], [good])) == 0
-    assert recommended_variant(record(["0" * 50 + good[50:]], [good], [good])) == 1
-    nine = "1" * 9 + "0"
-    assert recommended_variant(record([nine], [nine], ["1" * 10])) == 2, "ten prompts vouch for little"
-
-
-def test_the_bound_on_one_step() -> None:
-    steps = [FirstStep(3, number < 50, False) for number in range(100)] + [FirstStep(2, True, True)]
-    two, three = one_step_bounds(steps)
-    assert (two.bound, three.bound) == pytest.approx((1 / 2, 6 / 27))
-    assert two.holds and two.chance == pytest.approx(1 / 2)
-    assert not three.holds, "half of the draws valid is more than 22 % allow"
-
-
 def test_a_first_step_is_a_draw_and_an_argmax_at_temperature_one() -> None:
     engine = Examinee.of(HUB)
     model = engine.model
@@ -246,19 +177,6 @@ def test_sweeps() -> None:
         variants_of(["reference"], ["t_max=0.9", "t_max=0.8"])
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [lambda text: text[:50], lambda text: text.replace("evaluation 1", "evaluation 0"),
-     lambda text: text.replace('"right"', '"wrong"'), lambda text: text.replace('"family":"f1"', '"family":"f0"')],
-)  # fmt: skip
-def test_a_damaged_record_is_one_line(damage: Callable[[str], str], tmp_path: Path) -> None:
-    file = tmp_path / "r.json"
-    file.write_text(damage(record(["10", "11"]).to_json(answers=False)))
-    with pytest.raises(EvaluationError, match=r"r\.json") as caught:
-        Evaluation.read(file)
-    assert "\n" not in str(caught.value)
-
-
 def test_retrained_weights_are_another_checkpoint(folder: Path) -> None:
     before = fingerprint(folder)
     weights = folder / "model.safetensors"
@@ -266,10 +184,3 @@ def test_retrained_weights_are_another_checkpoint(folder: Path) -> None:
     content[-1] ^= 1
     weights.write_bytes(content)
     assert fingerprint(folder) != before
-
-
-def test_report_has_all_figures() -> None:
-    found = figures_dict(record(["10", "11"], ["11", "11"]))
-    assert found["recommended"] == "w1" and [way["label"] for way in found["ways"]] == ["w0", "w1"]
-    assert found["ways"][1]["all"]["accuracy"] == 1 and found["ways"][0]["families"]["f0"]["right"] == 1
-    json.dumps(found)
