@@ -1,8 +1,8 @@
 """A checkpoint run layer by layer, one layer's weights in memory at a time: for models larger than the machine.
 
-Prompt and canvases go through the layers together, since a canvas needs of the prefix what the same layer has made of
-it. A slow twin of the model's own passes and of its denoising, and equal to them. Knows nothing of what is compared
-with what.
+Prompts and canvases go through the layers together, since a layer of a canvas needs the keys and values that the same
+layer made of the prompt. A slow twin of the model's own passes and of its denoising, with equal results. Knows nothing
+of comparisons.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PromptedCanvas:
 
 @dataclass(frozen=True)
 class Denoised:
-    """A canvas int32 [L] as denoising left it: after how many steps, and whether the checkpoint's rule ended them."""
+    """A canvas int32 [L] after denoising, the number of steps, and whether the checkpoint's stop rule ended them."""
 
     canvas: mx.array
     steps: int
@@ -69,7 +69,7 @@ def load_ends(checkpoint: Checkpoint) -> DiffusionGemma:
 def hidden_states(
     checkpoint: Checkpoint, ends: DiffusionGemma, drafts: Sequence[PromptedCanvas], advance: Callable[[int], None]
 ) -> list[mx.array]:
-    """What comes out of the last layer for each draft, [L, D]; `advance` is told when another layer is done."""
+    """The output of the last layer for each canvas, [L, D]; `advance` is told the number of each layer that is done."""
     softs = [ends.no_signal(draft.canvas.shape[0]) if draft.soft is None else draft.soft for draft in drafts]
     views = [View(draft.canvas, soft, _behind(draft.prompt)) for draft, soft in zip(drafts, softs, strict=True)]
     layers = Layerwise(checkpoint, ends, [draft.prompt for draft in drafts], advance)
@@ -79,7 +79,7 @@ def hidden_states(
 
 @dataclass(frozen=True)
 class Layerwise:
-    """A checkpoint as a denoising step wants it, `engine.step.Network`; each row stands behind its own prompt."""
+    """A checkpoint as the `engine.step.Network` of a denoising step; each row stands behind its own prompt."""
 
     checkpoint: Checkpoint
     ends: DiffusionGemma
@@ -95,11 +95,11 @@ class Layerwise:
         return [Seen(Survey(*row), ()) for row in zip(*map(flat.take, said), strict=True)]
 
     def run(self, function: Callable[..., Any], module: None, *arguments: Any) -> Any:
-        """As it is: nothing here is run often enough to be worth a trace."""
+        """Run the function as it is: nothing here runs often enough to be worth a trace."""
         return plainly(function, module, *arguments)
 
     def decode(self, views: Sequence[View], flat: Flat) -> mx.array:
-        """Canvases behind their prompts through all layers, one after the other: [N, D]."""
+        """Canvases behind their prompts, run through one layer after the other: [N, D]."""
         config, ends = self.checkpoint.config, self.ends
         prompts = list(dict.fromkeys(self.prompts))
         texts = Flat.of([len(prompt) for prompt in prompts])
@@ -134,8 +134,8 @@ def denoised(
 ) -> list[Denoised]:
     """The first canvas behind each prompt, denoised with these settings; prompt i draws the noise of block i.
 
-    All canvases take a step together, so each step reads every layer once. `advance` is told the layers, as they are
-    done. Raises CheckpointError when the model gives NaN.
+    All canvases take a step together, so each step reads every layer once. `advance` is told the number of
+    each layer that is done. Raises CheckpointError when the model gives NaN.
     """
     length, draws, rules = checkpoint.config.canvas_length, SeededDraws(noise), Rules.of(settings)
     canvases = [first_canvas(draws.initial(block, length), ends.no_signal(length)) for block in range(len(prompts))]
@@ -169,7 +169,7 @@ def denoised(
 
 
 def _behind(prompt: tuple[int, ...]) -> Prefix:
-    """Where a canvas stands; what it sees of its prompt is made layer by layer."""
+    """The position of a canvas behind its prompt; the keys and values that it sees are made layer by layer."""
     return Prefix([], {}, mx.array(len(prompt)))
 
 

@@ -1,4 +1,4 @@
-"""A loaded checkpoint that answers prompts, each with randomness of its own, and counts what that cost.
+"""A loaded checkpoint that answers prompts, each with randomness of its own, and counts the cost.
 
 Knows nothing of which answers are right, nor of where else prompts are being answered.
 """
@@ -29,10 +29,10 @@ from mlx_diffusion.tokenizer import TextStream, Tokenizer
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts that are to be answered as one batch."""
+    """Prompts to be answered together, and how."""
 
     prompts: Sequence[Sequence[int]]  # token ids
-    seeds: Sequence[int]  # one a prompt
+    seeds: Sequence[int]  # one for each prompt
     mode: str  # a name that `MeasuredMode.parse` reads
     options: Mapping[str, float]
     max_tokens: int
@@ -40,7 +40,7 @@ class PromptBatch:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was written on one prompt, and at what cost."""
+    """The text written on one prompt, and its cost."""
 
     text: str
     steps: int  # denoising steps, over all canvases
@@ -86,7 +86,7 @@ class Examinee:
         ]
 
     def first_step(self, prompt: Sequence[int], seed: int) -> tuple[str, str]:
-        """What one step at temperature 1 writes: an independent draw a position, and the argmax."""
+        """The texts after one step at temperature 1: of a draw at every position, and of the most likely tokens."""
         settings = self.model.generation_defaults.resolve()
         request = Request(tuple(prompt), settings, self._draws(seed), POLICIES[settings.mode])
         (one,) = step(self.model, [first_turn(self.model, request)._replace(temperature=mx.array([1.0]))])

@@ -24,10 +24,10 @@ USAGE = f"there are {', '.join(MODES)}, confidence:THRESHOLD and random:PROBABIL
 
 @dataclass(frozen=True)
 class RandomAcceptance:
-    """Keeps each position with the same probability, by a hash of the step's figures, whose last bits always change.
+    """Keeps each position with the same probability, by a hash of the step's figures.
 
-    The figures' last bits change from step to step. A generator would not do: MLX may trace the rule and then repeat
-    the numbers drawn first.
+    The figures' last bits change from step to step. A generator of random numbers would not do: MLX may trace the rule
+    and would then repeat the numbers drawn first.
     """
 
     probability: float
@@ -75,7 +75,7 @@ class MeasuredMode:
         return cls(f"{rule}:{value:g}", None, rule, value)
 
     def policy(self) -> Policy:
-        """How canvases are denoised in this mode."""
+        """The policy of the denoising loop in this mode."""
         if self.rule == "confidence":
             return Policy(Confidence(self.value))
         if self.rule == "random":

@@ -1,7 +1,6 @@
-"""What MLX evaluates in one denoising step, counted in its graph: figures that carry over from machine to machine.
+"""Counts of what MLX evaluates in one denoising step, which are the same on every machine.
 
-A step is lazy: it is taken, and what MLX would evaluate is counted in place of evaluating it. Knows nothing of how a
-step is made.
+A step is lazy: it is taken, and its graph is counted instead of being evaluated. Knows nothing of how a step is made.
 """
 
 from __future__ import annotations
@@ -70,9 +69,9 @@ def count_step(build: StepCounter, config: ModelConfig, case: Case) -> Counted:
 
 
 def library_step_counter(model: DiffusionGemma, case: Case, base: GenerationConfig) -> StepCounter:
-    """The first denoising step of this library, built as a GPU would run it and not evaluated.
+    """A counter of the first denoising step of this library, built as a GPU would run it.
 
-    A CPU runs its steps uncompiled, since each fused kernel costs it a run of the C++ compiler.
+    On a CPU, steps are otherwise not compiled, since every fused kernel takes a run of the C++ compiler.
     """
     settings = model.generation_defaults.resolve(case.options(base))
     prompt = random_prompt(model.config, case.prompt_tokens, settings.seed, ())
