@@ -20,9 +20,8 @@ from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.fingerprint import fingerprint
 from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.modes import MeasuredMode, RandomAcceptance
-from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, variants_of
+from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, seed_of, variants_of
 from mlx_diffusion.measure.answers.runner import evaluate
-from mlx_diffusion.measure.answers.seeds import seed_of
 from mlx_diffusion.network.head import Survey
 from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.options import DEFAULTS

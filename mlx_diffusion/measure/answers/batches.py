@@ -17,8 +17,7 @@ from mlx_diffusion.measure.answers.evaluation import Cell, Evaluation, PromptOut
 from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.journal import FinishedBatch, Journal
 from mlx_diffusion.measure.answers.one_step_bound import FirstStep
-from mlx_diffusion.measure.answers.plan import EvaluationPlan
-from mlx_diffusion.measure.answers.seeds import seed_of
+from mlx_diffusion.measure.answers.plan import EvaluationPlan, seed_of
 from mlx_diffusion.measure.answers.workers import Answerer, spread
 from mlx_diffusion.tokenizer import Tokenizer
 
