@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
     from mlx_diffusion.fit.diagnosis import diagnose
 
     diagnosis = diagnose()
-    print(json.dumps(diagnosis.as_dict(), ensure_ascii=False) if args.json else report(diagnosis))
+    print(json.dumps(diagnosis.as_dict(), ensure_ascii=False) if args.json else diagnosis_text(diagnosis))
     return 0
 
 
-def report(diagnosis: "Diagnosis") -> str:
+def diagnosis_text(diagnosis: "Diagnosis") -> str:
     """The diagnosis as text."""
     from mlx_diffusion.display import size_text, table
     from mlx_diffusion.fit.footprint import SHORT_STEP, context_text

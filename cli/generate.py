@@ -17,7 +17,7 @@ from mlx_diffusion.cli.arguments import (
     read_standard_input,
 )
 from mlx_diffusion.cli.messages import say
-from mlx_diffusion.cli.report import report, summary
+from mlx_diffusion.cli.report import figures_line, json_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
     text, finish = _print_stream(events, quiet=args.json)
     if args.json:
         seed = model.generation_defaults.resolve(config).seed
-        print(report(text, finish, args.model, seed))
+        print(json_report(text, finish, args.model, seed))
     elif sys.stderr.isatty():
-        print(summary(finish), file=sys.stderr)
+        print(figures_line(finish), file=sys.stderr)
     return 0
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mlx_diffusion.events import Finish
 
 
-def report(text: str, finish: "Finish", model: str, seed: int) -> str:
+def json_report(text: str, finish: "Finish", model: str, seed: int) -> str:
     """The JSON object of `--json`."""
     fields = {
         "text": text,
@@ -23,7 +23,7 @@ def report(text: str, finish: "Finish", model: str, seed: int) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def summary(finish: "Finish") -> str:
+def figures_line(finish: "Finish") -> str:
     """One line of figures for the terminal."""
     stats = finish.stats
     speed = stats.generated_tokens / stats.generation_seconds if stats.generation_seconds else 0.0

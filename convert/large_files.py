@@ -11,7 +11,7 @@ import os
 import sys
 
 
-def flush(descriptor: int) -> None:
+def flush_and_forget(descriptor: int) -> None:
     """Wait until all that was written is on the disk, and free the memory that caches it."""
     os.fsync(descriptor)
     forget(descriptor)

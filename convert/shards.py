@@ -17,11 +17,10 @@ from pathlib import Path
 from mlx_diffusion.checkpoint.folder import SINGLE_FILE
 from mlx_diffusion.checkpoint.headers import StoredTensor, write_header
 from mlx_diffusion.checkpoint.pieces import Piece, written_tensors
-from mlx_diffusion.convert.large_files import flush, forget, uncached
+from mlx_diffusion.convert.large_files import flush_and_forget, forget, uncached
 from mlx_diffusion.convert.quantise import chunks, transfer
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.whole_files import PART
-from mlx_diffusion.whole_files import flush as flush_folder
+from mlx_diffusion.whole_files import PART, flush
 
 SHARD_BYTES = 4_000_000_000  # the most for a file, unless a single tensor is larger
 FLUSH_BYTES = 32_000_000  # of the source, between two flushes
@@ -115,16 +114,16 @@ def write_shard(shard: Shard, source: Path, folder: Path, threads: Executor, adv
                 advance(chunk.nbytes)
                 unflushed += chunk.nbytes
                 if unflushed >= FLUSH_BYTES:  # the threads work on meanwhile
-                    flush(output.fileno())
+                    flush_and_forget(output.fileno())
                     forget(read.fileno(), chunk.offset + chunk.nbytes)
                     unflushed = 0
         finally:
             for transferred in work:
                 transferred.cancel()
             wait(work)  # before the files are closed
-        flush(output.fileno())
+        flush_and_forget(output.fileno())
     os.replace(part, folder / shard.name)
-    flush_folder(folder)
+    flush(folder)
 
 
 def _open_source(file: Path) -> FileIO:

@@ -14,13 +14,13 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
-from mlx_diffusion.cli.chat.actions import Leave, offer_last
 from mlx_diffusion.cli.chat.archive import Archive
 from mlx_diffusion.cli.chat.command import converse
-from mlx_diffusion.cli.chat.commands import COMMANDS, completions, run_command
 from mlx_diffusion.cli.chat.conversation import Conversation, Message
 from mlx_diffusion.cli.chat.prompt import Prompt
 from mlx_diffusion.cli.chat.session import Session
+from mlx_diffusion.cli.chat.slash_actions import Leave, offer_last
+from mlx_diffusion.cli.chat.slash_commands import COMMANDS, completions, run_command
 from mlx_diffusion.cli.chat.speaker import Messages
 from mlx_diffusion.cli.chat.views import PlainView
 from mlx_diffusion.errors import DiffusionError, PromptError

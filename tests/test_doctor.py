@@ -20,7 +20,7 @@ from huggingface_hub import scan_cache_dir
 import mlx_diffusion
 from mlx_diffusion.checkpoint import hub_cache
 from mlx_diffusion.checkpoint.published import CONFIG
-from mlx_diffusion.cli.doctor import report
+from mlx_diffusion.cli.doctor import diagnosis_text
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.convert import RECIPES
 from mlx_diffusion.fit import machine
@@ -61,7 +61,7 @@ def test_what_cannot_be_found_out_is_none(monkeypatch: pytest.MonkeyPatch, tmp_p
         found = this_machine(tmp_path)
         assert found.memory_bytes is found.disk_free_bytes is found.gpu_bytes is found.usable_bytes is None
         assert found.packages["no-such-package"] is None
-        text = report(Diagnosis(found, "somewhere", [], "toy/model", recipe_fits(ON_GPU, None), None))
+        text = diagnosis_text(Diagnosis(found, "somewhere", [], "toy/model", recipe_fits(ON_GPU, None), None))
         assert "memory    unknown" in text and "no-such-package missing" in text and "No recipe fits" in text
 
 
@@ -135,7 +135,7 @@ def test_the_hubs_cache(cache: Path) -> None:
 def test_the_report(cache: Path) -> None:
     recipes = recipe_fits(ON_GPU, MAC.usable_bytes)
     found = hub_cache.cached_checkpoints()
-    lines = report(Diagnosis(MAC, str(cache), found, "toy/model", recipes, recommended(recipes))).splitlines()
+    lines = diagnosis_text(Diagnosis(MAC, str(cache), found, "toy/model", recipes, recommended(recipes))).splitlines()
     assert lines[:7] == [
         "chip      Apple M2, 8 cores",
         "memory    25.77 GB, of which the GPU may use 17.18 GB",

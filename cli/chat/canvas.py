@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mlx_diffusion.cli.chat.cells import Run, printable
-from mlx_diffusion.cli.chat.channels import MARKERS, Kind, following
+from mlx_diffusion.cli.chat.channels import MARKERS, Kind, kind_after
 from mlx_diffusion.events import Draft
 
 SETTLED = 0
@@ -53,7 +53,7 @@ class CanvasText:
                 continue
             text = self._text(token) if end == first + 1 else printable(self.decode(tokens[first:end]))
             if text in MARKERS and level <= 1:
-                kind = following(kind, text)
+                kind = kind_after(kind, text)
                 naming = kind == "thought"
             elif _SPECIAL.fullmatch(text):
                 continue

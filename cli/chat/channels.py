@@ -46,7 +46,7 @@ class Channels:
         for marker in _MARKER.finditer(text):
             self._take(text[position : marker.start()], parts)
             position = marker.end()
-            self.kind = following(self.kind, marker[0])
+            self.kind = kind_after(self.kind, marker[0])
             self._naming = self.kind == "thought"
         self._take(text[position:], parts)
         return parts
@@ -59,7 +59,7 @@ class Channels:
             parts.append(TextPart(self.kind, text))
 
 
-def following(kind: Kind, marker: str) -> Kind:
+def kind_after(kind: Kind, marker: str) -> Kind:
     """The kind of the text after a marker."""
     if marker in CLOSES:
         return "answer"

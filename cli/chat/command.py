@@ -126,7 +126,7 @@ def _answer_once(args: argparse.Namespace, speaker: "Speaker", conversation: "Co
 
     from mlx_diffusion.cli.chat.following import Interrupt, follow
     from mlx_diffusion.cli.chat.views import SilentView
-    from mlx_diffusion.cli.report import report, summary
+    from mlx_diffusion.cli.report import figures_line, json_report
 
     settings = speaker.settings(conversation.settings)
     conversation.ask(message)
@@ -138,19 +138,19 @@ def _answer_once(args: argparse.Namespace, speaker: "Speaker", conversation: "Co
     if outcome.finish is None:
         raise KeyboardInterrupt
     if args.json:
-        print(report(outcome.answer, outcome.finish, args.model, settings.seed))
+        print(json_report(outcome.answer, outcome.finish, args.model, settings.seed))
     elif sys.stderr.isatty():
-        print(summary(outcome.finish), file=sys.stderr)
+        print(figures_line(outcome.finish), file=sys.stderr)
     return 0
 
 
 def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conversation") -> None:
     from rich.console import Console
 
-    from mlx_diffusion.cli.chat.actions import offer_last
     from mlx_diffusion.cli.chat.archive import Archive, make_private
     from mlx_diffusion.cli.chat.prompt import Prompt
     from mlx_diffusion.cli.chat.session import Session
+    from mlx_diffusion.cli.chat.slash_actions import offer_last
     from mlx_diffusion.cli.chat.welcome import welcome
     from mlx_diffusion.cli.state import state_folder
 
@@ -175,8 +175,8 @@ def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conve
 
 def converse(session: "Session", prompt: "Prompt") -> None:
     """Read and answer messages until the user leaves."""
-    from mlx_diffusion.cli.chat.actions import Leave
-    from mlx_diffusion.cli.chat.commands import run_command
+    from mlx_diffusion.cli.chat.slash_actions import Leave
+    from mlx_diffusion.cli.chat.slash_commands import run_command
 
     interrupted = False
     while True:

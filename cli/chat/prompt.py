@@ -16,8 +16,8 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 
-from mlx_diffusion.cli.chat.commands import completions
 from mlx_diffusion.cli.chat.session import Session
+from mlx_diffusion.cli.chat.slash_commands import completions
 
 
 class CommandCompleter(Completer):

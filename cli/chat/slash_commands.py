@@ -6,7 +6,7 @@ Knows nothing of keys, completion menus or what the commands do.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlx_diffusion.cli.chat import actions
+from mlx_diffusion.cli.chat import slash_actions
 from mlx_diffusion.cli.chat.nearest import nearest
 from mlx_diffusion.cli.chat.session import Session
 from mlx_diffusion.cli.chat.settings import key_named, suggestions
@@ -17,7 +17,7 @@ PATH = "PATH"
 
 
 @dataclass(frozen=True)
-class Command:
+class SlashCommand:
     """One line of the table; `run` returns whether Ctrl-C stopped what it did."""
 
     argument: str
@@ -56,7 +56,7 @@ def completions(session: Session, line: str) -> list[str] | None:
     elif name == "/mode" and len(words) == 1:
         offered = list(MODES)
     elif name == "/think" and len(words) == 1:
-        offered = list(actions.SWITCH)
+        offered = list(slash_actions.SWITCH)
     return [word for word in offered if word.startswith(words[-1].replace("-", "_"))]
 
 
@@ -74,17 +74,23 @@ def _help(session: Session, argument: str) -> None:
 
 
 COMMANDS = {
-    "/help": Command("", "this", _help),
-    "/retry": Command("[SEED]", "another answer to the last question", actions.retry),
-    "/undo": Command("", "take the last question and its answer back", actions.undo),
-    "/reset": Command("", "begin a new conversation", actions.reset),
-    "/file": Command(PATH, "put a text file into your next message", actions.attach_file),
-    "/system": Command("[TEXT]", 'show or set the system message; "off" takes it away', actions.set_system),
-    "/think": Command("[on|off|show]", "whether to think first; show the last thought", actions.set_thinking),
-    "/set": Command("[KEY [VALUE]]", 'show or set options; "default" is the checkpoint\'s', actions.set_option),
-    "/mode": Command("[MODE]", "how a canvas is denoised", actions.set_mode),
-    "/stats": Command("", "figures of the last answer and of all", actions.show_figures),
-    "/save": Command(PATH, "write the conversation to a file", actions.save),
-    "/load": Command(f"[{PATH}]", "go on with a saved conversation, or with your last one", actions.load),
-    "/quit": Command("", "leave", actions.leave),
+    "/help": SlashCommand("", "this", _help),
+    "/retry": SlashCommand("[SEED]", "another answer to the last question", slash_actions.retry),
+    "/undo": SlashCommand("", "take the last question and its answer back", slash_actions.undo),
+    "/reset": SlashCommand("", "begin a new conversation", slash_actions.reset),
+    "/file": SlashCommand(PATH, "put a text file into your next message", slash_actions.attach_file),
+    "/system": SlashCommand("[TEXT]", 'show or set the system message; "off" takes it away', slash_actions.set_system),
+    "/think": SlashCommand(
+        "[on|off|show]", "whether to think first; show the last thought", slash_actions.set_thinking
+    ),
+    "/set": SlashCommand(
+        "[KEY [VALUE]]", 'show or set options; "default" is the checkpoint\'s', slash_actions.set_option
+    ),
+    "/mode": SlashCommand("[MODE]", "how a canvas is denoised", slash_actions.set_mode),
+    "/stats": SlashCommand("", "figures of the last answer and of all", slash_actions.show_figures),
+    "/save": SlashCommand(PATH, "write the conversation to a file", slash_actions.save_conversation),
+    "/load": SlashCommand(
+        f"[{PATH}]", "go on with a saved conversation, or with your last one", slash_actions.load_conversation
+    ),
+    "/quit": SlashCommand("", "leave", slash_actions.leave),
 }

@@ -15,7 +15,7 @@ from mlx_diffusion.cli.chat.markup import show
 from mlx_diffusion.cli.chat.nearest import nearest
 from mlx_diffusion.cli.chat.session import Session
 from mlx_diffusion.cli.chat.settings import describe, key_named, with_setting
-from mlx_diffusion.cli.report import summary
+from mlx_diffusion.cli.report import figures_line
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.options import NAMES
 
@@ -68,7 +68,7 @@ def retry(session: Session, argument: str) -> bool:
             session.keep_changes()
 
 
-def save(session: Session, argument: str) -> None:
+def save_conversation(session: Session, argument: str) -> None:
     if not argument:
         raise OptionError("/save needs the file to write, as in: /save talk.json")
     path = Path(argument).expanduser()
@@ -76,7 +76,7 @@ def save(session: Session, argument: str) -> None:
     session.tell(f"saved to {path}")
 
 
-def load(session: Session, argument: str) -> None:
+def load_conversation(session: Session, argument: str) -> None:
     path = Path(argument).expanduser() if argument else _last(session)
     loaded = archive.read(path)
     session.speaker.settings(loaded.settings)
@@ -151,7 +151,7 @@ def show_figures(session: Session, argument: str) -> None:
         generated = sum(finish.stats.generated_tokens for finish in session.totals)
         seconds = sum(finish.stats.generation_seconds for finish in session.totals)
         lines += [
-            f"last answer: {summary(session.totals[-1])}",
+            f"last answer: {figures_line(session.totals[-1])}",
             f"  of its prompt {stats.cached_tokens:,} tokens were known from earlier turns",
             f"all {count_of(len(session.totals), 'answer')}: {generated:,} tokens in {seconds:.1f} s",
         ]
