@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.cli.arguments import REAL_MODEL, add_command, add_model
+from mlx_diffusion.cli.bench import PUBLISHED
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.errors import EvaluationError, OptionError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from mlx_diffusion.measure import BenchmarkResults
 
 PEERS = ("mlx-vlm",)
-PUBLISHED = "published"
 TABLE_WIDTH = 120  # where the output is no terminal
 
 EPILOG = f"""\

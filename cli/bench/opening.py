@@ -19,6 +19,7 @@ from mlx_diffusion.checkpoint.folder import local_folder
 from mlx_diffusion.checkpoint.pieces import written_tensors
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
+from mlx_diffusion.cli.bench import PUBLISHED
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.display import size_text
@@ -33,8 +34,6 @@ from mlx_diffusion.loading import load_model
 from mlx_diffusion.measure import Benchmark, Blueprint, Case, Peer, SyntheticTokenizer, all_cases
 from mlx_diffusion.options import MODES, GenerationConfig
 from mlx_diffusion.tokenizer import load_tokenizer
-
-PUBLISHED = "published"  # stands for the published checkpoint's config.json
 
 
 @contextmanager
