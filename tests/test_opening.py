@@ -14,7 +14,9 @@ from mlx_diffusion.checkpoint.hub_files import hub_weight_bytes
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.fit import machine, opening
 from mlx_diffusion.fit.machine import Machine, this_machine
+from mlx_diffusion.measure.answers import workers
 from mlx_diffusion.measure.answers.engine import Examinee
+from mlx_diffusion.measure.answers.workers import default_workers
 
 DEMO = checkpoint.DEMO_FOLDER
 
@@ -48,6 +50,24 @@ def test_what_does_not_fit_is_refused_before_loading(
     assert printed.out == ""
     (line,) = [line for line in printed.err.splitlines() if "needs" in line]
     assert "demo needs" in line and "weights" in line and "this machine has" in line
+
+
+def test_every_worker_of_an_evaluation_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many as the user asks for are refused; by default there are no more than fit."""
+    demo = opening.find_model("demo", pytest.fail)
+    needed = opening.verdict_on("demo", demo).needed_bytes
+    on(monkeypatch, device="cpu", memory_bytes=2 * needed)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert main(["eval", "--suite", "copy", "--count", "3", "--workers", "3"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in each of 3 workers" in line and line.endswith("--workers 1 would fit")
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    monkeypatch.setattr(workers, "on_cpu", lambda: True)
+    assert default_workers(demo) == 1
+    on(monkeypatch, device="cpu", memory_bytes=8 * needed)
+    assert default_workers(demo) == 6
 
 
 def test_what_is_tight_on_a_cpu_is_said_and_done(
