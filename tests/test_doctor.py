@@ -164,3 +164,10 @@ def test_the_command(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(facts["recipes"]) == set(RECIPES)
     assert [entry["repo_id"] for entry in facts["hub_cache"]["checkpoints"]] == ["toy/part", "toy/whole"]
     assert facts["machine"]["device"] == this_machine().device
+
+
+def test_it_runs_in_a_process_of_its_own() -> None:
+    """In this one, other tests have imported what a command may have forgotten."""
+    command = [sys.executable, "-m", "mlx_diffusion.cli", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "recipes" in json.loads(done.stdout)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import constants  # the package does not import it by itself
 
 from mlx_diffusion.checkpoint.folder import weight_files
 from mlx_diffusion.checkpoint.formats import read_quantization, spec_text
@@ -29,7 +30,7 @@ class CachedCheckpoint:
 
 def cache_folder() -> Path:
     """Where huggingface_hub keeps what it has downloaded."""
-    return Path(huggingface_hub.constants.HF_HUB_CACHE)
+    return Path(constants.HF_HUB_CACHE)
 
 
 def cached_checkpoints() -> list[CachedCheckpoint]:
