@@ -64,7 +64,7 @@ def diagnosis_text(diagnosis: "Diagnosis") -> str:
     for cached in diagnosis.cached:
         whole = "" if cached.whole else ", not whole"
         lines.append(f"  {cached.repo_id} {cached.revision[:8]}, {size(cached.nbytes)}, {cached.kept_as}{whole}")
-    usable = size(machine.usable_bytes)
+    usable = size(machine.memory.usable_bytes)
     lines += [
         "",
         f"{diagnosis.model} here, in {usable} for weights, cache and arrays:",

@@ -24,10 +24,11 @@ from mlx_diffusion.cli.doctor import diagnosis_text
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.convert import RECIPES
 from mlx_diffusion.fit import machine
-from mlx_diffusion.fit.diagnosis import Diagnosis, RecipeFit, recipe_fits, recommended, sizes_on
+from mlx_diffusion.fit.diagnosis import Diagnosis
 from mlx_diffusion.fit.footprint import context_text
 from mlx_diffusion.fit.machine import Machine, this_machine
 from mlx_diffusion.fit.macs import MACS
+from mlx_diffusion.fit.recipe_fits import RecipeFit, recipe_fits, recommended, sizes_on
 
 MAC = Machine(
     "Apple M2", 25_769_803_776, 17_179_869_184, "gpu", 8, "macOS 14.5", "3.12.1", {"mlx": "0.32.4"}, 250_000_000_000
@@ -40,7 +41,7 @@ def test_this_machine() -> None:
     found = this_machine(Path.cwd())
     assert found.device == ("cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu")
     assert found.memory_bytes and found.memory_bytes > 1e8 and found.disk_free_bytes is not None
-    assert found.usable_bytes and found.usable_bytes < found.memory_bytes
+    assert found.memory.usable_bytes and found.memory.usable_bytes < found.memory_bytes
     assert found.packages["mlx-diffusion"] == mlx_diffusion.__version__
     assert found.packages["mlx"] == importlib.metadata.version("mlx")
 
@@ -59,15 +60,15 @@ def test_what_cannot_be_found_out_is_none(monkeypatch: pytest.MonkeyPatch, tmp_p
     for platform in ("linux", "darwin"):
         monkeypatch.setattr(sys, "platform", platform)
         found = this_machine(tmp_path)
-        assert found.memory_bytes is found.disk_free_bytes is found.gpu_bytes is found.usable_bytes is None
+        assert found.memory_bytes is found.disk_free_bytes is found.gpu_bytes is found.memory.usable_bytes is None
         assert found.packages["no-such-package"] is None
         text = diagnosis_text(Diagnosis(found, "somewhere", [], "toy/model", recipe_fits(ON_GPU, None), None))
         assert "memory    unknown" in text and "no-such-package missing" in text and "No recipe fits" in text
 
 
 def test_a_model_may_take_the_gpus_share_or_most_of_the_memory() -> None:
-    assert MAC.usable_bytes == 17_179_869_184
-    assert replace(MAC, device="cpu").usable_bytes == 25_769_803_776 * 3 // 4
+    assert MAC.memory.usable_bytes == 17_179_869_184
+    assert replace(MAC, device="cpu").memory.usable_bytes == 25_769_803_776 * 3 // 4
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_the_hubs_cache(cache: Path) -> None:
 
 
 def test_the_report(cache: Path) -> None:
-    recipes = recipe_fits(ON_GPU, MAC.usable_bytes)
+    recipes = recipe_fits(ON_GPU, MAC.memory.usable_bytes)
     found = hub_cache.cached_checkpoints()
     lines = diagnosis_text(Diagnosis(MAC, str(cache), found, "toy/model", recipes, recommended(recipes))).splitlines()
     assert lines[:7] == [

@@ -13,7 +13,7 @@ from mlx_diffusion.checkpoint import folder as checkpoint
 from mlx_diffusion.checkpoint.hub_files import hub_weight_bytes
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.fit import machine, opening
-from mlx_diffusion.fit.machine import Machine, this_machine
+from mlx_diffusion.fit.machine_memory import MachineMemory, memory_here
 from mlx_diffusion.measure.answers import workers
 from mlx_diffusion.measure.answers.engine import Examinee
 from mlx_diffusion.measure.answers.workers import default_workers
@@ -23,7 +23,7 @@ DEMO = checkpoint.DEMO_FOLDER
 
 def on(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> None:
     for module in (opening, machine):
-        monkeypatch.setattr(module, "this_machine", lambda folder=None: replace(this_machine(), **facts))
+        monkeypatch.setattr(module, "memory_here", lambda: replace(memory_here(), **facts))
 
 
 COMMANDS = [
@@ -96,8 +96,8 @@ def test_a_model_too_large_is_told_before_its_download(
 
 
 def test_too_little_memory_is_said_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    mac = Machine("chip", 24 << 30, 19_100_000_000, "gpu", 8, "macOS", "3.12", {}, None)
-    monkeypatch.setattr(opening, "this_machine", lambda: mac)
+    mac = MachineMemory("gpu", 24 << 30, 19_100_000_000)
+    monkeypatch.setattr(opening, "memory_here", lambda: mac)
     monkeypatch.setattr(opening, "hub_weight_bytes", lambda model: 28_000_000_000)
     warning = opening.download_warning("owner/name")
     assert warning is not None and "28.00 GB" in warning and "19.10 GB" in warning and "--recipe 4bit" in warning

@@ -9,15 +9,15 @@ from conftest import config_dict, write_checkpoint
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.errors import CheckpointError
-from mlx_diffusion.fit.machine import Machine, this_machine
+from mlx_diffusion.fit.machine_memory import MachineMemory
 from mlx_diffusion.fit.memory import CPU_ITEM, Memory, stored_weight_bytes
 from mlx_diffusion.fit.verdict import copies_that_fit, judge
 
 RAW = config_dict(hidden_size=128, intermediate_size=128, moe_intermediate_size=128)
 
 
-def machine(memory: int, device: str = "cpu") -> Machine:
-    return replace(this_machine(), memory_bytes=memory, device=device, gpu_bytes=memory * 3 // 4)
+def machine(memory: int, device: str = "cpu") -> MachineMemory:
+    return MachineMemory(device, memory, memory * 3 // 4 if device == "gpu" else None)
 
 
 def test_what_does_not_fit_is_told_with_numbers_and_the_recipe_that_would() -> None:

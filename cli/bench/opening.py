@@ -156,4 +156,4 @@ def _heed_verdict(
     memory = Memory(config, weights * (2 if args.against else 1), item_bytes_on(machine.device))
     if args.prefill_step_size:
         memory = memory.in_steps_of(args.prefill_step_size)
-    judge(name, memory, longest, machine, raw).heed(say)
+    judge(name, memory, longest, machine.memory, raw).heed(say)

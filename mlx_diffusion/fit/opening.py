@@ -11,9 +11,9 @@ from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder, local_folde
 from mlx_diffusion.checkpoint.hub_files import hub_weight_bytes
 from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
 from mlx_diffusion.display import size_text
-from mlx_diffusion.fit.diagnosis import recipe_fits, recommended, sizes_on
-from mlx_diffusion.fit.machine import this_machine
+from mlx_diffusion.fit.machine_memory import memory_here
 from mlx_diffusion.fit.memory import Memory, item_bytes_on, stored_weight_bytes
+from mlx_diffusion.fit.recipe_fits import recipe_fits, recommended, sizes_on
 from mlx_diffusion.fit.verdict import Verdict, Warn, copies_that_fit, judge
 from mlx_diffusion.json_files import read_json
 from mlx_diffusion.loading import load
@@ -42,14 +42,14 @@ def find_model(path_or_id: str | Path, warn: Warn) -> Checkpoint:
 
 def verdict_on(name: str, found: Checkpoint, copies: int = 1) -> Verdict:
     """The verdict on the shortest run of a checkpoint, one canvas, on this machine."""
-    machine = this_machine(found.folder)
+    machine = memory_here()
     raw = read_json(found.folder / "config.json")
     return judge(name, memory_of(found, machine.device), found.config.canvas_length, machine, raw, copies)
 
 
 def copies_here(found: Checkpoint) -> int | None:
     """The number of copies of a checkpoint that this machine runs side by side; None if its memory is unknown."""
-    machine = this_machine(found.folder)
+    machine = memory_here()
     return copies_that_fit(memory_of(found, machine.device), found.config.canvas_length, machine)
 
 
@@ -64,7 +64,7 @@ def download_warning(repo_id: str) -> str | None:
 
     Only the sizes of files are known before a download. Where they cannot be found out, there is no warning.
     """
-    machine = this_machine()
+    machine = memory_here()
     weights, usable = hub_weight_bytes(repo_id), machine.usable_bytes
     if weights is None or usable is None or weights <= usable:
         return None

@@ -14,7 +14,7 @@ from mlx_diffusion.checkpoint.recipes import LADDER, RECIPES
 from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fit.footprint import config_tensors, sizes_of
-from mlx_diffusion.fit.machine import Machine
+from mlx_diffusion.fit.machine_memory import MachineMemory
 from mlx_diffusion.fit.memory import Memory
 
 Warn = Callable[[str], None]  # is told one line
@@ -28,7 +28,7 @@ class Verdict:
     memory: Memory  # of one copy
     context: int  # tokens
     copies: int  # of the model, each in a process of its own
-    machine: Machine
+    machine: MachineMemory
     recipe: str | None  # the first of the ladder with which the same run fits
 
     @property
@@ -79,7 +79,7 @@ class Verdict:
 
 
 def judge(
-    model: str, memory: Memory, context: int, machine: Machine, raw: Mapping[str, Any], copies: int = 1
+    model: str, memory: Memory, context: int, machine: MachineMemory, raw: Mapping[str, Any], copies: int = 1
 ) -> Verdict:
     """Judge a run of `copies` of a model with `context` tokens each.
 
@@ -89,7 +89,7 @@ def judge(
     return verdict if verdict.fits else replace(verdict, recipe=_fitting_recipe(verdict, raw))
 
 
-def copies_that_fit(memory: Memory, context: int, machine: Machine) -> int | None:
+def copies_that_fit(memory: Memory, context: int, machine: MachineMemory) -> int | None:
     """The number of copies of a model that fit side by side; None where the machine's memory is unknown."""
     return None if machine.usable_bytes is None else machine.usable_bytes // memory.total_bytes(context)
 
