@@ -26,7 +26,7 @@ from mlx_diffusion.measure.speed.cases import Case, all_cases, random_prompt
 from mlx_diffusion.measure.speed.ceilings import Ceilings, Shape
 from mlx_diffusion.measure.speed.cost import EXPERTS, SOFT, PassCost, Product, encode_cost, step_cost
 from mlx_diffusion.measure.speed.plots import benchmark_plot
-from mlx_diffusion.measure.speed.primitives import Counted
+from mlx_diffusion.measure.speed.primitives import StepCounts
 from mlx_diffusion.measure.speed.results import BenchmarkResults, CaseResult, PeerComparison, Reach, Setup, Work
 from mlx_diffusion.measure.speed.runs import CaseRuns, RunFigures, Spread, library_runner, time_runs
 from mlx_diffusion.measure.speed.tables import busy_warning
@@ -58,7 +58,7 @@ def recorded() -> BenchmarkResults:
     rates = Ceilings(dense_flops=1e7, copy_bytes=1e9, shapes=shapes)
     device = {"chip": "A chip", "cpus": 2, "device": "cpu", "packages": {"mlx": "1", "numpy": "2"}}
     setup = Setup("tiny", device, "float32", 3, 8, 1_234_567, 0.5, 2, 0)
-    comparison = PeerComparison(ours, theirs, Counted(70, None, 1024), Counted(100, 4096, 4096))
+    comparison = PeerComparison(ours, theirs, StepCounts(70, None, 1024), StepCounts(100, 4096, 4096))
     return BenchmarkResults(
         setup, rates, [CaseResult(ours, work, Reach.of(ours, work, rates))], "mlx-vlm 1", [comparison]
     )

@@ -37,7 +37,7 @@ StepCounter = Callable[[CountArrays], np.ndarray]  # builds one denoising step a
 
 
 @dataclass(frozen=True)
-class Counted:
+class StepCounts:
     """Counts of one denoising step."""
 
     primitives: int  # after compilation: kernels and views
@@ -53,7 +53,7 @@ def counting_case(case: Case) -> Case:
     return replace(case, prompt_tokens=min(case.prompt_tokens, MOST_PROMPT))
 
 
-def count_step(build: StepCounter, config: ModelConfig, case: Case) -> Counted:
+def count_step(build: StepCounter, config: ModelConfig, case: Case) -> StepCounts:
     """Count a step of this case in every way. Bytes are None where MLX cannot export a primitive of the step."""
     length, vocab = config.canvas_length, config.vocab_size
     scores = case.prompt_tokens + length  # the width of attention scores, which are not to be counted
@@ -65,7 +65,7 @@ def count_step(build: StepCounter, config: ModelConfig, case: Case) -> Counted:
 
     (run,) = build(lambda arrays: np.array([primitives(arrays)])).tolist()
     moved_bytes = uncompiled(lambda: build(moved))
-    return Counted(run, *([None, None] if moved_bytes is None else moved_bytes.tolist()))
+    return StepCounts(run, *([None, None] if moved_bytes is None else moved_bytes.tolist()))
 
 
 def library_step_counter(model: DiffusionGemma, case: Case, base: GenerationConfig) -> StepCounter:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlx_diffusion.measure.speed.ceilings import Ceilings
 from mlx_diffusion.measure.speed.cost import PassCost
-from mlx_diffusion.measure.speed.primitives import Counted
+from mlx_diffusion.measure.speed.primitives import StepCounts
 from mlx_diffusion.measure.speed.runs import CaseRuns, Spread
 
 # The figures that are compared with a peer's, as fields of RunFigures: less is better in all of them.
@@ -105,8 +105,8 @@ class PeerComparison:
 
     ours: CaseRuns
     theirs: CaseRuns
-    our_step: Counted
-    their_step: Counted
+    our_step: StepCounts
+    their_step: StepCounts
 
     def ratio(self, name: str) -> Spread | None:
         """Ours over theirs, run by run."""
