@@ -14,15 +14,15 @@ FinishReason = Literal["stop", "length", "context"]
 
 @dataclass(frozen=True)
 class Stats:
-    """The figures of one row. Positions count what the row costs when it runs alone, whatever its company."""
+    """The figures of one row; positions are those that really went through the layers for it."""
 
     prompt_tokens: int
     cached_tokens: int  # prompt tokens that did not have to be encoded
     generated_tokens: int  # the stop token included
     blocks: int
     denoising_steps: int
-    decoder_positions: int  # canvas positions pushed through the layers
-    encoder_positions: int  # prompt and canvas positions pushed through the layers
+    decoder_positions: int  # canvas positions sent through the layers, step by step
+    encoder_positions: int  # positions of the prompt and of finished canvases that were encoded
     prompt_seconds: float
     generation_seconds: float
     first_text_seconds: float | None  # from the call to the first text; None when there is none
@@ -33,7 +33,7 @@ class Stats:
 class Prefill:
     """A part of a long prompt has been encoded and there is more; a prompt of one part has no such event."""
 
-    encoded_tokens: int  # of the longest prompt of a batch, those found in a prefix store included
+    encoded_tokens: int  # of this row's prompt, those found in a prefix store included
     prompt_tokens: int
     row: int = 0
 
