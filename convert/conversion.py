@@ -103,17 +103,16 @@ def convert(
     with errors_of(target):
         target.mkdir(parents=True, exist_ok=True)
         with locked(target):
-            there = whole_files(plan.shards, target, plan.changed)
-            finished = not force and len(there) == len(plan.shards) and is_finished(target, plan.side_files)
+            whole = whole_files(plan.shards, target, plan.changed)
+            finished = not force and len(whole) == len(plan.shards) and is_finished(target, plan.side_files)
             if finished and not reuse:
                 raise ConversionError(
                     f"{target} is finished, by this very conversion; add --verify to compare it with its source, "
                     "--upload-to to upload it, --force to convert anew"
                 )
-            kept = there if finished else _carry_out(plan, opened, there, target, force, report)
+            kept = whole if finished else _carry_out(plan, opened, whole, target, force, report)
     return Result(
-        str(target), plan.record.source, plan.record.revision, recipe, sum(plan.part_bytes.values()),
-        plan.part_bytes,
+        str(target), plan.record.source, plan.record.revision, recipe, sum(plan.part_bytes.values()), plan.part_bytes,
         [shard.name for shard in plan.shards], len(kept), finished, time.monotonic() - began,
     )  # fmt: skip
 
@@ -121,24 +120,24 @@ def convert(
 def _carry_out(
     plan: ConversionPlan,
     source: Source,
-    there: set[str],
+    whole: set[str],
     target: Path,
     force: bool,
     report: Callable[[Progress], None] | None,
 ) -> set[str]:
     """Mark the folder, write what is missing, finish; returns the weight files kept from an interrupted run."""
     resumed = resumes(target, plan.record, force)
-    kept = there if resumed else set()
+    kept = whole if resumed else set()
     missing = [shard for shard in plan.shards if shard.name not in kept]
-    fetched_names = list(dict.fromkeys(shard.source for shard in missing))
+    names = list(dict.fromkeys(shard.source for shard in missing))  # of the source's files
 
     outdated = outdated_files(target, resumed)
     needed = sum(shard.nbytes for shard in missing) + sum(map(len, plan.side_files.values()))
-    check_space(target, needed, source.download_bytes(fetched_names), outdated)
+    check_space(target, needed, source.download_bytes(names), outdated)
     begin(target, plan.record, outdated, resumed)
 
     total, earlier = (sum(shard.source_bytes for shard in some) for some in (plan.shards, missing))
-    _write_weights(missing, fetched(source, fetched_names), target, Meter(total, total - earlier, report))
+    _write_weights(missing, fetched(source, names), target, Meter(total, total - earlier, report))
     _finish(target, plan.side_files)
     return kept
 

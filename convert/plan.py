@@ -52,8 +52,8 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
     index = weight_index(shards)
 
     names = source.small_files()
-    small = {name: source.read_small(name) for name in (*copied(names), *({CARD} & {*names}))}
-    digested = [(CONFIG_FILE, content), *((name, small[name]) for name in copied(small))]
+    small = {name: source.read_small(name) for name in copied(names)}
+    source_card = source.read_small(CARD) if CARD in names else b""
     return ConversionPlan(
         part_bytes,
         shards,
@@ -61,11 +61,11 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
         side_files(
             small,
             index=index,
-            card=card(label, revision, small.get(CARD, b""), recipe, made, part_bytes),
+            card=card(label, revision, source_card, recipe, made, part_bytes),
             origin=Origin.of(label, revision, recipe),
             config=converted_config(raw, table),
         ),
-        record_of(label, revision, stored, digested, recipe.name, made, command),
+        record_of(label, revision, stored, [(CONFIG_FILE, content), *small.items()], recipe.name, made, command),
     )
 
 

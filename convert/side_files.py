@@ -25,10 +25,10 @@ def copied(names: Iterable[str]) -> list[str]:
 def side_files(
     small: Mapping[str, bytes], *, index: Mapping[str, Any], card: str, origin: Origin, config: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """The content of each file by name, the config last; `small` are the source's small files."""
+    """The content of each file by name, the config last; `small` are those that are copied."""
     return {
         INDEX_FILE: _json(index),
-        **{name: small[name] for name in copied(small)},
+        **small,
         CARD: card.encode(),
         ORIGIN: origin.content(),
         CONFIG_FILE: _json(config),

@@ -35,7 +35,9 @@ class Source(Protocol):
         """Config, tokenizer, templates and cards."""
         ...
 
-    def read_small(self, name: str) -> bytes: ...
+    def read_small(self, name: str) -> bytes:
+        """The content of one of them."""
+        ...
 
     def shards(self) -> list[str]:
         """The weight files, in the order in which they are read."""
