@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
 
 
 def left_text(seconds: float | None) -> str:
-    """How much longer it will take, as far as that is known."""
+    """The time that is left, as far as it is known."""
     return f"{'?' if seconds is None else duration(seconds)} left"
 
 

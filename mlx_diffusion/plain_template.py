@@ -65,7 +65,7 @@ def _is_plain_message(message: Any) -> bool:
 
 
 def _is_json(value: Any) -> bool:
-    """Whether a value is of JSON's types and not of subclasses of theirs, all the way down."""
+    """True for a value of JSON's own types, and not of subclasses of them, all the way down."""
     if type(value) is dict:
         return all(type(key) is str for key in value) and all(map(_is_json, value.values()))
     if type(value) is list:

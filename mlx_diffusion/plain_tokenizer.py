@@ -97,7 +97,7 @@ class PlainTokenizer:
 
 
 def _is_plain(config: dict[str, Any], file: dict[str, Any]) -> bool:
-    """Whether tokenizer_config.json only names special tokens that tokenizer.json has, and settings without effect."""
+    """True if tokenizer_config.json only names special tokens that tokenizer.json has, and settings without effect."""
     special = {token["content"] for token in file["added_tokens"] if {**token, **SPECIAL} == token}
     named = [config[key] for key in NAMED if config.get(key) is not None]
     return (

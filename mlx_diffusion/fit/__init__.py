@@ -1,1 +1,1 @@
-"""What a machine has, what a model needs, and whether the model fits the machine."""
+"""Machines, the memory that a run of a model needs, and the verdict whether it fits."""
