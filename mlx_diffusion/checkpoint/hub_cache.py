@@ -29,7 +29,7 @@ class CachedCheckpoint:
 
 
 def cache_folder() -> Path:
-    """Where huggingface_hub keeps what it has downloaded."""
+    """The folder in which huggingface_hub keeps its downloads."""
     return Path(constants.HF_HUB_CACHE)
 
 

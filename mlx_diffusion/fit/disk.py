@@ -12,7 +12,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def same_disk(folder: Path, other: Path) -> bool:
-    """Whether two folders lie on one disk."""
+    """True if two folders lie on one disk."""
     return _nearest_that_exists(folder).stat().st_dev == _nearest_that_exists(other).stat().st_dev
 
 
