@@ -11,6 +11,8 @@ from functools import cache
 
 import mlx.core as mx
 
+After = Callable[[list[mx.array], list[mx.array]], list[mx.array]]  # (arrays, earlier ones) -> arrays that come after
+
 LEAST_WORK = 2**24  # multiplications in a product, some milliseconds of work; smaller ones are not worth splitting
 LEAST_BYTES = 2**18  # of an array; waiting until smaller ones are freed costs time and does not lower the peak
 

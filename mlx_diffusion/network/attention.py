@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_diffusion.checkpoint.config import SLIDING, LayerType, ModelConfig
+from mlx_diffusion.device import After
 from mlx_diffusion.network.cache import KeysValues, LayerCache
 from mlx_diffusion.network.flat import Flat
 from mlx_diffusion.network.layers import RotaryEmbedding, rms_norm
@@ -67,19 +68,20 @@ class Attention(nn.Module):
         return x.reshape(x.shape[0], -1, self._head_dim)
 
 
-def attend_causally(row: Projected, blocks: Sequence[Block], cache: LayerCache) -> mx.array:
+def attend_causally(row: Projected, blocks: Sequence[Block], cache: LayerCache, after: After) -> mx.array:
     """One row's new positions attend to what the cache holds and to themselves, and are taken in: [P, H, S].
 
-    blocks: which queries see which of the keys at hand, see `encoder_blocks`.
+    blocks: which queries see which of the keys at hand, see `encoder_blocks`. A block comes `after` the one before, so
+    that the scores of few exist at a time.
     """
     keys, values = cache.append(row.keys, row.values)
-    attended = [
-        attend(
-            row.queries[:, :, block.queries],
-            [Part(keys[:, :, part.keys], values[:, :, part.keys], part.mask) for part in block.parts],
-        )
-        for block in blocks
-    ]
+    attended: list[mx.array] = []
+    for block in blocks:
+        queries = row.queries[:, :, block.queries]
+        if attended:
+            queries = after([queries], attended[-1:])[0]
+        parts = [Part(keys[:, :, part.keys], values[:, :, part.keys], part.mask) for part in block.parts]
+        attended.append(attend(queries, parts))
     return _positions_first(attended[0] if len(attended) == 1 else mx.concatenate(attended, axis=2))
 
 

@@ -16,12 +16,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.device import over_cores
+from mlx_diffusion.device import After, over_cores
 from mlx_diffusion.network import sampling
 from mlx_diffusion.network.sampling import columns
 from mlx_diffusion.network.traces import Run, plainly
 
-After = Callable[[list[mx.array], list[mx.array]], list[mx.array]]  # (arrays, earlier ones) -> arrays that come after
 
 
 class Survey(NamedTuple):

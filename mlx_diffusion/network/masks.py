@@ -12,7 +12,7 @@ import mlx.core as mx
 
 Mask = mx.array | Literal["causal"] | None
 
-QUERIES = 256  # of a block: more would compute more scores that are masked, fewer would start more kernels
+QUERIES = 128  # of a block: more would compute more scores that are masked, fewer would start more kernels
 LEAST_QUERIES = 64
 
 

@@ -69,7 +69,10 @@ class DiffusionGemma(nn.Module):
         }
         x = self.embed(flat.join([passage.tokens for passage in passages]))
         for index, (layer, layer_type) in enumerate(zip(self.layers, self.config.layer_types, strict=True)):
-            x = layer.encode(x, positions, flat, blocks[layer_type], [p.cache.layers[index] for p in passages])
+            # Who wants the caches alone needs nothing of the last layer's attention, so nothing of it is evaluated here.
+            after = evaluated_after if on_cpu() and index < len(self.layers) - 1 else mx.depends
+            caches = [passage.cache.layers[index] for passage in passages]
+            x = layer.encode(x, positions, flat, blocks[layer_type], caches, after)
         for passage, count in zip(passages, flat.counts, strict=True):
             passage.cache.advance(count)
         return self.norm(x)

@@ -49,13 +49,14 @@ class Layer(nn.Module):
         flat: Flat,
         blocks: Sequence[Sequence[Block]],
         caches: Sequence[LayerCache],
+        after: After = mx.depends,
     ) -> mx.array:
         """x [N, D] of all rows at int32 [N] positions; each row's keys and values go into its cache. Returns [N, D].
 
         blocks: which of a row's queries see which keys, see `encoder_blocks`.
         """
         rows = zip(self.project(x, positions).rows(flat), blocks, caches, strict=True)
-        return self.encoded(x, flat.join([attend_causally(*row) for row in rows]))
+        return self.encoded(x, flat.join([attend_causally(*row, after) for row in rows]))
 
     def denoise(
         self,
