@@ -74,9 +74,9 @@ def test_both_passes(layer_type: Any, width: int, few_shapes: bool, monkeypatch:
     def decoder_sees(query: int, key: int) -> bool:
         return key >= prefix or window is None or key >= prefix - (window - 1)
 
-    cache = LayerCache(window, slack=2)
+    cache = LayerCache(window, spare=2)
     (row,) = attention.project(mx.array(x[:prefix]), mx.arange(prefix)).rows(Flat.of([prefix]))
-    encoded = attention.output(attend_causally(row, blocks(0, prefix, window, width), cache))
+    encoded = attention.output(attend_causally(row, blocks(0, prefix, window, width), cache, mx.depends))
     expected = twin(attention, layer_type, x[:prefix], encoder_sees)
     assert np.abs(np.asarray(encoded) - expected).max() < 1e-5
 

@@ -36,7 +36,7 @@ def held(cache: LayerCache) -> list[float]:
 
 
 def test_a_sliding_layer_gives_what_is_seen_and_keeps_somewhat_more() -> None:
-    cache = LayerCache(window=3, slack=1)
+    cache = LayerCache(window=3, spare=1)
     keys, _ = cache.append(entry(0, 1, 2, 3), entry(0, 1, 2, 3))
     assert keys.flatten().tolist() == [0, 1, 2, 3] and held(cache) == [1, 2, 3]
     keys, values = cache.append(entry(4), entry(4))
@@ -45,7 +45,7 @@ def test_a_sliding_layer_gives_what_is_seen_and_keeps_somewhat_more() -> None:
 
 
 def test_a_full_layer_keeps_all() -> None:
-    cache = LayerCache(window=None, slack=1)
+    cache = LayerCache(window=None, spare=1)
     cache.append(entry(0, 1), entry(0, 1))
     keys, _ = cache.append(entry(2), entry(2))
     assert keys.flatten().tolist() == [0, 1, 2] == held(cache)
@@ -53,7 +53,7 @@ def test_a_full_layer_keeps_all() -> None:
 
 def test_new_positions_are_written_in_place() -> None:
     """Into arrays that have room, unless somebody else holds them: he keeps what he has."""
-    cache = LayerCache(window=None, slack=0)
+    cache = LayerCache(window=None, spare=0)
     cache.append(entry(*range(60)), entry(*range(60)))
     mx.eval(cache.keys, cache.values)
     taken = []

@@ -353,7 +353,7 @@ class Writer:
         self.generation_defaults = GenerationConfig(eos_token_id=(5,), max_tokens=len(tokens))
         self.tokens = np.array(tokens + [5] * canvas_length)
 
-    def make_cache(self) -> SimpleNamespace:
+    def make_cache(self, spare: int) -> SimpleNamespace:
         cache = SimpleNamespace(block=-1, arrays=list, offset=0)
         cache.prefix = lambda few_shapes: cache.block
         return cache

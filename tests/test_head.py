@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion.device import evaluated_after
+from mlx_diffusion.device import After, evaluated_after
 from mlx_diffusion.engine import noise
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.network import head, sampling
-from mlx_diffusion.network.head import After, Rows, Survey, softcapped, survey, survey_logits
+from mlx_diffusion.network.head import Rows, Survey, softcapped, survey, survey_logits
 from mlx_diffusion.network.sampling import columns, gumbel_columns
 
 HIDDEN, SOFTCAP, TEMPERATURE = 64, 30.0, 0.6

@@ -48,9 +48,9 @@ def test_vision_is_not_loaded_and_packed_bits_stay_as_they_are() -> None:
 
 
 def test_the_cache_of_the_real_model() -> None:
-    """20 KiB a token in the five full layers, and in the 25 sliding ones 1,023 that are seen and a canvas."""
+    """20 KiB a token in the five full layers, and in the 25 sliding ones the 1,023 positions that are seen."""
     memory = Memory(REAL, 0)
-    window = 25 * 2 * 8 * 256 * (1023 + 256) * 2
+    window = 25 * 2 * 8 * 256 * 1023 * 2
     assert memory.cache_bytes(106_496) == 106_496 * 20 * 1024 + window
     assert 0 < memory.cache_bytes(100_000) - 100_000 * 20 * 1024 - window < 8192 * 20 * 1024
     assert memory.cache_bytes(512) == 512 * 20 * 1024 + 25 * 2 * 8 * 256 * 512 * 2

@@ -52,7 +52,7 @@ class Row:
     def admit(cls, index: int, request: Request, model: DiffusionGemma, text: TextStream, started: float) -> Row:
         """A row at its very beginning, with what a prefix store has kept of its prompt."""
         tokens = list(request.tokens)
-        cache = model.make_cache() if request.prefixes is None else request.prefixes.find(tokens)
+        cache = model.make_cache(spare=0) if request.prefixes is None else request.prefixes.find(tokens)
         row = cls(index, request, model, cache, text, started)
         row.cached_tokens = cache.offset
         row.encoded, row.waiting = tokens[: cache.offset], tokens[cache.offset :]
@@ -157,7 +157,7 @@ def turn_of(request: Request, canvas: Canvas, prefix: Prefix, rules: Rules, bloc
 
 def first_turn(model: DiffusionGemma, request: Request) -> Turn:
     """What a request brings to its very first step: its prompt has been encoded, nothing has been denoised."""
-    cache, size = model.make_cache(), request.settings.prefill_step_size
+    cache, size = model.make_cache(spare=0), request.settings.prefill_step_size
     for start in range(0, len(request.tokens), size):
         model.encode([Passage(mx.array(request.tokens[start : start + size], dtype=mx.int32), cache)])
         mx.eval(cache.arrays())

@@ -46,7 +46,7 @@ class Memory:
 
     def cache_bytes(self, context: int) -> int:
         """Keys and values of that many positions: all of them in full layers, a window in the others."""
-        return PrefixCache(self.config).bytes_at(context, self.item_bytes)
+        return PrefixCache(self.config, spare=0).bytes_at(context, self.item_bytes)
 
     def step_bytes(self, context: int) -> int:
         """The arrays beside weights and cache, at the worst moment of encoding a prompt or denoising a canvas."""

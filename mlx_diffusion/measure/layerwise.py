@@ -112,7 +112,7 @@ class Layerwise:
             single = _Single(config, index)
             _fill(single, self.checkpoint, lambda path, own=f"layers.{index}.": path.startswith(own))  # type: ignore[misc]
             layer = single.layers[index]
-            caches = {prompt: PrefixCache(config).layers[index] for prompt in prompts}
+            caches = {prompt: PrefixCache(config, spare=0).layers[index] for prompt in prompts}
             blocks = [encoder_blocks(config, layer_type, 0, len(prompt)) for prompt in prompts]
             encoded = layer.encode(encoded, starts, texts, blocks, list(caches.values()))
             behind = [caches[prompt].seen_by_canvas(few_shapes=False) for prompt in self.prompts]

@@ -1,9 +1,9 @@
 """The prefix cache of one row: the keys and values of everything encoded so far, one entry a layer.
 
-Full layers keep all positions. Sliding layers keep those that a later pass can still see, and a canvas more, so that
-the last canvas can be taken back. Arrays have room for more than they hold: new positions are written in place, and
-the arrays have few shapes. MLX's arrays do not change once they are read by somebody else, so a fork shares them and
-copies nothing. Knows nothing of attention or of what the tokens were.
+Full layers keep all positions. Sliding layers keep those that a later pass can still see, and some more where the last
+ones are to be taken back. Arrays have room for more than they hold: new positions are written in place, and the arrays
+have few shapes. MLX's arrays do not change once they are read by somebody else, so a fork shares them and copies
+nothing. Knows nothing of attention or of what the tokens were.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Prefix(NamedTuple):
 class LayerCache:
     """Keys and values of one layer, each [1, K, room, S]; the first `held` are those of the last positions encoded."""
 
-    def __init__(self, window: int | None, slack: int) -> None:
-        """window: how many positions a query sees, None for all. slack: how many can be taken back exactly."""
+    def __init__(self, window: int | None, spare: int) -> None:
+        """window: how many positions a query sees, None for all. spare: how many can be taken back exactly."""
         self.window = window
-        self.most = None if window is None else window - 1 + slack
+        self.most = None if window is None else window - 1 + spare
         self.held = 0
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
@@ -89,10 +89,11 @@ class LayerCache:
 class PrefixCache:
     """What one row has encoded."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, spare: int) -> None:
+        """spare: how many positions can be taken back exactly, which sliding layers hold beyond what is seen."""
         self.offset = 0  # positions encoded so far: where the next one stands
         windows = [config.sliding_window if t == SLIDING else None for t in config.layer_types]
-        self.layers = [LayerCache(window, config.canvas_length) for window in windows]
+        self.layers = [LayerCache(window, spare) for window in windows]
         self._layer_types = config.layer_types
         self._head_shapes = [config.head_shape(layer_type) for layer_type in config.layer_types]
 
@@ -117,7 +118,8 @@ class PrefixCache:
     def rewind(self, count: int) -> None:
         """Take the last `count` positions back, as if they had never been encoded.
 
-        Exact for as many as a canvas has; raises ValueError where a sliding layer no longer holds what was seen then.
+        Exact for as many as the cache has spare; raises ValueError where a sliding layer no longer holds what was seen
+        then.
         """
         left = self.offset - count
         short = [layer for layer in self.layers if layer.held - count < left - first_seen(left, layer.window)]

@@ -22,7 +22,6 @@ from mlx_diffusion.network.sampling import columns
 from mlx_diffusion.network.traces import Run, plainly
 
 
-
 class Survey(NamedTuple):
     """What one step's processed logits say at each position."""
 

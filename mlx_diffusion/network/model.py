@@ -48,9 +48,9 @@ class DiffusionGemma(nn.Module):
         """The type of activations; the norms are never quantised, so theirs is it."""
         return self.norm.weight.dtype
 
-    def make_cache(self) -> PrefixCache:
-        """The empty cache of a row."""
-        return PrefixCache(self.config)
+    def make_cache(self, spare: int | None = None) -> PrefixCache:
+        """The empty cache of a row, from which up to `spare` positions can be taken back: a canvas, if not given."""
+        return PrefixCache(self.config, self.config.canvas_length if spare is None else spare)
 
     def encode(self, passages: Sequence[Passage]) -> mx.array:
         """Encode the tokens of all rows and append their keys and values to the rows' caches.
@@ -69,7 +69,7 @@ class DiffusionGemma(nn.Module):
         }
         x = self.embed(flat.join([passage.tokens for passage in passages]))
         for index, (layer, layer_type) in enumerate(zip(self.layers, self.config.layer_types, strict=True)):
-            # Who wants the caches alone needs nothing of the last layer's attention, so nothing of it is evaluated here.
+            # Who wants the caches alone needs nothing of the last layer's attention: nothing of it is evaluated here.
             after = evaluated_after if on_cpu() and index < len(self.layers) - 1 else mx.depends
             caches = [passage.cache.layers[index] for passage in passages]
             x = layer.encode(x, positions, flat, blocks[layer_type], caches, after)

@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_diffusion.checkpoint.config import SLIDING, LayerType, ModelConfig
+from mlx_diffusion.device import After
 from mlx_diffusion.network import masks
 from mlx_diffusion.network.attention import Attention, Projected, attend_both_ways, attend_causally
 from mlx_diffusion.network.cache import KeysValues, LayerCache, SeenKeys
