@@ -15,6 +15,7 @@ from mlx_diffusion.checkpoint.config import FULL, ModelConfig
 from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Tensor, read_header
 from mlx_diffusion.checkpoint.tensor_names import VISION
 from mlx_diffusion.network.cache import PrefixCache
+from mlx_diffusion.network.masks import QUERIES
 from mlx_diffusion.network.sampling import columns
 from mlx_diffusion.network.split_attention import CANVAS_SCORES, PROMPT_SCORES, widest
 from mlx_diffusion.options import DEFAULTS
@@ -51,9 +52,9 @@ class Memory:
     def step_bytes(self, context: int) -> int:
         """The arrays beside weights and cache, at the worst moment of encoding a prompt or denoising a canvas."""
         canvas = self.config.canvas_length
-        denoising = self._pass_bytes(canvas, context, CANVAS_SCORES, SCORES_IN_TWO * FLOAT32)
+        denoising = self._pass_bytes(canvas, canvas, context, CANVAS_SCORES, SCORES_IN_TWO * FLOAT32)
         part = min(self.prefill_step_size, context)
-        encoding = self._pass_bytes(part, context, PROMPT_SCORES, SCORES * self.item_bytes)
+        encoding = self._pass_bytes(part, min(part, QUERIES), context, PROMPT_SCORES, SCORES * self.item_bytes)
         logits = LOGITS * columns(self.config.vocab_size) * FLOAT32
         return max(round(logits * canvas), denoising, encoding)
 
@@ -75,14 +76,18 @@ class Memory:
                 last = middle
         return fits
 
-    def _pass_bytes(self, queries: int, keys: int, most_scores: int, score_bytes: float) -> int:
-        """Arrays of one layer for that many positions at once: the larger of its attention and its experts."""
+    def _pass_bytes(self, queries: int, together: int, keys: int, most_scores: int, score_bytes: float) -> int:
+        """Arrays of one layer for that many positions at once: the larger of its attention and its experts.
+
+        `together` of the queries attend at a time.
+        """
         config = self.config
         _, head_dim = config.head_shape(FULL)
-        rows = config.num_attention_heads * queries
+        rows = config.num_attention_heads * together
         width = widest(max(rows, 1), most_scores)
         scores = PARTS_OF_SCORES * FLOAT32 * width if keys > width else score_bytes * keys
-        attention = rows * (scores / self.item_bytes + HEADS * head_dim) + HIDDENS * queries * config.hidden_size
+        heads = HEADS * config.num_attention_heads * queries * head_dim
+        attention = rows * scores / self.item_bytes + heads + HIDDENS * queries * config.hidden_size
         experts = (
             queries
             * config.top_k_experts
