@@ -13,7 +13,7 @@ from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.noise import Draws, Noise, SeededDraws, Tape, TapedDraws
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.engine.request import Request
-from mlx_diffusion.engine.rules import POLICIES, Acceptance
+from mlx_diffusion.engine.rules import POLICIES, FigureRule, OfFigures
 from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.events import Event
 from mlx_diffusion.network.model import DiffusionGemma
@@ -28,7 +28,7 @@ def stream_generate(
     *,
     config: GenerationConfig | None = None,
     noise: Noise | None = None,
-    acceptance: Acceptance | None = None,
+    acceptance: FigureRule | None = None,
     prefixes: PrefixStore | None = None,
     **options: Unpack[GenerationOptions],
 ) -> Iterator[Event]:
@@ -38,7 +38,8 @@ def stream_generate(
                 list of any of these, run as one batch whose events carry the index of their prompt in `row`
     config      a `GenerationConfig`; what it leaves open comes from the checkpoint
     noise       replaces the randomness that `seed` stands for
-    acceptance  replaces the rule which proposed tokens a step keeps, the entropy bound: see `engine.rules`
+    acceptance  replaces the rule which proposed tokens a step keeps, the entropy bound: a pure function of entropies in
+                nats and of the tokens' probabilities, float32 [1, L] both, that gives bool [1, L]
     prefixes    a `PrefixStore` of this model: what it has kept is not encoded again
     options     the fields of `GenerationConfig` as keywords, which win over `config`: max_tokens, max_denoising_steps,
                 entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, seed, mode, eos_token_id,
@@ -54,7 +55,7 @@ def stream_generate(
     _check(model, settings, [len(tokens) for tokens in encoded], prefixes)
     policy = POLICIES[settings.mode]
     if acceptance is not None:
-        policy = replace(policy, acceptance=acceptance)
+        policy = replace(policy, acceptance=OfFigures(acceptance))
     draws = _draws(model, settings.seed, noise, len(encoded))
     requests = [
         Request(tuple(tokens), settings, own, policy, prefixes) for tokens, own in zip(encoded, draws, strict=True)
@@ -69,7 +70,7 @@ def generate(
     *,
     config: GenerationConfig | None = None,
     noise: Noise | None = None,
-    acceptance: Acceptance | None = None,
+    acceptance: FigureRule | None = None,
     prefixes: PrefixStore | None = None,
     **options: Unpack[GenerationOptions],
 ) -> str | list[str]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlx_diffusion.checkpoint import weights
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.network.cache import LayerCache, room
+from mlx_diffusion.network.cache import LayerCache, capacity
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
 
@@ -71,11 +71,11 @@ def test_new_positions_are_written_in_place() -> None:
 @pytest.mark.parametrize("window", [None, 6, 1024])
 def test_room_comes_in_few_sizes(window: int | None) -> None:
     counts = [count if window is None else min(count, window - 1) for count in range(1, 262_145, 37)]
-    rooms = [room(count, window) for count in counts]
+    rooms = [capacity(count, window) for count in counts]
     spare = [most - count for count, most in zip(counts, rooms, strict=True)]
     assert all(0 <= more <= min(max(63, count / 4), 8191) for count, more in zip(counts, spare, strict=True))
     assert len(set(rooms)) <= 63
-    assert room(262_144, None) == 262_144 and room(0, window) == 0
+    assert capacity(262_144, None) == 262_144 and capacity(0, window) == 0
 
 
 def test_sliding_layers_hold_what_the_window_and_a_canvas_need() -> None:

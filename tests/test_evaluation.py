@@ -139,7 +139,7 @@ def test_a_first_step_is_a_draw_and_an_argmax_at_temperature_one() -> None:
     assert engine.first_step(prompt, 3) == (engine._text(draw), engine._text(argmax))
 
 
-def said_of(probabilities: mx.array, entropies: mx.array) -> Survey:
+def survey_of(probabilities: mx.array, entropies: mx.array) -> Survey:
     tokens = mx.zeros(entropies.shape, mx.int32)
     return Survey(tokens, tokens, probabilities, entropies, tokens)
 
@@ -150,14 +150,14 @@ def test_modes() -> None:
     assert confidence.name == "confidence:0.9" and confidence.policy() == Policy(Confidence(0.9))
     steps = mx.random.uniform(shape=(2, 100, 64), key=mx.random.key(0))
     rule = RandomAcceptance(0.25)  # a pure function: a trace would keep what it drew first
-    canvas = Canvas(steps[0, 0], said_of(*steps[:, 0]), mx.array(0))
+    canvas = Canvas(steps[0, 0], survey_of(*steps[:, 0]), mx.array(0))
     numbers = Rules.of(DEFAULTS)
-    assert mx.array_equal(rule(canvas.said, canvas, numbers), rule(canvas.said, canvas, numbers))
-    draws = np.stack([np.array(rule(said_of(*pair), canvas, numbers)) for pair in zip(*steps, strict=True)])  # [., L]
+    assert mx.array_equal(rule(canvas.survey, canvas, numbers), rule(canvas.survey, canvas, numbers))
+    draws = np.stack([np.array(rule(survey_of(*pair), canvas, numbers)) for pair in zip(*steps, strict=True)])  # [., L]
     assert draws.mean() == pytest.approx(0.25, abs=0.02)
     assert np.ptp(draws.mean(axis=0)) < 0.4, "no position is always kept"
     assert (draws[1:] != draws[:-1]).mean() == pytest.approx(0.375, abs=0.03), "a step tells nothing of the next"
-    assert RandomAcceptance(1.0)(canvas.said, canvas, numbers).all()
+    assert RandomAcceptance(1.0)(canvas.survey, canvas, numbers).all()
     for wrong in ("fast", "confidence", "confidence:x", "confidence:2", "random:-1", "reference:1"):
         with pytest.raises(OptionError, match="mode"):
             MeasuredMode.parse(wrong)

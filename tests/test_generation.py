@@ -13,7 +13,6 @@ import pytest
 from conftest import FIXTURES, ReferenceRun, Tape
 from test_tokenizer import write_gemma_like
 
-from mlx_diffusion.engine.rules import Confidence
 from mlx_diffusion.errors import CheckpointError, OptionError, PromptError
 from mlx_diffusion.events import Draft, Event, Finish, Segment
 from mlx_diffusion.generation import generate, stream_generate
@@ -143,13 +142,10 @@ def test_options_by_keyword_win_over_the_config(hub: tuple[DiffusionGemma, Token
 
 def test_another_rule_decides_what_a_step_keeps(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
     events = events_of(
-        hub,
-        max_tokens=CANVAS,
-        max_denoising_steps=3,
-        acceptance=lambda said, canvas, rules: mx.zeros(said.entropy.shape, mx.bool_),
+        hub, max_tokens=CANVAS, max_denoising_steps=3, acceptance=lambda e, p: mx.zeros(e.shape, mx.bool_)
     )
     assert [draft.accepted.any() for draft in events if isinstance(draft, Draft)] == [False] * 3
-    sure = events_of(hub, max_tokens=CANVAS, max_denoising_steps=3, acceptance=Confidence(0.0))
+    sure = events_of(hub, max_tokens=CANVAS, max_denoising_steps=3, acceptance=lambda e, p: p >= 0.0)
     assert [draft.accepted.all() for draft in sure if isinstance(draft, Draft)] == [True] * 3
 
 

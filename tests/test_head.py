@@ -13,7 +13,7 @@ from mlx_diffusion.device import After, evaluated_after
 from mlx_diffusion.engine import noise
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.network import head, sampling
-from mlx_diffusion.network.head import Rows, Survey, softcapped, survey, survey_logits
+from mlx_diffusion.network.head import Rows, Survey, softcapped, survey_logits, survey_vocabulary
 from mlx_diffusion.network.sampling import columns, gumbel_columns
 
 HIDDEN, SOFTCAP, TEMPERATURE = 64, 30.0, 0.6
@@ -44,7 +44,7 @@ def surveyed(hidden: mx.array, table: nn.Embedding, source: mx.array, after: Aft
     def noise(sources: Sequence[mx.array], first: int) -> mx.array:
         return gumbel_columns(sources[0], first, shape)
 
-    return survey(hidden, table, SOFTCAP, TEMPERATURE, [source], noise, after)
+    return survey_vocabulary(hidden, table, SOFTCAP, TEMPERATURE, [source], noise, after)
 
 
 @pytest.mark.parametrize("spec", FORMATS, ids=str)

@@ -103,5 +103,5 @@ def test_denoising_layer_by_layer_is_that_of_the_model(folder: Path, settles: bo
             finished = bool(stepped.finished.item())
             ended = row.take_step(stepped.canvas, 0, finished)
         assert (canvas.steps, canvas.settled) == (row.steps, finished)
-        assert canvas.canvas.tolist() == stepped.canvas.said.argmax.tolist()
+        assert canvas.canvas.tolist() == stepped.canvas.survey.argmax.tolist()
     assert [canvas.settled for canvas in found] == [settles, settles]

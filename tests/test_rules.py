@@ -21,7 +21,7 @@ def logits_of(*rows: list[float]) -> mx.array:
     return mx.log(mx.array([rows], dtype=mx.float32))
 
 
-def said_of(entropies: mx.array, probabilities: mx.array | None = None) -> Survey:
+def survey_of(entropies: mx.array, probabilities: mx.array | None = None) -> Survey:
     """A survey of which only this matters."""
     none = mx.zeros_like(entropies)
     return Survey(none, none, none if probabilities is None else probabilities, entropies, none)
@@ -32,8 +32,8 @@ def rules_of(bound: float = 0.1, stability: int = 1, confidence: float = 0.005) 
 
 
 def keep(entropies: mx.array, bound: float) -> mx.array:
-    said = said_of(entropies)
-    return rules.within_entropy_bound(said, Canvas(entropies, said, mx.array(0)), rules_of(bound))
+    survey = survey_of(entropies)
+    return rules.within_entropy_bound(survey, Canvas(entropies, survey, mx.array(0)), rules_of(bound))
 
 
 def slow_accept(entropies: np.ndarray, bound: float) -> np.ndarray:
@@ -106,8 +106,8 @@ def test_acceptance_equals_the_slow_twin(entropies: list[float], bound: float) -
     [([0.2, 0.6, 0.59, 0.9], [False, True, False, True]), ([0.1, 0.1, 0.3, 0.2], [False, False, True, False])],
 )
 def test_confidence_keeps_the_probable_and_always_one(probabilities: list[float], kept: list[bool]) -> None:
-    said = said_of(mx.zeros(4), mx.array(probabilities))
-    assert rules.Confidence(0.6)(said, Canvas(said.argmax, said, mx.array(0)), rules_of()).tolist() == kept
+    survey = survey_of(mx.zeros(4), mx.array(probabilities))
+    assert rules.Confidence(0.6)(survey, Canvas(survey.argmax, survey, mx.array(0)), rules_of()).tolist() == kept
 
 
 def test_the_probability_of_a_token_by_hand() -> None:
@@ -155,8 +155,8 @@ def test_agreement_counts_equal_canvases_and_starts_again() -> None:
     ],
 )
 def test_stable_and_confident(streak: int, mean_entropy: float, stability: int, stops: bool) -> None:
-    said = said_of(mx.array([mean_entropy, mean_entropy]))
-    assert stable_and_confident(mx.array(streak), said, rules_of(stability=stability)).item() == stops
+    survey = survey_of(mx.array([mean_entropy, mean_entropy]))
+    assert stable_and_confident(mx.array(streak), survey, rules_of(stability=stability)).item() == stops
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(1, 3))
@@ -171,8 +171,8 @@ def test_the_streak_equals_a_history_of_k_canvases(canvases: list[int], stabilit
 
         streak = agreement(mx.array(current), previous, streak)
         previous = mx.array(current)
-        said = said_of(mx.zeros(2))
-        assert stable_and_confident(streak, said, rules_of(stability=stability)).item() == stable
+        survey = survey_of(mx.zeros(2))
+        assert stable_and_confident(streak, survey, rules_of(stability=stability)).item() == stable
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ class Walk:
     def take(self, stepped: Any) -> None:
         before, self.canvas = self.canvas, stepped.canvas
         tokens, soft, argmax, accepted = map(
-            np.array, (before.tokens, before.said.soft, self.canvas.said.argmax, stepped.accepted)
+            np.array, (before.tokens, before.survey.soft, self.canvas.survey.argmax, stepped.accepted)
         )
         self.records.append(Record(tokens, soft, argmax, accepted, bool(stepped.finished.item())))
 

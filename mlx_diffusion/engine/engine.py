@@ -103,7 +103,7 @@ class Engine:
         """Let every row take a denoising step, and take in the canvases that are finished."""
         turns = [row.turn() for row in rows]
         stepped = [_without_rest(turn, one) for turn, one in zip(turns, step(self.model, turns), strict=True)]
-        flags = mx.stack([mx.stack([one.finished, mx.isnan(one.canvas.said.entropy).any()]) for one in stepped])
+        flags = mx.stack([mx.stack([one.finished, mx.isnan(one.canvas.survey.entropy).any()]) for one in stepped])
         mx.eval(flags, stepped, [turn.canvas.tokens for turn in turns])
         events: list[Event] = []
         for row, turn, one, (finished, is_nan) in zip(rows, turns, stepped, np.array(flags).tolist(), strict=True):
@@ -116,8 +116,10 @@ class Engine:
         return events
 
     def _after_step(self, row: Row, turn: Turn, one: Stepped, finished: bool) -> list[Event]:
-        said = one.canvas.said
-        canvas, argmax, accepted, entropy = map(np.array, (turn.canvas.tokens, said.argmax, one.accepted, said.entropy))
+        found = one.canvas.survey
+        canvas, argmax, accepted, entropy = map(
+            np.array, (turn.canvas.tokens, found.argmax, one.accepted, found.entropy)
+        )
         events: list[Event] = [Draft(row.block, row.step, canvas, argmax, accepted, entropy, row.index)]
         forwarded = row.length if turn.positions is None else turn.positions.shape[0]
         if not row.take_step(one.canvas, forwarded, finished):

@@ -1,13 +1,13 @@
 """The rules of denoising: how hot a step is, which tokens it keeps, when a canvas is finished, where a text ends.
 
-Small pure functions of a row's canvas, of what the network said of it, and of the row's own numbers. Knows nothing of
+Small pure functions of a row's canvas, of the network's survey of it, and of the row's own numbers. Knows nothing of
 models, seeds or text. The published rules are those of Transformers' `EntropyBoundSampler` (after Ben-Hamu et al. 2025,
 https://arxiv.org/abs/2505.24857) and `StableAndConfidentStoppingCriteria`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,12 +18,15 @@ from mlx_diffusion.network.cache import KeysValues
 from mlx_diffusion.network.head import Survey
 from mlx_diffusion.options import Settings
 
+# (entropies in nats, probabilities of the proposed tokens), float32 [1, L] both -> the positions to keep, bool [1, L]
+FigureRule = Callable[[mx.array, mx.array], mx.array]
+
 
 class Canvas(NamedTuple):
     """A row's canvas between two steps: the loop's only state. L positions."""
 
     tokens: mx.array  # int32 [L], the next input
-    said: Survey  # [L] each: what the last step that forwarded a position said of it; argmax -1 and soft 0 before
+    survey: Survey  # [L] each, of the last step that forwarded a position; argmax -1 and soft 0 before
     streak: mx.array  # int32 [], how many steps before had the same argmax
     kept: tuple[KeysValues, ...] = ()  # a layer each, [1, K, L, S], where the next step lets positions rest
 
@@ -47,8 +50,8 @@ class Rules(NamedTuple):
 class Acceptance(Protocol):
     """Which of the proposed tokens a step keeps. Pure; MLX may trace it, and equal rules share a trace."""
 
-    def __call__(self, said: Survey, canvas: Canvas, rules: Rules) -> mx.array:
-        """said: of every position, `sample` being the proposed tokens; canvas: before the step. Returns bool [L]."""
+    def __call__(self, survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+        """survey: of every position, its sample being the proposed tokens. canvas: before the step. Returns bool [L]."""
         ...
 
 
@@ -69,14 +72,14 @@ def temperature(step: int, steps: int, t_min: float, t_max: float) -> float:
     return float(np.float32(t_min) + np.float32(t_max - t_min) * remaining)
 
 
-def within_entropy_bound(said: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+def within_entropy_bound(survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
     """The reference's acceptance.
 
     In ascending order of entropy, a position is kept while the entropies *before* it sum to at most `bound` nats; so
     the most certain one is always kept, and the mutual information of all that are kept stays below the bound.
     """
-    order = mx.argsort(said.entropy)
-    ascending = said.entropy[order]
+    order = mx.argsort(survey.entropy)
+    ascending = survey.entropy[order]
     keep = mx.cumsum(ascending) - ascending <= rules.bound
     return keep[mx.argsort(order)]
 
@@ -90,9 +93,19 @@ class Confidence:
 
     threshold: float
 
-    def __call__(self, said: Survey, canvas: Canvas, rules: Rules) -> mx.array:
-        best = mx.argmax(said.probability)
-        return (said.probability >= self.threshold) | (mx.arange(said.probability.shape[0]) == best)
+    def __call__(self, survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+        best = mx.argmax(survey.probability)
+        return (survey.probability >= self.threshold) | (mx.arange(survey.probability.shape[0]) == best)
+
+
+@dataclass(frozen=True)
+class OfFigures:
+    """A caller's own rule of acceptance, which knows no more than two figures of each position."""
+
+    rule: FigureRule
+
+    def __call__(self, survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+        return self.rule(survey.entropy[None], survey.probability[None])[0]
 
 
 @dataclass(frozen=True)
@@ -114,10 +127,10 @@ def agreement(argmax: mx.array, previous: mx.array, streak: mx.array) -> mx.arra
     return mx.where((argmax == previous).all(), streak + 1, 0)
 
 
-def stable_and_confident(streak: mx.array, said: Survey, rules: Rules) -> mx.array:
+def stable_and_confident(streak: mx.array, survey: Survey, rules: Rules) -> mx.array:
     """Whether a canvas is finished, bool []: its argmax has been the same for `stability` steps before this one, and
     its mean entropy is below `confidence`."""
-    return (streak >= rules.stability) & (said.entropy.mean() < rules.confidence)
+    return (streak >= rules.stability) & (survey.entropy.mean() < rules.confidence)
 
 
 def through_stop(tokens: Sequence[int], stop_ids: Collection[int]) -> tuple[list[int], bool]:

@@ -47,7 +47,9 @@ class Turn(NamedTuple):
     def view(self) -> View:
         """What the network is to look at."""
         canvas, own = self.canvas, self.positions
-        tokens, soft = (canvas.tokens, canvas.said.soft) if own is None else (canvas.tokens[own], canvas.said.soft[own])
+        tokens, soft = canvas.tokens, canvas.survey.soft
+        if own is not None:
+            tokens, soft = tokens[own], soft[own]
         kept = () if own is None else canvas.kept
         return View(tokens, soft, self.prefix, own, kept)
 
@@ -74,13 +76,13 @@ def step(network: Network, turns: Sequence[Turn]) -> list[Stepped]:
     )
     stepped = []
     for turn, seen in zip(turns, found, strict=True):
-        said = seen.survey if turn.positions is None else _merged(turn.canvas.said, seen.survey, turn.positions)
+        survey = seen.survey if turn.positions is None else _merged(turn.canvas.survey, seen.survey, turn.positions)
         canvas = turn.canvas._replace(kept=())
         decide = Decide(turn.policy)
         tokens, streak, accepted, finished = network.run(
-            decide, None, said, canvas, turn.rules, turn.fresh, turn.positions
+            decide, None, survey, canvas, turn.rules, turn.fresh, turn.positions
         )
-        stepped.append(Stepped(Canvas(tokens, said, streak, seen.kept), accepted, finished))
+        stepped.append(Stepped(Canvas(tokens, survey, streak, seen.kept), accepted, finished))
     return stepped
 
 
@@ -92,7 +94,7 @@ class Decide:
 
     def __call__(
         self,
-        said: tuple[mx.array, ...],
+        figures: tuple[mx.array, ...],
         before: tuple[Any, ...],
         rules: tuple[mx.array, ...],
         fresh: mx.array,
@@ -102,19 +104,19 @@ class Decide:
 
         A trace hands named tuples on as plain ones, so that they are named anew here.
         """
-        survey, numbers = Survey(*said), Rules(*rules)
+        survey, numbers = Survey(*figures), Rules(*rules)
         canvas = Canvas(before[0], Survey(*before[1]), *before[2:])
         accepted = self.policy.acceptance(survey, canvas, numbers)
         tokens = mx.where(accepted, survey.sample, fresh)
         if positions is not None:  # the others rest
             forwarded = (mx.arange(tokens.shape[0])[:, None] == positions).any(axis=-1)
             tokens = mx.where(forwarded, tokens, canvas.tokens)
-        streak = agreement(survey.argmax, canvas.said.argmax, canvas.streak)
+        streak = agreement(survey.argmax, canvas.survey.argmax, canvas.streak)
         return tokens, streak, accepted, stable_and_confident(streak, survey, numbers)
 
 
 def _merged(old: Survey, new: Survey, positions: mx.array) -> Survey:
-    """What was said of all positions, those at int32 [A] having been looked at anew."""
+    """The survey of all positions, those at int32 [A] having been looked at anew."""
     merged = []
     for before, now in zip(old, new, strict=True):
         index = positions if now.ndim == 1 else mx.broadcast_to(positions[:, None], now.shape)

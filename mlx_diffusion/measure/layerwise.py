@@ -91,8 +91,8 @@ class Layerwise:
     ) -> list[Seen]:
         """As `DiffusionGemma.survey`."""
         flat = Flat.of([view.tokens.shape[0] for view in views])
-        said = self.ends.survey_hidden(self.decode(views, flat), flat, views, temperatures, gumbels)
-        return [Seen(Survey(*row), ()) for row in zip(*map(flat.take, said), strict=True)]
+        survey = self.ends.survey_hidden(self.decode(views, flat), flat, views, temperatures, gumbels)
+        return [Seen(Survey(*row), ()) for row in zip(*map(flat.take, survey), strict=True)]
 
     def run(self, function: Callable[..., Any], module: None, *arguments: Any) -> Any:
         """Run the function as it is: nothing here runs often enough to be worth a trace."""
@@ -162,10 +162,10 @@ def denoised(
         stepped = step(network, turns)
         mx.eval(stepped)
         for block, one in zip(running, stepped, strict=True):
-            if np.isnan(np.array(one.canvas.said.entropy)).any():
+            if np.isnan(np.array(one.canvas.survey.entropy)).any():
                 raise CheckpointError(f"{checkpoint.folder} gives NaN at denoising step {number}; convert it again")
             canvases[block], steps[block], settled[block] = one.canvas, number + 1, bool(one.finished.item())
-    return [Denoised(canvases[block].said.argmax, steps[block], settled[block]) for block in range(len(prompts))]
+    return [Denoised(canvases[block].survey.argmax, steps[block], settled[block]) for block in range(len(prompts))]
 
 
 def _behind(prompt: tuple[int, ...]) -> Prefix:

@@ -22,7 +22,7 @@ Held = tuple[mx.array, mx.array, int]  # keys and values, [1, K, room, S] each, 
 
 SeenKeys = tuple[KeysValues | tuple[()], mx.array | None]  # () where nothing is seen; which of them are, None: all
 
-LEAST_ROOM, LARGEST_STEP = 64, 8192
+LEAST_CAPACITY, LARGEST_STEP = 64, 8192
 
 
 class Prefix(NamedTuple):
@@ -64,8 +64,8 @@ class LayerCache:
 
     def restore(self, keys: mx.array, values: mx.array, held: int) -> None:
         """Hold the first `held` of these positions instead."""
-        self.held, wanted = held, room(held, self.most)
-        self.keys, self.values = (_with_room(array[:, :, :wanted], wanted) for array in (keys, values))
+        self.held, wanted = held, capacity(held, self.most)
+        self.keys, self.values = (_widened(array[:, :, :wanted], wanted) for array in (keys, values))
 
     def _taken_in(self, old: mx.array | None, new: mx.array, before: int) -> KeysValues:
         """The array to keep, and all that the new positions may see."""
@@ -82,7 +82,7 @@ class LayerCache:
             kept = mx.slice_update(old, new, mx.array([before]), axes=(2,))  # in place where nobody else holds `old`
         else:
             parts = [new] if old is None else [old[:, :, :before], new]
-            kept = _with_room(mx.concatenate(parts, axis=2), room(total, self.most))
+            kept = _widened(mx.concatenate(parts, axis=2), capacity(total, self.most))
         return kept, kept[:, :, first:total]
 
 
@@ -157,7 +157,11 @@ class PrefixCache:
     def bytes_at(self, offset: int, item_bytes: int) -> int:
         """What this cache takes once it holds `offset` positions."""
         return sum(
-            2 * heads * room(offset if layer.most is None else min(offset, layer.most), layer.most) * size * item_bytes
+            2
+            * heads
+            * capacity(offset if layer.most is None else min(offset, layer.most), layer.most)
+            * size
+            * item_bytes
             for layer, (heads, size) in zip(self.layers, self._head_shapes, strict=True)
         )
 
@@ -166,18 +170,18 @@ class PrefixCache:
         return sum(array.nbytes for array in self.arrays())
 
 
-def room(held: int, most: int | None) -> int:
+def capacity(held: int, most: int | None) -> int:
     """How many positions the arrays have room for that hold so many, `most` at most.
 
     For less than a quarter more than they hold, or than 64, and for less than 8,192 more; lengths up to 262,144 have
     few shapes, about 60.
     """
-    step = min(max(LEAST_ROOM, 2 ** max(held - 1, 0).bit_length() // 8), LARGEST_STEP)
+    step = min(max(LEAST_CAPACITY, 2 ** max(held - 1, 0).bit_length() // 8), LARGEST_STEP)
     rounded = -(-held // step) * step
     return rounded if most is None else min(rounded, most)
 
 
-def _with_room(array: mx.array, wanted: int) -> mx.array:
+def _widened(array: mx.array, wanted: int) -> mx.array:
     """[1, K, positions, S] with zeros behind it, up to `wanted` positions."""
     *outer, positions, size = array.shape
     if positions == wanted:

@@ -32,7 +32,7 @@ class Survey(NamedTuple):
     soft: mx.array  # [N, D], probabilities over the embeddings
 
 
-def survey(
+def survey_vocabulary(
     hidden: mx.array,
     table: nn.Embedding,
     softcap: float,

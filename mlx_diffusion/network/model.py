@@ -19,7 +19,7 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.device import LEAST_BYTES, evaluated_after, on_cpu
 from mlx_diffusion.network.cache import KeysValues, PrefixCache
 from mlx_diffusion.network.flat import Flat
-from mlx_diffusion.network.head import Rows, Survey, softcapped, survey
+from mlx_diffusion.network.head import Rows, Survey, softcapped, survey_vocabulary
 from mlx_diffusion.network.layers import SelfConditioning
 from mlx_diffusion.network.rows import Passage, Seen, View
 from mlx_diffusion.network.sampling import columns
@@ -88,8 +88,7 @@ class DiffusionGemma(nn.Module):
         """
         flat = Flat.of([view.tokens.shape[0] for view in views], few_sizes=self.compiled)
         x, kept = self._decode(views, flat)
-        said = self.survey_hidden(x, flat, views, temperatures, gumbels)
-        rows = zip(*map(flat.take, said), strict=True)
+        rows = zip(*map(flat.take, self.survey_hidden(x, flat, views, temperatures, gumbels)), strict=True)
         return [Seen(Survey(*row), own) for row, own in zip(rows, kept, strict=True)]
 
     def survey_hidden(
@@ -109,7 +108,7 @@ class DiffusionGemma(nn.Module):
 
         heat = [mx.broadcast_to(own, (width, 1)) for own, width in zip(temperatures, flat.widths, strict=True)]
         small = 4 * x.shape[0] * columns(vocab_size) < LEAST_BYTES
-        said = survey(
+        found = survey_vocabulary(
             self.norm(x),
             self.embed_tokens,
             self.config.final_logit_softcapping,
@@ -119,7 +118,7 @@ class DiffusionGemma(nn.Module):
             mx.depends if self.compiled or small else evaluated_after,
             self.run,
         )
-        return said._replace(soft=said.soft * self.config.hidden_size**0.5)
+        return found._replace(soft=found.soft * self.config.hidden_size**0.5)
 
     def denoise(self, canvas: mx.array, soft: mx.array | None, cache: PrefixCache) -> mx.array:
         """Logits float32 [L, V], softcapped, for the canvas int32 [L] that follows the cached prefix.

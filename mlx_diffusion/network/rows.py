@@ -26,7 +26,7 @@ class View(NamedTuple):
     """What a denoising step forwards of one row's canvas of L positions, and what it sees beside it."""
 
     tokens: mx.array  # int32 [A]
-    soft: mx.array  # [A, D], what the step before said of these positions; zeros where there was none
+    soft: mx.array  # [A, D], the soft signal of the step before; zeros where there was none
     prefix: Prefix
     positions: mx.array | None = None  # int32 [A] within the canvas, those that are forwarded; None: all of it
     kept: tuple[KeysValues, ...] = ()  # a layer each, [1, K, L, S] of the whole canvas, where positions of it rest

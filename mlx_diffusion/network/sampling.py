@@ -8,7 +8,9 @@ import mlx.core as mx
 import numpy as np
 
 LOWEST = float(np.finfo(np.float32).min)
-PARTS = 4  # that the vocabulary is drawn in: at the real size 67 MB of float32 each, for a canvas of 256
+VOCABULARY_CHUNKS = (
+    4  # in which noise is drawn and logits are made: at the real size 67 MB of float32 each, for a canvas of 256
+)
 
 
 def entropy(logits: mx.array) -> mx.array:
@@ -30,7 +32,7 @@ def sample(logits: mx.array, gumbel: mx.array) -> mx.array:
 
 def columns(vocab_size: int) -> int:
     """How many columns of logits or noise are made at once, the last time perhaps fewer."""
-    return -(-vocab_size // PARTS)
+    return -(-vocab_size // VOCABULARY_CHUNKS)
 
 
 def gumbel_columns(source: mx.array, first: int, shape: tuple[int, int]) -> mx.array:

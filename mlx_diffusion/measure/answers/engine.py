@@ -90,7 +90,7 @@ class Examinee:
         settings = self.model.generation_defaults.resolve()
         request = Request(tuple(prompt), settings, self._draws(seed), POLICIES[settings.mode])
         (one,) = step(self.model, [first_turn(self.model, request)._replace(temperature=mx.array([1.0]))])
-        draw, argmax = (np.array(tokens).tolist() for tokens in (one.canvas.said.sample, one.canvas.said.argmax))
+        draw, argmax = (np.array(tokens).tolist() for tokens in (one.canvas.survey.sample, one.canvas.survey.argmax))
         return self._text(draw), self._text(argmax)
 
     def _draws(self, seed: int) -> SeededDraws:

@@ -32,12 +32,12 @@ class RandomAcceptance:
 
     probability: float
 
-    def __call__(self, said: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+    def __call__(self, survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
         if self.probability == 1:
-            return mx.full(said.entropy.shape, True)
-        places = mx.arange(said.entropy.shape[0], dtype=mx.uint32) * mx.array(0x9E3779B1, dtype=mx.uint32)  # [L]
-        bits = said.entropy.view(mx.uint32) ^ mixed(said.probability.view(mx.uint32) + places)
-        bits = mixed(bits + said.sample.astype(mx.uint32))
+            return mx.full(survey.entropy.shape, True)
+        places = mx.arange(survey.entropy.shape[0], dtype=mx.uint32) * mx.array(0x9E3779B1, dtype=mx.uint32)  # [L]
+        bits = survey.entropy.view(mx.uint32) ^ mixed(survey.probability.view(mx.uint32) + places)
+        bits = mixed(bits + survey.sample.astype(mx.uint32))
         return bits < mx.array(int(self.probability * 2**32), dtype=mx.uint32)
 
 
