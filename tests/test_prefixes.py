@@ -155,6 +155,18 @@ def test_saved_prefixes_serve_another_process(hub: Pair, tmp_path: Path) -> None
     assert finish.stats.cached_tokens == 50
 
 
+def test_prefixes_that_an_earlier_version_saved_still_serve(hub: Pair) -> None:
+    """Saved by the code before caches could be wound back: sliding layers hold their window alone."""
+    options: dict[str, Any] = {"max_tokens": 20, "max_denoising_steps": 4}
+    for shared, cached in ((50, 50), (49, 48), (40, 32)):
+        store = PrefixStore(hub[0], PLENTY)
+        store.load(FIXTURES / "prefixes-1.safetensors")
+        prompt = [*tokens(50)[:shared], *tokens(3, seed=1)]
+        written, finish = write(hub, prompt, prefixes=store, **options)
+        assert written == write(hub, prompt, **options)[0]
+        assert finish.stats.cached_tokens == cached
+
+
 def test_files_of_another_model_or_none_are_refused(hub: Pair, demo: Pair, tmp_path: Path) -> None:
     store, file = PrefixStore(hub[0], PLENTY), tmp_path / "document.safetensors"
     write(hub, tokens(30), prefixes=store, max_tokens=4, max_denoising_steps=1)

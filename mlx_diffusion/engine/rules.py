@@ -51,7 +51,7 @@ class Acceptance(Protocol):
     """Which of the proposed tokens a step keeps. Pure; MLX may trace it, and equal rules share a trace."""
 
     def __call__(self, survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
-        """survey: of every position, its sample being the proposed tokens. canvas: before the step. Returns bool [L]."""
+        """survey: of all positions, its sample being the proposed tokens. canvas: before the step. Returns bool [L]."""
         ...
 
 

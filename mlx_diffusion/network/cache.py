@@ -157,11 +157,7 @@ class PrefixCache:
     def bytes_at(self, offset: int, item_bytes: int) -> int:
         """What this cache takes once it holds `offset` positions."""
         return sum(
-            2
-            * heads
-            * capacity(offset if layer.most is None else min(offset, layer.most), layer.most)
-            * size
-            * item_bytes
+            2 * heads * size * item_bytes * capacity(min(offset, layer.most or offset), layer.most)
             for layer, (heads, size) in zip(self.layers, self._head_shapes, strict=True)
         )
 

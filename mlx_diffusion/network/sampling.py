@@ -8,9 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 LOWEST = float(np.finfo(np.float32).min)
-VOCABULARY_CHUNKS = (
-    4  # in which noise is drawn and logits are made: at the real size 67 MB of float32 each, for a canvas of 256
-)
+VOCABULARY_CHUNKS = 4  # of noise and logits: at the real size 67 MB of float32 each, for a canvas of 256
 
 
 def entropy(logits: mx.array) -> mx.array:
