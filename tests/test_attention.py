@@ -20,7 +20,7 @@ CONFIG = ModelConfig.from_dict(config_dict(sliding_window=3))
 
 def random_attention(layer_type: Any) -> Attention:
     rng = np.random.default_rng(1)
-    attention = Attention(CONFIG, layer_type)
+    attention = Attention(CONFIG, layer_type, RotaryEmbedding(CONFIG, layer_type))
     for name in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"):
         if name in attention:
             shape = attention[name].weight.shape
@@ -38,7 +38,7 @@ def twin(attention: Attention, layer_type: Any, x: np.ndarray, sees: Any) -> np.
 
     def turned(y: np.ndarray) -> np.ndarray:
         rope = RotaryEmbedding(CONFIG, layer_type)
-        return np.asarray(rope(mx.array(y.astype(np.float32)), mx.arange(len(y))))
+        return np.asarray(rope(mx.array(y.swapaxes(0, 1)[None].astype(np.float32)), 0))[0].swapaxes(0, 1)
 
     def project(name: str, count: int) -> np.ndarray:
         return (x @ np.asarray(attention[name].weight).T).reshape(len(x), count, size)
@@ -75,14 +75,16 @@ def test_both_passes(layer_type: Any, width: int, few_shapes: bool, monkeypatch:
         return key >= prefix or window is None or key >= prefix - (window - 1)
 
     cache = LayerCache(window, spare=2)
-    (row,) = attention.project(mx.array(x[:prefix]), mx.arange(prefix)).rows(Flat.of([prefix]))
-    encoded = attention.output(attend_causally(row, blocks(0, prefix, window, width), cache, mx.depends))
+    (row,) = attention.project(mx.array(x[:prefix])).rows(Flat.of([prefix]))
+    encoded = attention.output(
+        attend_causally(attention.turned(row, 0), blocks(0, prefix, window, width), cache, mx.depends)
+    )
     expected = twin(attention, layer_type, x[:prefix], encoder_sees)
     assert np.abs(np.asarray(encoded) - expected).max() < 1e-5
 
     monkeypatch.setattr(attention_module, "widest", lambda rows, scores: width)
-    positions = mx.arange(prefix, prefix + canvas)
-    (row,) = attention.project(mx.array(x[prefix:]), positions).rows(Flat.of([canvas]))
+    (row,) = attention.project(mx.array(x[prefix:])).rows(Flat.of([canvas]))
+    row = attention.turned(row, mx.array(prefix))
     behind, seen = cache.seen_by_canvas(few_shapes)
     attended = attend_both_ways(row.queries, (row.keys, row.values), None, behind, seen)
     expected = twin(attention, layer_type, x, decoder_sees)[prefix:]

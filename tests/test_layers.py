@@ -54,15 +54,17 @@ def test_geglu_uses_the_tanh_form() -> None:
 @pytest.mark.parametrize("start", [0, 1, 3333])
 def test_rope_turns_the_first_frequencies(layer_type: Any, turning: int, start: int) -> None:
     size = CONFIG.head_shape(layer_type)[1]
-    x = normal(3, 5, size)  # [H, L, S], turned as [L, H, S]
+    x = normal(1, 3, 5, size)
     angles = np.zeros((5, size // 2))
     for pair in range(turning):
         wavelength = np.float32(CONFIG.rope[layer_type].theta ** np.float64(np.float32(2 * pair) / np.float32(size)))
         angles[:, pair] = np.float32(np.arange(start, start + 5, dtype=np.float32) * (np.float32(1) / wavelength))
     a, b = x[..., : size // 2], x[..., size // 2 :]
     expected = np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], -1)
-    turned = RotaryEmbedding(CONFIG, layer_type)(mx.array(x).swapaxes(0, 1), mx.arange(start, start + 5))
-    assert_close(turned.swapaxes(0, 1), expected, 1e-6)
+    rope = RotaryEmbedding(CONFIG, layer_type)
+    assert_close(rope(mx.array(x), start), expected, 1e-6)
+    some = mx.array([4, 1])
+    assert mx.array_equal(rope(mx.array(x)[:, :, some], start, some), rope(mx.array(x), start)[:, :, some])
 
 
 def test_mlp() -> None:

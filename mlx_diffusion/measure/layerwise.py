@@ -26,6 +26,7 @@ from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.network.cache import Prefix, PrefixCache
 from mlx_diffusion.network.flat import Flat
 from mlx_diffusion.network.head import Survey
+from mlx_diffusion.network.layers import RotaryEmbedding
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Seen, View
 from mlx_diffusion.network.traces import plainly
@@ -56,7 +57,9 @@ class _Single(nn.Module):
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
-        self.layers = [*(nn.Module() for _ in range(index)), Layer(config, config.layer_types[index])]
+        layer_type = config.layer_types[index]
+        layer = Layer(config, layer_type, RotaryEmbedding(config, layer_type))
+        self.layers = [*(nn.Module() for _ in range(index)), layer]
 
 
 def load_ends(checkpoint: Checkpoint) -> DiffusionGemma:
@@ -104,8 +107,6 @@ class Layerwise:
         prompts = list(dict.fromkeys(self.prompts))
         texts = Flat.of([len(prompt) for prompt in prompts])
         encoded = ends.embed(texts.join([mx.array(prompt) for prompt in prompts]))
-        starts = texts.join([mx.arange(len(prompt)) for prompt in prompts])
-        places = flat.join([view.places(width) for view, width in zip(views, flat.widths, strict=True)])
         soft = flat.join([view.soft for view in views])
         x = ends.self_conditioning(ends.embed(flat.join([view.tokens for view in views])), soft)
         for index, layer_type in enumerate(config.layer_types):
@@ -114,9 +115,9 @@ class Layerwise:
             layer = single.layers[index]
             caches = {prompt: PrefixCache(config, spare=0).layers[index] for prompt in prompts}
             blocks = [encoder_blocks(config, layer_type, 0, len(prompt)) for prompt in prompts]
-            encoded = layer.encode(encoded, starts, texts, blocks, list(caches.values()))
+            encoded = layer.encode(encoded, texts, [0] * len(prompts), blocks, list(caches.values()))
             behind = [caches[prompt].seen_by_canvas(few_shapes=False) for prompt in self.prompts]
-            x, _ = layer.denoise(x, places, flat, views, behind, [None] * len(views))
+            x, _ = layer.denoise(x, flat, views, behind, [None] * len(views))
             mx.eval(encoded, x)
             del single, layer, caches, behind
             mx.clear_cache()

@@ -20,10 +20,11 @@ from mlx_diffusion.network.flat import Flat
 from mlx_diffusion.network.layers import RotaryEmbedding, rms_norm
 from mlx_diffusion.network.masks import Block
 from mlx_diffusion.network.split_attention import CANVAS_SCORES, Part, attend, cut, widest
+from mlx_diffusion.network.traces import Run, plainly
 
 
 class Projected(NamedTuple):
-    """What positions ask, offer and hold, normed and turned."""
+    """What positions ask, offer and hold, normed."""
 
     queries: mx.array  # [N, H, S]
     keys: mx.array  # [N, K, S]
@@ -36,7 +37,7 @@ class Projected(NamedTuple):
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ModelConfig, layer_type: LayerType) -> None:
+    def __init__(self, config: ModelConfig, layer_type: LayerType, rope: RotaryEmbedding) -> None:
         super().__init__()
         hidden, heads, eps = config.hidden_size, config.num_attention_heads, config.rms_norm_eps
         kv_heads, head_dim = config.head_shape(layer_type)
@@ -47,18 +48,21 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(heads * head_dim, hidden, bias=False)
         self.q_norm = nn.RMSNorm(head_dim, eps=eps)
         self.k_norm = nn.RMSNorm(head_dim, eps=eps)
-        self._rope = RotaryEmbedding(config, layer_type)
+        self._rope = rope  # one object for all layers of a type, and so one trace
         self._head_dim, self._eps = head_dim, eps
 
-    def project(self, x: mx.array, positions: mx.array) -> Projected:
-        """x [N, D], each at its position in its row, int32 [N]."""
+    def project(self, x: mx.array) -> Projected:
+        """x [N, D] of all rows; where a position stands is yet to be told, see `turned`."""
         queries, keys = self._heads(self.q_proj(x)), self._heads(self.k_proj(x))
         values = self._heads(self.v_proj(x)) if "v_proj" in self else keys
-        return Projected(
-            self._rope(self.q_norm(queries), positions),
-            self._rope(self.k_norm(keys), positions),
-            rms_norm(values, self._eps),
-        )
+        return Projected(self.q_norm(queries), self.k_norm(keys), rms_norm(values, self._eps))
+
+    def turned(
+        self, row: Projected, first: int | mx.array, positions: mx.array | None = None, run: Run = plainly
+    ) -> Projected:
+        """One row's queries and keys turned by where they stand: from `first` on, or at `first` + positions."""
+        queries, keys = run(self._rope.turn, None, row.queries, row.keys, first, positions)
+        return Projected(queries, keys, row.values)
 
     def output(self, attended: mx.array) -> mx.array:
         """What was attended, [N, H, S], back to [N, D]."""

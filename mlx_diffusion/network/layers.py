@@ -40,13 +40,26 @@ class RotaryEmbedding:
         wavelengths[:turning] = np.float64(rope.theta) ** exponents.astype(np.float64)
         self.wavelengths = mx.array(wavelengths)
 
-    def __call__(self, x: mx.array, positions: mx.array) -> mx.array:
-        """x [N, H, S], each of the N at its position, int32 [N]."""
-        turned = mx.fast.rope(
-            x[:, :, None], self.head_dim, traditional=False, base=None, scale=1.0, offset=positions,
-            freqs=self.wavelengths,
-        )  # fmt: skip
-        return turned[:, :, 0]
+    def turn(
+        self, queries: mx.array, keys: mx.array, first: int | mx.array, positions: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """A row's queries and keys, [1, H or K, L, S], as they stand at `first`, `first` + 1, …
+
+        Or at `first` + positions, int32 [L].
+        """
+        return self(queries, first, positions), self(keys, first, positions)
+
+    def __call__(self, x: mx.array, first: int | mx.array, positions: mx.array | None = None) -> mx.array:
+        """One array of them, [1, H, L, S]."""
+        if positions is None:
+            return self._turned(x, first)
+        each = self._turned(x[0].swapaxes(0, 1)[:, :, None], first + positions)  # [L, H, 1, S]: a row a position
+        return each[:, :, 0].swapaxes(0, 1)[None]
+
+    def _turned(self, x: mx.array, offset: int | mx.array) -> mx.array:
+        return mx.fast.rope(
+            x, self.head_dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=self.wavelengths
+        )
 
 
 class MLP(nn.Module):

@@ -20,7 +20,7 @@ from mlx_diffusion.device import LEAST_BYTES, evaluated_after, on_cpu
 from mlx_diffusion.network.cache import KeysValues, PrefixCache
 from mlx_diffusion.network.flat import Flat
 from mlx_diffusion.network.head import Rows, Survey, softcapped, survey_vocabulary
-from mlx_diffusion.network.layers import SelfConditioning
+from mlx_diffusion.network.layers import RotaryEmbedding, SelfConditioning
 from mlx_diffusion.network.rows import Passage, Seen, View
 from mlx_diffusion.network.sampling import columns
 from mlx_diffusion.network.traces import Traces, plainly
@@ -36,7 +36,8 @@ class DiffusionGemma(nn.Module):
         self.config = config
         self.generation_defaults = generation_defaults or GenerationConfig()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = [Layer(config, layer_type) for layer_type in config.layer_types]
+        ropes = {layer_type: RotaryEmbedding(config, layer_type) for layer_type in set(config.layer_types)}
+        self.layers = [Layer(config, layer_type, ropes[layer_type]) for layer_type in config.layer_types]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.self_conditioning = SelfConditioning(config)
         # On a CPU every fused kernel is a run of the machine's C++ compiler, 40 s in all before the first step.
@@ -60,9 +61,6 @@ class DiffusionGemma(nn.Module):
         """
         flat = Flat.of([passage.tokens.shape[0] for passage in passages])
         starts = [passage.cache.offset for passage in passages]
-        positions = flat.join(
-            [mx.arange(start, start + count) for start, count in zip(starts, flat.counts, strict=True)]
-        )
         blocks = {
             layer_type: [encoder_blocks(self.config, layer_type, p.cache.offset, p.tokens.shape[0]) for p in passages]
             for layer_type in set(self.config.layer_types)
@@ -72,7 +70,7 @@ class DiffusionGemma(nn.Module):
             # Who wants the caches alone needs nothing of the last layer's attention: nothing of it is evaluated here.
             after = evaluated_after if on_cpu() and index < len(self.layers) - 1 else mx.depends
             caches = [passage.cache.layers[index] for passage in passages]
-            x = layer.encode(x, positions, flat, blocks[layer_type], caches, after)
+            x = layer.encode(x, flat, starts, blocks[layer_type], caches, after)
         for passage, count in zip(passages, flat.counts, strict=True):
             passage.cache.advance(count)
         return self.norm(x)
@@ -148,7 +146,6 @@ class DiffusionGemma(nn.Module):
 
     def _decode(self, views: Sequence[View], flat: Flat) -> tuple[mx.array, list[tuple[KeysValues, ...]]]:
         """All canvases through all layers: what comes out, [N, D], and each canvas's keys and values."""
-        positions = flat.join([view.places(width) for view, width in zip(views, flat.widths, strict=True)])
         embedded = self.embed(flat.join([view.tokens for view in views]))
         soft = flat.join([view.soft for view in views])
         x = self.run(SelfConditioning.__call__, self.self_conditioning, embedded, soft)
@@ -156,7 +153,7 @@ class DiffusionGemma(nn.Module):
         for index, (layer, layer_type) in enumerate(zip(self.layers, self.config.layer_types, strict=True)):
             behind = [(view.prefix.layers[index], view.prefix.seen.get(layer_type)) for view in views]
             old = [view.kept[index] if view.kept else None for view in views]
-            x, canvases = layer.denoise(x, positions, flat, views, behind, old, self.run)
+            x, canvases = layer.denoise(x, flat, views, behind, old, self.run)
             kept.append(canvases)
         return x, list(zip(*kept, strict=True))
 

@@ -41,10 +41,12 @@ class View(NamedTuple):
         noise = gumbel_columns(source, first, (self.length, vocab_size))
         return noise if self.positions is None else noise[self.positions]
 
-    def places(self, width: int) -> mx.array:
-        """Where in the row the forwarded positions stand, and further ones up to `width`: int32 [width]."""
-        within = mx.arange(width, dtype=mx.int32) if self.positions is None else self.positions
-        return self.prefix.position + within
+    def placed(self, width: int) -> mx.array | None:
+        """Where in the canvas the forwarded positions stand, int32 [width], the last one repeated; None: in order."""
+        if self.positions is None or self.positions.shape[0] == width:
+            return self.positions
+        missing = width - self.positions.shape[0]
+        return mx.concatenate([self.positions, mx.broadcast_to(self.positions[-1:], (missing,))])
 
     def trimmed(self, canvas: KeysValues) -> KeysValues:
         """Keys and values of the canvas's own positions alone."""

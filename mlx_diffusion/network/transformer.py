@@ -16,7 +16,7 @@ from mlx_diffusion.network import masks
 from mlx_diffusion.network.attention import Attention, Projected, attend_both_ways, attend_causally
 from mlx_diffusion.network.cache import KeysValues, LayerCache, SeenKeys
 from mlx_diffusion.network.flat import Flat
-from mlx_diffusion.network.layers import MLP, Experts, Router
+from mlx_diffusion.network.layers import MLP, Experts, RotaryEmbedding, Router
 from mlx_diffusion.network.masks import Block, first_seen
 from mlx_diffusion.network.rows import View
 from mlx_diffusion.network.split_attention import PROMPT_SCORES, widest
@@ -26,10 +26,10 @@ from mlx_diffusion.network.traces import Run, plainly
 class Layer(nn.Module):
     """Attention, then the dense MLP and the experts side by side. Each pass has its own scalar."""
 
-    def __init__(self, config: ModelConfig, layer_type: LayerType) -> None:
+    def __init__(self, config: ModelConfig, layer_type: LayerType, rope: RotaryEmbedding) -> None:
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
-        self.self_attn = Attention(config, layer_type)
+        self.self_attn = Attention(config, layer_type, rope)
         self.mlp = MLP(hidden, config.intermediate_size)
         self.router = Router(config)
         self.experts = Experts(config)
@@ -46,45 +46,47 @@ class Layer(nn.Module):
     def encode(
         self,
         x: mx.array,
-        positions: mx.array,
         flat: Flat,
+        starts: Sequence[int],
         blocks: Sequence[Sequence[Block]],
         caches: Sequence[LayerCache],
         after: After = mx.depends,
     ) -> mx.array:
-        """x [N, D] of all rows at int32 [N] positions; each row's keys and values go into its cache. Returns [N, D].
+        """x [N, D] of all rows, each from its start on; its keys and values go into its cache. Returns [N, D].
 
         blocks: which of a row's queries see which keys, see `encoder_blocks`.
         """
-        rows = zip(self.project(x, positions).rows(flat), blocks, caches, strict=True)
-        return self.encoded(x, flat.join([attend_causally(*row, after) for row in rows]))
+        attended = []
+        for row, start, own, cache in zip(self.project(x).rows(flat), starts, blocks, caches, strict=True):
+            attended.append(attend_causally(self.self_attn.turned(row, start), own, cache, after))
+        return self.encoded(x, flat.join(attended))
 
     def denoise(
         self,
         x: mx.array,
-        positions: mx.array,
         flat: Flat,
         views: Sequence[View],
         prefixes: Sequence[SeenKeys],
         kept: Sequence[KeysValues | None],
         run: Run = plainly,
     ) -> tuple[mx.array, list[KeysValues]]:
-        """x [N, D] of all canvases at int32 [N] positions, each behind its prefix; nothing is written.
+        """x [N, D] of all canvases, each behind its prefix; nothing is written.
 
         prefixes, kept: this layer's keys and values of each row's prefix, and of its canvas before this step. Returns
         [N, D] and the keys and values of each canvas.
         """
         attended, canvases = [], []
-        rows = Projected(*run(Layer.project, self, x, positions)).rows(flat)
+        rows = Projected(*run(Layer.project, self, x)).rows(flat)
         for view, row, (prefix, seen), old in zip(views, rows, prefixes, kept, strict=True):
-            canvas, present = view.canvas_keys(row, old)
-            attended.append(run(attend_both_ways, None, row.queries, canvas, present, prefix, seen))
+            turned = self.self_attn.turned(row, view.prefix.position, view.placed(row.queries.shape[2]), run)
+            canvas, present = view.canvas_keys(turned, old)
+            attended.append(run(attend_both_ways, None, turned.queries, canvas, present, prefix, seen))
             canvases.append(view.trimmed(canvas))
         return run(Layer.decoded, self, x, flat.join(attended)), canvases
 
-    def project(self, x: mx.array, positions: mx.array) -> Projected:
-        """What the positions of all rows, x [N, D] at int32 [N], bring into attention."""
-        return self.self_attn.project(self.input_layernorm(x), positions)
+    def project(self, x: mx.array) -> Projected:
+        """What the positions of all rows, x [N, D], bring into attention."""
+        return self.self_attn.project(self.input_layernorm(x))
 
     def encoded(self, x: mx.array, attended: mx.array) -> mx.array:
         """x [N, D] and what its positions attended to, [N, H, S], to what comes out of this layer of the encoder."""
