@@ -44,7 +44,7 @@ def surveyed(hidden: mx.array, table: nn.Embedding, source: mx.array, after: Aft
     def noise(sources: Sequence[mx.array], first: int) -> mx.array:
         return gumbel_columns(sources[0], first, shape)
 
-    return survey_vocabulary(hidden, table, SOFTCAP, TEMPERATURE, [source], noise, after)
+    return survey_vocabulary(hidden, table, SOFTCAP, 1.0, TEMPERATURE, [source], noise, after)
 
 
 @pytest.mark.parametrize("spec", FORMATS, ids=str)

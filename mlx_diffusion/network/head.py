@@ -36,6 +36,7 @@ def survey_vocabulary(
     hidden: mx.array,
     table: nn.Embedding,
     softcap: float,
+    embedding_scale: float,
     temperature: float | mx.array,
     sources: Sequence[mx.array],
     noise: Callable[[Sequence[mx.array], int], mx.array],
@@ -46,8 +47,8 @@ def survey_vocabulary(
 
     temperature is one number, or float32 [N, 1]. The sample is argmax(logits + noise), of which `noise(sources, first)`
     gives the `columns(V)` columns from `first`, float32 [N, columns]. Ties go to the first token, as in an argmax over
-    all. Each chunk of the vocabulary waits for the one before, so that MLX holds few at a time: lazily, in one graph,
-    where `after` is `mx.depends`.
+    all. The soft signal is of embeddings times their scale. Each chunk of the vocabulary waits for the one before, so
+    that MLX holds few at a time: lazily, in one graph, where `after` is `mx.depends`.
     """
     vocab_size = table.weight.shape[0]
     chunks: list[_Chunk] = []
@@ -58,7 +59,7 @@ def survey_vocabulary(
         start = mx.array(first, dtype=mx.int32)
         found = run(_chunk, None, hidden, rows.plain(), softcap, temperature, noise(sources, first), start)
         chunks.append(_Chunk(*found))
-    return Survey(*run(_joined, None, [tuple(chunk) for chunk in chunks], hidden))
+    return Survey(*run(_joined, None, [tuple(chunk) for chunk in chunks], hidden, embedding_scale))
 
 
 def survey_logits(logits: mx.array, table: nn.Embedding, gumbel: mx.array) -> Survey:
@@ -191,7 +192,7 @@ def _chunk(
     )
 
 
-def _joined(chunks: list[tuple[mx.array, ...]], hidden: mx.array) -> Survey:
+def _joined(chunks: list[tuple[mx.array, ...]], hidden: mx.array, embedding_scale: float) -> Survey:
     """What all columns say: the winner of the winners, and sums relative to the largest logit of all."""
     *columns, softs = zip(*chunks, strict=True)
     best, argmax, noisiest, sample, sampled, total, moment = (
@@ -210,5 +211,5 @@ def _joined(chunks: list[tuple[mx.array, ...]], hidden: mx.array) -> Survey:
         mx.take_along_axis(sample, chosen, axis=-1).squeeze(-1),
         mx.exp(mx.take_along_axis(sampled, chosen, axis=-1) - highest - log_total).squeeze(-1),
         (log_total - moments / totals).squeeze(-1),
-        (soft / totals).astype(hidden.dtype),
+        (soft / totals).astype(hidden.dtype) * embedding_scale,
     )

@@ -102,21 +102,22 @@ class DiffusionGemma(nn.Module):
 
         def noise(sources: Sequence[mx.array], first: int) -> mx.array:
             """Some columns of all rows' noise, [N, columns]."""
-            return flat.join([v.noise(source, first, vocab_size) for v, source in zip(views, sources, strict=True)])
+            rows = zip(views, sources, strict=True)
+            return flat.join([view.noise(source, first, vocab_size, self.run) for view, source in rows])
 
         heat = [mx.broadcast_to(own, (width, 1)) for own, width in zip(temperatures, flat.widths, strict=True)]
         small = 4 * x.shape[0] * columns(vocab_size) < LEAST_BYTES
-        found = survey_vocabulary(
-            self.norm(x),
+        return survey_vocabulary(
+            self.run(nn.RMSNorm.__call__, self.norm, x),
             self.embed_tokens,
             self.config.final_logit_softcapping,
+            self.config.hidden_size**0.5,
             flat.join(heat),
             gumbels,
             noise,
             mx.depends if self.compiled or small else evaluated_after,
             self.run,
         )
-        return found._replace(soft=found.soft * self.config.hidden_size**0.5)
 
     def denoise(self, canvas: mx.array, soft: mx.array | None, cache: PrefixCache) -> mx.array:
         """Logits float32 [L, V], softcapped, for the canvas int32 [L] that follows the cached prefix.

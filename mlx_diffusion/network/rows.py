@@ -13,6 +13,7 @@ from mlx_diffusion.network.attention import Projected
 from mlx_diffusion.network.cache import KeysValues, Prefix, PrefixCache
 from mlx_diffusion.network.head import Survey
 from mlx_diffusion.network.sampling import gumbel_columns
+from mlx_diffusion.network.traces import Run
 
 
 class Passage(NamedTuple):
@@ -36,9 +37,9 @@ class View(NamedTuple):
         """L."""
         return self.kept[0][0].shape[2] if self.positions is not None else self.tokens.shape[0]
 
-    def noise(self, source: mx.array, first: int, vocab_size: int) -> mx.array:
+    def noise(self, source: mx.array, first: int, vocab_size: int, run: Run) -> mx.array:
         """The columns from `first` of the Gumbel noise of the forwarded positions, float32 [A, columns]."""
-        noise = gumbel_columns(source, first, (self.length, vocab_size))
+        noise = gumbel_columns(source, first, (self.length, vocab_size), run)
         return noise if self.positions is None else noise[self.positions]
 
     def placed(self, width: int) -> mx.array | None:

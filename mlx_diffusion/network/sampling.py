@@ -7,6 +7,8 @@ nothing of where logits or keys come from.
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusion.network.traces import Run, plainly
+
 LOWEST = float(np.finfo(np.float32).min)
 VOCABULARY_CHUNKS = 4  # of noise and logits: at the real size 67 MB of float32 each, for a canvas of 256
 
@@ -33,7 +35,7 @@ def columns(vocab_size: int) -> int:
     return -(-vocab_size // VOCABULARY_CHUNKS)
 
 
-def gumbel_columns(source: mx.array, first: int, shape: tuple[int, int]) -> mx.array:
+def gumbel_columns(source: mx.array, first: int, shape: tuple[int, int], run: Run = plainly) -> mx.array:
     """The `columns(V)` columns from `first`, a multiple of their number, of Gumbel noise of shape [L, V].
 
     source: the noise itself, float32 [L, V], or a key, uint32 [2], which stands for it.
@@ -42,5 +44,9 @@ def gumbel_columns(source: mx.array, first: int, shape: tuple[int, int]) -> mx.a
     count = min(most, shape[1] - first)
     if source.dtype != mx.uint32:
         return source[:, first : first + count]
-    key = source + mx.array([0, first // most], dtype=mx.uint32)
-    return mx.random.gumbel((shape[0], count), dtype=mx.float32, key=key)
+    noise: mx.array = run(_drawn, None, source, mx.array([0, first // most], dtype=mx.uint32), shape[0], count)
+    return noise
+
+
+def _drawn(key: mx.array, chunk: mx.array, length: int, count: int) -> mx.array:
+    return mx.random.gumbel((length, count), dtype=mx.float32, key=key + chunk)
