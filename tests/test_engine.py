@@ -154,6 +154,19 @@ def test_nobody_waits_for_a_long_prompt() -> None:
     assert kinds[:first].count("Draft0") == 4
 
 
+def test_a_short_prompt_does_not_queue_behind_a_long_one() -> None:
+    """It joins while the long one is encoded, and is writing three passes later."""
+    model, tokenizer = loaded(FIXTURES / "hub")
+    own = model.generation_defaults.resolve(GenerationConfig(max_tokens=16, prefill_step_size=8))
+    engine = Engine(model, tokenizer)
+    engine.add(Request(tuple(range(10, 90)), own, SeededDraws.of(0, 96), Policy()))
+    engine.advance()
+    short = engine.add(Request((20, 21, 22), own, SeededDraws.of(1, 96), Policy()))
+    events = [event for _ in range(3) for event in engine.advance()]
+    assert any(isinstance(event, Draft) and event.row == short for event in events)
+    assert any(isinstance(event, Prefill) and event.row != short for event in events)
+
+
 def test_dropping_is_final_and_forgives() -> None:
     model, tokenizer = loaded(FIXTURES / "hub")
     engine = Engine(model, tokenizer)

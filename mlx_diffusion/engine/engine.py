@@ -77,7 +77,7 @@ class Engine:
         return self._denoise(denoising) if denoising else []
 
     def _encode(self, rows: Sequence[Row]) -> list[Event]:
-        """Encode the next part of as many rows as the largest of their parts allows for."""
+        """Encode the next part of as many rows as the largest of their parts allows for; they then queue up anew."""
         most = max(row.request.settings.prefill_step_size for row in rows)
         chosen: list[Row] = []
         passages: list[Passage] = []
@@ -95,6 +95,8 @@ class Engine:
         for row, passage in zip(chosen, passages, strict=True):
             in_prompt = row.prefilled is None
             row.take_encoded(passage.tokens.shape[0])
+            if row.waiting:
+                self._rows[row.index] = self._rows.pop(row.index)
             if in_prompt and row.waiting:
                 events.append(Prefill(row.cache.offset, len(row.request.tokens), row.index))
         return events
