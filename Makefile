@@ -57,15 +57,17 @@ $(VENV)/.made:
 	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
 	  echo "$(PYTHON) is missing or older than 3.11; install a newer Python or name one: make PYTHON=/path/to/python3" >&2; \
 	  exit 1; }
-	@echo "setting up $(VENV) ..."
+	@echo "setting up $(VENV) ..." >&2
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) install --upgrade pip
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.made pyproject.toml
+	@echo "installing the package and what it needs (some 300 MB, a few minutes) ..." >&2
 	@$(PIP) install --editable .
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
+	@echo "installing what the tests need ..." >&2
 	@$(PIP) install --editable '.[test]'
 	@touch $@

@@ -26,9 +26,11 @@ GROUND_SENTENCE = (
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """(full name, file) of every module that is installed."""
+    """(full name, file) of every module that is installed, but the one that starts the command for `python -m`."""
     for package, folder in FOLDERS.items():
         for file in sorted(folder.rglob("*.py")):
+            if file == ROOT / PACKAGE / "__main__.py":
+                continue
             yield ".".join([package, *file.relative_to(folder).with_suffix("").parts]), file
 
 

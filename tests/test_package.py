@@ -42,6 +42,14 @@ def test_mapped_packages_are_found_wherever_python_is_started(cwd: str, tmp_path
     assert python("-c", probe, cwd=ROOT if cwd == "root" else tmp_path) == "found\n"
 
 
+def test_the_package_run_as_a_program_is_the_command(tmp_path: Path) -> None:
+    for argv, code in ((["--version"], 0), (["generate", "--max-tokens", "0", "a"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "mlx_diffusion", *argv], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == code and (done.stdout or done.stderr).startswith("mlx-diffusion"), done.stderr
+
+
 def test_heavy_packages_are_imported_when_they_are_needed(tmp_path: Path) -> None:
     heavy = "transformers mlx_lm rich pygments prompt_toolkit matplotlib huggingface_hub.errors".split()
     probe = (
@@ -55,7 +63,7 @@ def test_heavy_packages_are_imported_when_they_are_needed(tmp_path: Path) -> Non
 def test_every_package_of_the_repository_is_installed_and_no_other() -> None:
     tops = {"mlx_diffusion": ROOT / "mlx_diffusion", "mlx_diffusion.cli": ROOT / "cli"}
     tops["mlx_diffusion.convert"] = ROOT / "convert"
-    found = set()
+    found = {"mlx_diffusion.demo"}  # files without code
     for name, top in tops.items():
         for init in top.rglob("__init__.py"):
             found.add(".".join([name, *init.parent.relative_to(top).parts]))
