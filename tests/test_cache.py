@@ -185,3 +185,20 @@ def test_a_fork_copies_nothing() -> None:
     fork = cache.fork()
     mx.eval(fork.arrays())
     assert mx.get_active_memory() == before and fork.offset == 40
+
+
+@pytest.mark.parametrize("window", [1, 2, 6])
+def test_a_cache_that_takes_less_back_can_take_an_encoding_over(window: int) -> None:
+    """As if it had been encoded plainly, both what a canvas sees and what is encoded next."""
+    model, text = model_with_window(window), mx.arange(3, 43)
+    cache, plain = model.make_cache(), model.make_cache(spare=0)
+    heir = model.make_cache(spare=0)
+    for own in (cache, plain):
+        model.encode([Passage(text, own)])
+    full, sliding = cache.split()
+    heir.restore(cache.offset, {**full, **sliding})
+    for new in (mx.array([5, 9]), mx.array([11])):
+        ours, expected = (np.asarray(model.denoise(mx.arange(8), None, own)) for own in (heir, plain))
+        assert np.abs(ours - expected).max() < 1e-4
+        for own in (heir, plain):
+            model.encode([Passage(new, own)])

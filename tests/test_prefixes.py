@@ -167,6 +167,18 @@ def test_prefixes_that_an_earlier_version_saved_still_serve(hub: Pair) -> None:
         assert finish.stats.cached_tokens == cached
 
 
+def test_prefixes_of_an_earlier_version_can_be_saved_anew(hub: Pair, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_tokens": 20, "max_denoising_steps": 4}
+    store, again = PrefixStore(hub[0], PLENTY), PrefixStore(hub[0], PLENTY)
+    store.load(FIXTURES / "prefixes-1.safetensors")
+    store.save(tmp_path / "anew.safetensors")
+    again.load(tmp_path / "anew.safetensors")
+    prompt = [*tokens(50), *tokens(3, seed=1)]
+    written, finish = write(hub, prompt, prefixes=again, **options)
+    assert written == write(hub, prompt, **options)[0]
+    assert finish.stats.cached_tokens == 50
+
+
 def test_files_of_another_model_or_none_are_refused(hub: Pair, demo: Pair, tmp_path: Path) -> None:
     store, file = PrefixStore(hub[0], PLENTY), tmp_path / "document.safetensors"
     write(hub, tokens(30), prefixes=store, max_tokens=4, max_denoising_steps=1)

@@ -174,7 +174,7 @@ class PrefixStore:
                 text, point, layer, kind = name.split(".")
                 if int(text) == index and kind == "keys":
                     held = keys.shape[2]
-                    if metadata["format"] == OLDER:
+                    if metadata["format"] == OLDER and int(point) != FULL:
                         held = int(point) - first_seen(int(point), self.model.config.sliding_window)
                     values = arrays[f"{text}.{point}.{layer}.values"]
                     kept.setdefault(int(point), {})[int(layer)] = keys, values, held

@@ -63,9 +63,10 @@ class LayerCache:
         return (self.keys, self.values), (index >= own.start) & (index < own.stop)
 
     def restore(self, keys: mx.array, values: mx.array, held: int) -> None:
-        """Hold the first `held` of these positions instead."""
-        self.held, wanted = held, capacity(held, self.most)
-        self.keys, self.values = (_widened(array[:, :, :wanted], wanted) for array in (keys, values))
+        """Hold the first `held` of these positions instead; of more than this cache may hold, the last."""
+        self.held = held if self.most is None else min(held, self.most)
+        first, wanted = held - self.held, capacity(self.held, self.most)
+        self.keys, self.values = (_widened(array[:, :, first:][:, :, :wanted], wanted) for array in (keys, values))
 
     def _taken_in(self, old: mx.array | None, new: mx.array, before: int) -> KeysValues:
         """The array to keep, and all that the new positions may see."""
