@@ -23,6 +23,7 @@ def test_every_module_is_listed_once_and_none_that_is_gone() -> None:
 def test_every_module_says_what_it_is_in_one_sentence() -> None:
     said = {name: sentence(name) for name in MODULES}
     assert not {name: text for name, text in said.items() if not re.fullmatch(r"\S.{8,118}[.?]", text)}
+    assert not {name: text for name, text in said.items() if re.match(r"(What|How|Whether|Which|Where|Who)\b", text)}
 
 
 def test_within_a_folder_modules_import_from_those_below() -> None:

@@ -1,4 +1,4 @@
-"""What one caller asks of the engine, complete and checked.
+"""One caller's request to the engine, complete and checked.
 
 Knows nothing of how it is answered.
 """

@@ -1,4 +1,4 @@
-"""Who sees whom when a prompt is encoded: blocks of queries, the keys that each can see, and masks within them.
+"""Attention masks for encoding a prompt: blocks of queries, the keys that each can see, and masks within them.
 
 Pure functions of positions, counted from the first key at hand. True means "is seen"; a mask that would hide nothing is
 None, a plainly causal one the string that MLX's attention understands. Knows nothing of caches, layers or tokens.

@@ -1,4 +1,4 @@
-"""What a pass of the network takes of each row, and what it gives back.
+"""A row's share in a pass of the network: what it hands in, and what it gets back.
 
 Knows nothing of layers or of who asks.
 """

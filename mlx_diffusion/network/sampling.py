@@ -1,4 +1,4 @@
-"""What is read off logits and how a token is drawn from them: entropy, probability, and the Gumbel trick.
+"""Entropy and probability, read off logits, and tokens drawn from them by the Gumbel trick.
 
 Pure functions from arrays to arrays, over a vocabulary that is there as a whole, or noise of some of its columns. Knows
 nothing of where logits or keys come from.
