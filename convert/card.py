@@ -23,7 +23,6 @@ from mlx_diffusion.checkpoint.tensor_names import PARTS
 from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.display import size_text
 
-CARD = "README.md"
 CARRIED = ("license", "license_name", "license_link", "pipeline_tag")
 OUTPUT = "OUTPUT"  # stands for the reader's own folder
 

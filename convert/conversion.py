@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -138,7 +139,7 @@ def _carry_out(
 
     total, earlier = (sum(shard.source_bytes for shard in some) for some in (plan.shards, missing))
     _write_weights(missing, fetched(source, names), target, Meter(total, total - earlier, report))
-    _finish(target, plan.side_files)
+    _finish(target, plan.side_files, plan.changed)
     return kept
 
 
@@ -160,10 +161,23 @@ def _threads() -> int:
     return min(CPU_THREADS, os.cpu_count() or 1) if on_cpu() else 1
 
 
-def _finish(target: Path, side_files: Mapping[str, bytes]) -> None:
-    """Write everything but the weights; the mark of the unfinished goes last."""
+def _finish(target: Path, side_files: Mapping[str, bytes], sources: Iterable[str]) -> None:
+    """Write all but the weights and remove the `sources` that were streamed; the mark of the unfinished goes last."""
     for name, content in side_files.items():
         write_whole(target / name, content)
-    shutil.rmtree(target / DOWNLOADS, ignore_errors=True)  # there only where files were streamed
+    _remove_downloads(target / DOWNLOADS, sources)
     (target / UNFINISHED).unlink()
     flush(target)
+
+
+def _remove_downloads(folder: Path, sources: Iterable[str]) -> None:
+    """Remove streamed files, what huggingface_hub keeps beside them, and the folder unless it holds something else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for name in sources:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / ".cache" / "huggingface", ignore_errors=True)
+    with suppress(OSError):
+        (folder / ".cache").rmdir()
+    with suppress(OSError):
+        folder.rmdir()

@@ -28,7 +28,8 @@ from mlx_diffusion.checkpoint.folder import (
 from mlx_diffusion.checkpoint.headers import HEADER_LIMIT, LENGTH_BYTES, StoredTensor, parse_header
 from mlx_diffusion.checkpoint.hub_cache import cache_folder, cached_snapshots, is_cached, is_whole
 from mlx_diffusion.checkpoint.hub_errors import http_error, hub_errors
-from mlx_diffusion.convert.source import SMALL, LocalSource, Source
+from mlx_diffusion.convert.known_files import SMALL
+from mlx_diffusion.convert.source import LocalSource, Source, check_small
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import parse_json
 
@@ -92,13 +93,13 @@ class HubSource:
             os.environ.setdefault("HF_XET_CHUNK_CACHE_SIZE_BYTES", "0")
 
     def small_files(self) -> list[str]:
-        names = [name for name in self._sizes if "/" not in name and name[0] != "." and name.endswith(SMALL)]
-        check_plain(names, self.label)
-        return sorted(names)
+        check_plain((name for name in self._sizes if "/" not in name and name[0] != "."), self.label)
+        return sorted(name for name in self._sizes if name in SMALL)
 
     def read_small(self, name: str) -> bytes:
         if name not in self._sizes:
             raise CheckpointError(f"{self.label} has no {name}, so it is no checkpoint of DiffusionGemma")
+        check_small(self._sizes[name], f"{self.label}/{name}")
         with hub_errors(self.label, GO_ON, self.revision):
             return Path(hf_hub_download(self.label, name, revision=self.revision)).read_bytes()
 
@@ -156,7 +157,7 @@ class HubSource:
     def _sweep(self) -> None:
         """Remove incomplete files of a killed run: huggingface_hub would keep them and begin new ones."""
         if self._stream_into is not None and not self._swept:
-            for part in self._stream_into.rglob("*.incomplete"):
+            for part in (self._stream_into / ".cache" / "huggingface").rglob("*.incomplete"):
                 part.unlink(missing_ok=True)
         self._swept = True
 

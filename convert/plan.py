@@ -15,11 +15,12 @@ from mlx_diffusion.checkpoint.folder import CONFIG_FILE
 from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.text_tensors import check_complete
-from mlx_diffusion.convert.card import CARD, card
+from mlx_diffusion.convert.card import card
+from mlx_diffusion.convert.known_files import CARD, WRITTEN
 from mlx_diffusion.convert.origin import Origin
 from mlx_diffusion.convert.record import ConversionRecord, record_of
 from mlx_diffusion.convert.shards import Shard, split_into_shards, weight_index
-from mlx_diffusion.convert.side_files import converted_config, copied, side_files
+from mlx_diffusion.convert.side_files import converted_config, side_files
 from mlx_diffusion.convert.source import Source
 from mlx_diffusion.json_files import parse_json
 
@@ -52,7 +53,7 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
     index = weight_index(shards)
 
     names = source.small_files()
-    small = {name: source.read_small(name) for name in copied(names)}
+    small = {name: source.read_small(name) for name in names if name not in WRITTEN}
     source_card = source.read_small(CARD) if CARD in names else b""
     return ConversionPlan(
         part_bytes,

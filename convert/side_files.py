@@ -6,20 +6,14 @@ Knows nothing of where these files are written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from mlx_diffusion.checkpoint.folder import CONFIG_FILE, INDEX_FILE, UNFINISHED
-from mlx_diffusion.convert.card import CARD
+from mlx_diffusion.checkpoint.folder import CONFIG_FILE, INDEX_FILE
+from mlx_diffusion.convert.known_files import CARD
 from mlx_diffusion.convert.origin import ORIGIN, Origin
 
-OURS = (CONFIG_FILE, INDEX_FILE, CARD, ORIGIN, UNFINISHED)  # what a conversion writes itself instead of copying it
 DTYPES = ("dtype", "torch_dtype")  # in config.json, for newer and for older readers
-
-
-def copied(names: Iterable[str]) -> list[str]:
-    """The small files of a source that are copied into the output unchanged."""
-    return [name for name in names if name not in OURS and not name.startswith(".")]
 
 
 def side_files(

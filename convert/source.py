@@ -13,9 +13,11 @@ from typing import Protocol
 
 from mlx_diffusion.checkpoint.folder import weight_files
 from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
+from mlx_diffusion.convert.known_files import SMALL
+from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import CheckpointError
 
-SMALL = (".json", ".jinja", ".model", ".txt", ".md")  # other files beside the weights are not copied
+SMALL_BYTES = 200_000_000  # the most for a file that is read whole; the published tokenizer.json has 33 MB
 
 
 class Source(Protocol):
@@ -73,16 +75,24 @@ class LocalSource:
         self.revision = revision
 
     def small_files(self) -> list[str]:
-        names = (file.name for file in self.folder.iterdir() if file.suffix in SMALL and file.is_file())
-        return sorted(names)
+        return sorted(file.name for file in self.folder.iterdir() if file.name in SMALL and file.is_file())
 
     def read_small(self, name: str) -> bytes:
+        file = self.folder / name
         try:
-            return (self.folder / name).read_bytes()
+            if file.is_symlink() and not self._holds(file.resolve()):
+                raise CheckpointError(f"{file} links to a file elsewhere, which is not read; put the file itself there")
+            check_small(file.stat().st_size, str(file))
+            return file.read_bytes()
         except FileNotFoundError:
             raise CheckpointError(f"{self.label} has no {name}, so it is no checkpoint of DiffusionGemma") from None
         except OSError as error:
-            raise CheckpointError(f"{self.folder / name} cannot be read ({error.strerror})") from None
+            raise CheckpointError(f"{file} cannot be read ({error.strerror})") from None
+
+    def _holds(self, file: Path) -> bool:
+        """True for a file in the folder, or among the Hub's cached files of the repository that the folder shows."""
+        cached = self.folder.parents[1] / "blobs" if self.folder.parent.name == "snapshots" else self.folder
+        return self.folder in file.parents or cached in file.parents
 
     def shards(self) -> list[str]:
         return [file.name for file in weight_files(self.folder)]
@@ -101,6 +111,14 @@ class LocalSource:
 
     def drop(self, shard: str) -> None:
         """Nothing: the folder is the user's."""
+
+
+def check_small(nbytes: int, where: str) -> None:
+    """Refuse to read a file whole that is larger than any config, tokenizer or card. Raises CheckpointError."""
+    if nbytes > SMALL_BYTES:
+        raise CheckpointError(
+            f"{where} has {size_text(nbytes)}, where {size_text(SMALL_BYTES)} are the most; remove or replace it"
+        )
 
 
 def fetched(source: Source, shards: Sequence[str]) -> Iterator[Path]:

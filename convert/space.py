@@ -17,7 +17,7 @@ def check_space(target: Path, needed: int, downloads: Mapping[Path, int], remove
 
     `needed` are the bytes of the output; `downloads` has the bytes that are fetched, by the folder where they are put.
     """
-    free = free_bytes(target) + sum(file.stat().st_blocks * 512 for file in removed)
+    free = free_bytes(target) + sum(file.lstat().st_blocks * 512 for file in removed)
     remedy = "free some, give a folder on another disk, or take a smaller recipe"
     for folder, nbytes in downloads.items():
         if same_disk(folder, target):

@@ -13,18 +13,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_diffusion.checkpoint.folder import CONFIG_FILE, INDEX_FILE, UNFINISHED, check_utf8
-from mlx_diffusion.convert.card import CARD
+from mlx_diffusion.checkpoint.folder import UNFINISHED, check_utf8
+from mlx_diffusion.convert.known_files import CARD, is_leftover, is_replaced
 from mlx_diffusion.convert.origin import ORIGIN, revision_of
 from mlx_diffusion.convert.record import ConversionRecord
 from mlx_diffusion.errors import ConversionError
-from mlx_diffusion.whole_files import PART, flush
-
-# Files of a checkpoint; when one is replaced, no file of the old one may be taken for the new one's.
-OLD = (
-    "*.safetensors", f"*{PART}", CONFIG_FILE, INDEX_FILE, ORIGIN, "generation_config.json", "chat_template.*",
-    "tokenizer*.*", "special_tokens_map.json", "added_tokens.json", "*processor_config.json",
-)  # fmt: skip
+from mlx_diffusion.whole_files import flush
 
 
 def check_apart(source: Path | None, target: Path) -> None:
@@ -66,7 +60,11 @@ def is_finished(target: Path, side_files: Mapping[str, bytes]) -> bool:
     if (target / UNFINISHED).exists():
         return False
     wanted = {name: content for name, content in side_files.items() if name != ORIGIN or (target / name).exists()}
-    return all((target / name).is_file() and (target / name).read_bytes() == wanted[name] for name in wanted)
+    return all(_holds(target / name, content) for name, content in wanted.items())
+
+
+def _holds(file: Path, content: bytes) -> bool:
+    return file.is_file() and file.stat().st_size == len(content) and file.read_bytes() == content
 
 
 def resumes(target: Path, record: ConversionRecord, force: bool) -> bool:
@@ -94,7 +92,8 @@ def resumes(target: Path, record: ConversionRecord, force: bool) -> bool:
 
 def outdated_files(target: Path, resumed: bool) -> list[Path]:
     """The files to remove first: incomplete ones of a killed run, or all files of an older checkpoint."""
-    return _matching(target, f"*{PART}") if resumed else _matching(target, *OLD)
+    ours = is_leftover if resumed else is_replaced
+    return sorted(file for file in target.iterdir() if ours(file.name) and (file.is_symlink() or file.is_file()))
 
 
 def begin(target: Path, record: ConversionRecord, outdated: Sequence[Path], resumed: bool) -> None:
@@ -109,12 +108,8 @@ def begin(target: Path, record: ConversionRecord, outdated: Sequence[Path], resu
     record.write(target)
 
 
-def _matching(target: Path, *patterns: str) -> list[Path]:
-    return sorted({file for pattern in patterns for file in target.glob(pattern) if file.is_file()})
-
-
 def _occupied(target: Path) -> bool:
-    return any(not (file.name.startswith(".") or file.name == UNFINISHED + PART) for file in target.iterdir())
+    return any(not file.name.startswith(".") for file in target.iterdir())
 
 
 @contextmanager

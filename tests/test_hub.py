@@ -130,7 +130,17 @@ def truncated():
     return repr(open_source("toy/truncated").headers())
 
 def uploaded():
-    return upload(Path(sys.argv[2]), "toy/new")
+    folder = Path(sys.argv[2])
+    (folder / ".aws").mkdir()
+    strangers = [".env", ".netrc", ".aws/credentials", "notes.txt", "mine.safetensors", "diary.md", "secrets.json"]
+    for name in strangers:
+        (folder / name).write_text("secret")
+    try:
+        return upload(folder, "toy/new")
+    finally:
+        for name in strangers:
+            (folder / name).unlink()
+        (folder / ".aws").rmdir()
 
 def cached():
     source = open_source("toy/cached")
@@ -202,7 +212,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "toy/pickled": Repo({"pytorch_model.bin": b"", "run.py": b""}),
         "toy/evil-index": replace(whole, files=whole.files | {"model.safetensors.index.json": evil}),
         "toy/evil-name": replace(whole, files=whole.files | {"c:\\evil.json": b"{}"}),
-        "toy/folders": Repo({"a/b.json": b"", "../c.json": b"", ".d.json": b"", "e.json": b"", "f.py": b""}),
+        "toy/folders": Repo({"a/b.json": b"", "../c.json": b"", ".d.json": b"", "e.json": b"", "tokenizer.json": b""}),
         "toy/truncated": replace(whole, files=whole.files | {SHARDS[1]: whole.files[SHARDS[1]][:-1]}),
     }
     with FakeHub(repos).running() as hub:
@@ -283,10 +293,10 @@ def test_what_goes_wrong_is_one_line(question: str, problem: str, answers: dict[
 
 
 def test_only_plain_names_are_taken(answers: dict[str, Any]) -> None:
-    assert answers["folders_are_left_alone"] == ["e.json"]
+    assert answers["folders_are_left_alone"] == ["tokenizer.json"]
 
 
-def test_an_upload_sends_every_file(answers: dict[str, Any], desk: Desk) -> None:
+def test_an_upload_sends_the_checkpoint_and_no_other_file(answers: dict[str, Any], desk: Desk) -> None:
     assert answers["uploaded"] == f"{desk.hub.url}/toy/new"
     files = [line["value"] for line in desk.hub.committed if line["key"] == "file"]
     assert {file["path"] for file in files if isinstance(file, dict)} == set(contents(desk.source))

@@ -122,8 +122,9 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, Any]], where: str) -> list[str]:
     """The weight files among `names`, all files of a checkpoint, by the rule that Transformers follows.
 
-    The single file if there is one, else the shards of the index, else every safetensors file. Nothing else is ever
-    read: pickled files can run code.
+    The single file if there is one, else the shards of the index, else every safetensors file that is not hidden: a Mac
+    leaves a `._` file beside each file that it copies to a stick. Nothing else is ever read: pickled files can run
+    code.
     """
     if SINGLE_FILE in names:
         return [SINGLE_FILE]
@@ -141,9 +142,9 @@ def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, A
                 "without it the checkpoint is not whole"
             )
         return found
-    found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
+    found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name and name[0] != ".")
     if not found:
-        pickled = sorted(name for name in names if name.endswith(PICKLED))
+        pickled = sorted(name for name in names if name.endswith(PICKLED) and name[0] != ".")
         reason = f"only {pickled[0]}, which can run code and is never read" if pickled else "so no weights"
         raise CheckpointError(f"{where} has no safetensors file, {reason}; get a checkpoint in safetensors")
     check_plain(found, where)

@@ -1,0 +1,58 @@
+"""The files of a checkpoint by name: what a conversion copies, replaces, removes and uploads; no other file is touched.
+
+A folder may hold anything beside a checkpoint (notes, keys, another's weights), so that a name is on a list here, or
+the file is left alone. Knows nothing of what the files hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from mlx_diffusion.checkpoint.folder import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, UNFINISHED
+from mlx_diffusion.convert.origin import ORIGIN
+from mlx_diffusion.whole_files import PART
+
+CARD = "README.md"
+LICENCES = frozenset(
+    f"{name}{ending}" for name in ("LICENSE", "NOTICE", "USE_POLICY", "PROHIBITED_USE_POLICY")
+    for ending in ("", ".md", ".txt")
+)  # fmt: skip
+COPIED = frozenset(
+    {
+        "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+        "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
+        "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
+        "image_processor_config.json", "video_preprocessor_config.json", "video_processor_config.json",
+    }
+)  # fmt: skip
+WRITTEN = frozenset({CONFIG_FILE, INDEX_FILE, CARD, ORIGIN, UNFINISHED})  # made by a conversion, never copied
+SMALL = COPIED | LICENCES | {CONFIG_FILE, INDEX_FILE, CARD}  # what is read of a source beside its weights
+
+NUMBERED_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+HIDDEN_PART = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(PART)}")
+
+
+def is_shard(name: str) -> bool:
+    """True for a name that a conversion gives to weights."""
+    return name == SINGLE_FILE or NUMBERED_SHARD.fullmatch(name) is not None
+
+
+def is_leftover(name: str) -> bool:
+    """True for a file that a killed conversion had not finished."""
+    hidden = HIDDEN_PART.fullmatch(name)
+    if hidden:
+        return hidden["name"] in SMALL | WRITTEN
+    return name.endswith(PART) and is_shard(name.removesuffix(PART))
+
+
+def is_replaced(name: str) -> bool:
+    """True for a file of an older checkpoint that must not be taken for one of the checkpoint that replaces it."""
+    return is_leftover(name) or is_shard(name) or name in COPIED | {CONFIG_FILE, INDEX_FILE, ORIGIN}
+
+
+def uploaded(folder: Path, weights: Iterable[str]) -> list[str]:
+    """The names of a finished conversion's files: its weights, and those beside them that a conversion writes."""
+    beside = (COPIED | LICENCES | WRITTEN) - {UNFINISHED}
+    return [*weights, *sorted(name for name in beside if (folder / name).is_file())]

@@ -1,0 +1,126 @@
+"""What a conversion touches: files on its own list of names, whatever else the source and the target hold."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import SMALL_FILES, contents
+
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint, weight_names
+from mlx_diffusion.convert import convert
+from mlx_diffusion.convert import source as source_module
+from mlx_diffusion.convert.known_files import is_leftover, is_replaced
+from mlx_diffusion.convert.upload import upload
+from mlx_diffusion.errors import CheckpointError, ConversionError
+
+STRANGERS = [
+    ".mine.safetensors", ".note.part", ".x_processor_config.json", ".notes.txt.0123abcd.part", ".env", ".DS_Store",
+    "._model.safetensors", ".downloads/mine", ".downloads/.cache/other", ".downloads/x.incomplete", ".tokenizer.x",
+]  # fmt: skip
+OTHERS = ["mine.safetensors", "note.part", "x_processor_config.json", "tokenizer_notes.txt", "chat_template.html"]
+
+
+def put(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"mine: {name}")
+
+
+def held(folder: Path, names: list[str]) -> list[str]:
+    return [name for name in names if (folder / name).is_file() and (folder / name).read_text() == f"mine: {name}"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_hidden_files_are_not_in_the_way_and_stay(force: bool, target: Path) -> None:
+    put(target, STRANGERS)
+    convert(DEMO_FOLDER, target, force=force)
+    assert held(target, STRANGERS) == STRANGERS
+    Checkpoint.open(target)
+
+
+def test_force_replaces_a_checkpoint_and_nothing_beside_it(source: Path, target: Path) -> None:
+    put(target, OTHERS)
+    convert(DEMO_FOLDER, target, force=True)
+    convert(source, target, force=True)
+    assert held(target, OTHERS) == OTHERS
+
+
+def test_leftovers_of_a_killed_conversion_go_whatever_they_are(source: Path, target: Path, tmp_path: Path) -> None:
+    target.mkdir()
+    left = [".config.json.0123abcd.part", "model-00001-of-00003.safetensors.part", ".conversion.json.00000000.part"]
+    for name in left:
+        (target / name).symlink_to(tmp_path / "elsewhere")  # not written through either
+    convert(source, target, force=True)
+    assert not set(left) & set(os.listdir(target)) and not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "leftover", "replaced"),
+    [
+        ("model-00001-of-00002.safetensors", False, True),
+        ("model-00001-of-00002.safetensors.part", True, True),
+        (".tokenizer.json.89abcdef.part", True, True),
+        (".tokenizer.json.part", False, False),
+        (".secret.89abcdef.part", False, False),
+        ("adapter.safetensors", False, False),
+        ("._model.safetensors", False, False),
+        ("LICENSE", False, False),
+    ],
+)
+def test_names(name: str, leftover: bool, replaced: bool) -> None:
+    assert (is_leftover(name), is_replaced(name)) == (leftover, replaced)
+
+
+def test_only_known_files_are_copied(source: Path, target: Path) -> None:
+    put(source, ["notes.txt", "passwords.json", "diary.md", "LICENSE", "x.jinja", "x.model"])
+    convert(source, target)
+    assert not {"notes.txt", "passwords.json", "diary.md", "x.jinja", "x.model"} & set(contents(target))
+    assert {"LICENSE", *SMALL_FILES} <= set(contents(target))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "merges.txt", "README.md", "config.json", "LICENSE"])
+def test_links_out_of_the_source_are_refused(name: str, source: Path, target: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("{}")
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(secret)
+    with pytest.raises(CheckpointError, match=f"{name} links to a file elsewhere, which is not read") as caught:
+        convert(source, target)
+    assert "\n" not in str(caught.value) and not target.exists()
+
+
+def test_links_within_a_cached_repository_are_its_files(source: Path, target: Path, tmp_path: Path) -> None:
+    """As huggingface_hub lays out its cache."""
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "abc", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True), blobs.mkdir()
+    for number, name in enumerate(sorted(os.listdir(source))):
+        (source / name).rename(blobs / str(number))
+        (snapshot / name).symlink_to(f"../../blobs/{number}")
+    convert(snapshot, target)
+    assert set(SMALL_FILES) <= set(contents(target))
+
+
+def test_a_huge_small_file_is_not_read(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (source / "notes.txt").open("wb") as stream:
+        stream.truncate(10**13)  # has no blocks, and nobody may look
+    convert(source, target)
+    monkeypatch.setattr(source_module, "SMALL_BYTES", 100_000_000)
+    os.truncate(source / "tokenizer.json", 100_000_001)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json has 100.00 MB, where 100.00 MB are the most"):
+        convert(source, target, force=True)
+
+
+def test_a_link_in_the_target_is_not_uploaded(target: Path, tmp_path: Path) -> None:
+    convert(DEMO_FOLDER, target)
+    (tmp_path / "secret").write_text("{}")
+    (target / "vocab.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(ConversionError, match=r"vocab\.json is a link"):
+        upload(target, "toy/new")
+
+
+@pytest.mark.parametrize("hidden", ["._model-00001-of-00002.safetensors", ".x.safetensors", "._model.safetensors"])
+def test_hidden_files_are_no_weights(hidden: str) -> None:
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert weight_names([hidden, *shards], dict, "folder") == shards
+    with pytest.raises(CheckpointError, match="has no safetensors file, so no weights"):
+        weight_names([hidden, "._model.bin"], dict, "folder")
