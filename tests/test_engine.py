@@ -35,10 +35,10 @@ def pool(folder: Path) -> list[Request]:
     model, _ = loaded(folder)
     rng, made = np.random.default_rng(0), []
     for number in range(24):
-        longest = int(rng.integers(1, min(16, model.config.canvas_length) + 1))
+        longest = int(rng.integers(1, 17))
         options = GenerationConfig(
-            max_tokens=int(rng.integers(1, 40)) if number % 2 else longest,
-            max_denoising_steps=int(rng.integers(1, 6)),
+            max_tokens=int(rng.integers(1, 24)) if number % 2 else longest,
+            max_denoising_steps=int(rng.integers(1, 4)),
             canvas_length=longest,
             prefill_step_size=int(rng.choice([7, 16, 2048])),
             confidence_threshold=float(rng.choice([1e-9, 0.005, 5.0])),
@@ -47,7 +47,7 @@ def pool(folder: Path) -> list[Request]:
             seed=number,
         )
         own = model.generation_defaults.resolve(options)
-        prompt = rng.integers(3, 90, int(rng.integers(1, 80))).tolist()
+        prompt = rng.integers(3, 90, int(rng.choice([1, 7, 30, 33, 70]))).tolist()
         policy = Policy(Confidence(0.5)) if number % 5 == 0 else Policy()
         made.append(Request(tuple(prompt), own, SeededDraws.of(number, model.config.vocab_size), policy))
     return made

@@ -62,7 +62,7 @@ def test_a_thousand_requests_of_mixed_lengths_have_few_traces_and_memory_stays_f
     model, tokenizer = traced
     rng = np.random.default_rng(0)
     settings = model.generation_defaults.resolve(
-        GenerationConfig(max_tokens=16, max_denoising_steps=2, eos_token_id=())
+        GenerationConfig(max_tokens=16, max_denoising_steps=1, eos_token_id=())
     )
     engine, held, counts, most = Engine(model, tokenizer), [], [], 0
     with memory_limits():
