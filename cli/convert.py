@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.cli.arguments import add_command
+from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.display import duration, left_text, size_text
 from mlx_diffusion.errors import ConversionError
@@ -114,6 +115,7 @@ def _convert(args: argparse.Namespace) -> "Result":
             revision=args.revision,
             report=lambda progress: line.show(progress_text(progress)),
             command=shlex.join(["mlx-diffusion", *args.argv]),
+            warn=say,
         )
 
 

@@ -80,13 +80,15 @@ def convert(
     revision: str | None = None,
     report: Callable[[Progress], None] | None = None,
     command: str | None = None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Result:
     """Convert a folder or a Hub id into the folder `target`, using at most 600 MB of memory for a model of any size.
 
     `rules` have the form PATTERN=bits[,group][,mode] and take precedence over the recipe's. With `stream`, the weight
     files of a Hub id are fetched one at a time and dropped once converted. After an interruption the same call
     continues; `force` replaces an output that is finished or was begun differently; `reuse` accepts an output that
-    this very conversion has finished. `command` is shown to who finds the folder unfinished.
+    this very conversion has finished. `command` is shown to who finds the folder unfinished;
+    `warn` is told what cannot be checked on this disk.
     Raises CheckpointError for a bad source, ConversionError for a bad target, OptionError for the recipe and rules.
     """
     began = time.monotonic()
@@ -103,7 +105,7 @@ def convert(
     plan = plan_conversion(opened, chosen, command)
     with errors_of(target):
         target.mkdir(parents=True, exist_ok=True)
-        with locked(target):
+        with locked(target, warn):
             whole = whole_files(plan.shards, target, plan.changed)
             finished = not force and len(whole) == len(plan.shards) and is_finished(target, plan.side_files)
             if finished and not reuse:
@@ -111,7 +113,7 @@ def convert(
                     f"{target} is finished, by this very conversion; add --verify to compare it with its source, "
                     "--upload-to to upload it, --force to convert anew"
                 )
-            kept = whole if finished else _carry_out(plan, opened, whole, target, force, report)
+            kept = whole if finished else _carry_out(plan, opened, whole, target, force, report, warn)
     return Result(
         str(target), plan.record.source, plan.record.revision, recipe, sum(plan.part_bytes.values()), plan.part_bytes,
         [shard.name for shard in plan.shards], len(kept), finished, time.monotonic() - began,
@@ -125,6 +127,7 @@ def _carry_out(
     target: Path,
     force: bool,
     report: Callable[[Progress], None] | None,
+    warn: Callable[[str], None],
 ) -> set[str]:
     """Mark the folder, write what is missing, finish; returns the weight files kept from an interrupted run."""
     resumed = resumes(target, plan.record, force)
@@ -134,7 +137,7 @@ def _carry_out(
 
     outdated = outdated_files(target, resumed)
     needed = sum(shard.nbytes for shard in missing) + sum(map(len, plan.side_files.values()))
-    check_space(target, needed, source.download_bytes(names), outdated)
+    check_space(target, needed, source.download_bytes(names), outdated, warn)
     begin(target, plan.record, outdated, resumed)
 
     total, earlier = (sum(shard.source_bytes for shard in some) for some in (plan.shards, missing))

@@ -9,11 +9,14 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from contextlib import suppress
+
+from mlx_diffusion.whole_files import flush_open
 
 
 def flush_and_forget(descriptor: int) -> None:
     """Wait until all that was written is on the disk, and free the memory that caches it."""
-    os.fsync(descriptor)
+    flush_open(descriptor)
     forget(descriptor)
 
 
@@ -23,11 +26,13 @@ def forget(descriptor: int, end: int = 0) -> None:
     Works on Linux only; on macOS a file is kept out of the cache from the start, see `uncached`.
     """
     if sys.platform == "linux":
-        os.posix_fadvise(descriptor, 0, end, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):  # advice, which some file systems do not take
+            os.posix_fadvise(descriptor, 0, end, os.POSIX_FADV_DONTNEED)
 
 
 def uncached(descriptor: int) -> int:
     """The same descriptor; on macOS, its file stays out of the cache from now on."""
     if sys.platform == "darwin":
-        fcntl.fcntl(descriptor, fcntl.F_NOCACHE, 1)
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_NOCACHE, 1)
     return descriptor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from mlx_diffusion.display import size_text
@@ -12,8 +12,17 @@ from mlx_diffusion.fit.disk import free_bytes, same_disk
 STREAM = "; with --stream the source needs no more than two of its files at once"
 
 
-def check_space(target: Path, needed: int, downloads: Mapping[Path, int], removed: Iterable[Path]) -> None:
+def check_space(
+    target: Path,
+    needed: int,
+    downloads: Mapping[Path, int],
+    removed: Iterable[Path],
+    warn: Callable[[str], None] = lambda line: None,
+) -> None:
     """Raise ConversionError if a disk is too small, counting the `removed` files as free.
+
+    A disk with 0 bytes free may be a mount that does not say: `warn` is told, and the work goes on; on a full disk it
+    stops with the first write, and the same command goes on from there.
 
     `needed` are the bytes of the output; `downloads` has the bytes that are fetched, by the folder where they are put.
     """
@@ -22,13 +31,21 @@ def check_space(target: Path, needed: int, downloads: Mapping[Path, int], remove
     for folder, nbytes in downloads.items():
         if same_disk(folder, target):
             needed += nbytes
+        elif not free_bytes(folder):
+            warn(_unknown(folder, nbytes))
         elif nbytes > free_bytes(folder):
             elsewhere = f"free some, or set HF_HOME to a folder on another disk{STREAM}"
             raise _refusal(folder, nbytes, free_bytes(folder), elsewhere)
         remedy += "" if target in folder.parents else STREAM
-    if needed > free:
+    if needed and not free_bytes(target):
+        warn(_unknown(target, needed))
+    elif needed > free:
         raise _refusal(target, needed, free, remedy)
 
 
 def _refusal(folder: Path, needed: int, free: int, remedy: str) -> ConversionError:
     return ConversionError(f"{folder}: {size_text(needed)} are needed and {size_text(free)} are free; {remedy}")
+
+
+def _unknown(folder: Path, needed: int) -> str:
+    return f"{folder}: its disk reports 0 bytes free; {size_text(needed)} are needed, see that they are there"

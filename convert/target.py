@@ -6,9 +6,8 @@ Knows nothing of the source or of the weights.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from mlx_diffusion.convert.known_files import CARD, is_leftover, is_replaced
 from mlx_diffusion.convert.origin import ORIGIN, revision_of
 from mlx_diffusion.convert.record import ConversionRecord
 from mlx_diffusion.errors import ConversionError
-from mlx_diffusion.whole_files import flush
+from mlx_diffusion.whole_files import flush, lock
 
 
 def check_apart(source: Path | None, target: Path) -> None:
@@ -113,12 +112,16 @@ def _occupied(target: Path) -> bool:
 
 
 @contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Lock the folder against a second process; the lock ends with the process, however that ends."""
+def locked(target: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """Lock the folder against a second process; the lock ends with the process, however that ends.
+
+    Where the file system has no locks, `warn` is told so and the work goes on.
+    """
     descriptor = os.open(target, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(descriptor):
+                warn(f"{target} cannot be locked on its disk; let no second conversion write there meanwhile")
         except BlockingIOError:
             raise ConversionError(f"{target}: another conversion is writing here; wait for it, or end it") from None
         yield

@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, also if the power fails: written beside their place, flushed, then renamed.
 
-Knows nothing of what they hold.
+Shares and mounted disks may lack locks and flushes of folders: what asks for them here goes on without. Knows nothing
+of what the files hold.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,6 +17,15 @@ from pathlib import Path
 from mlx_diffusion.errors import DiffusionError
 
 PART = ".part"  # at the end of the name of a file that is being written
+UNKNOWN_TO_SYSTEM = {
+    errno.EINVAL,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+    errno.ENOTTY,
+    errno.EBADF,
+}
 PUBLIC, PRIVATE = 0o666, 0o600  # permissions: what the user's umask leaves, and the user's alone
 
 
@@ -56,9 +68,41 @@ def whole_file(file: Path, *, private: bool = False, suffix: str = PART) -> Iter
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file's content, or a folder's names, are on the disk, where the file system can say so."""
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():  # some file systems open no folders
+            return
+        raise
+    try:
+        flush_open(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_open(descriptor: int) -> None:
+    """Wait until what an open file or folder holds is on the disk, where the file system can say so."""
+    with _optional():
+        os.fsync(descriptor)
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an open file or folder against other processes until it is closed; False where that cannot be done.
+
+    Raises BlockingIOError if another process has it.
+    """
+    with _optional():
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+@contextmanager
+def _optional() -> Iterator[None]:
+    """Go on where the file system does not know what it is asked for; a full or broken disk raises as ever."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNKNOWN_TO_SYSTEM:
+            raise

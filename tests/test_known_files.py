@@ -92,7 +92,8 @@ def test_links_out_of_the_source_are_refused(name: str, source: Path, target: Pa
 def test_links_within_a_cached_repository_are_its_files(source: Path, target: Path, tmp_path: Path) -> None:
     """As huggingface_hub lays out its cache."""
     snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "abc", tmp_path / "models--a--b" / "blobs"
-    snapshot.mkdir(parents=True), blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
     for number, name in enumerate(sorted(os.listdir(source))):
         (source / name).rename(blobs / str(number))
         (snapshot / name).symlink_to(f"../../blobs/{number}")

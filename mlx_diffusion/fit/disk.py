@@ -7,8 +7,11 @@ from pathlib import Path
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space of the folder's disk."""
-    return shutil.disk_usage(_nearest_that_exists(folder)).free
+    """Free space of the folder's disk; 0 where it does not say, as some shares and mounts do."""
+    try:
+        return shutil.disk_usage(_nearest_that_exists(folder)).free
+    except OSError:
+        return 0
 
 
 def same_disk(folder: Path, other: Path) -> bool:

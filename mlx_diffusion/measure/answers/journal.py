@@ -6,9 +6,8 @@ shuffle. A last line that was cut off is dropped. Only one process at a time may
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from mlx_diffusion.errors import EvaluationError
 from mlx_diffusion.measure.answers.evaluation import PromptOutcome
 from mlx_diffusion.measure.answers.one_step_bound import FirstStep
+from mlx_diffusion.whole_files import lock
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,13 @@ class FinishedBatch:
 class Journal:
     """The open file: what it held already, and what is added to it."""
 
-    def __init__(self, file: Path, header: Mapping[str, Any]) -> None:
-        """Open or begin the file of this evaluation. Raises `EvaluationError` if it holds another one."""
+    def __init__(
+        self, file: Path, header: Mapping[str, Any], warn: Callable[[str], None] = lambda line: None
+    ) -> None:
+        """Open or begin the file of this evaluation. Raises `EvaluationError` if it holds another one.
+
+        `warn` is told where the file cannot be locked.
+        """
         self.file = file
         self.batches: list[FinishedBatch] = []
         self.first_steps: dict[int, FirstStep] = {}
@@ -53,7 +58,8 @@ class Journal:
         except OSError as error:
             raise EvaluationError(f"{file} cannot be written ({error.strerror}); choose another --output") from None
         try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(self._stream.fileno()):
+                warn(f"{file} cannot be locked on its disk; let no second run of this measurement write there meanwhile")
         except BlockingIOError:
             raise EvaluationError(f"{file}: the same measurement is running already; wait for it, or end it") from None
         self._read(header)

@@ -54,7 +54,7 @@ def evaluate(
         raise EvaluationError(f"{output}: its folder is not there; make it first")
     tokenizer = load_tokenizer(found.folder)
     beside = output.with_name(output.name + ".part") if output is not None else None
-    journal = Journal(beside or _journal_file(state, header), header)
+    journal = Journal(beside or _journal_file(state, header), header, warn)
     try:
         pending = Pending.of(plan, journal, first_steps)
         if len(pending):
