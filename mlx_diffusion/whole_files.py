@@ -17,15 +17,7 @@ from pathlib import Path
 from mlx_diffusion.errors import DiffusionError
 
 PART = ".part"  # at the end of the name of a file that is being written
-UNKNOWN_TO_SYSTEM = {
-    errno.EINVAL,
-    errno.ENOLCK,
-    errno.EOPNOTSUPP,
-    errno.ENOTSUP,
-    errno.ENOSYS,
-    errno.ENOTTY,
-    errno.EBADF,
-}
+UNKNOWN_TO_SYSTEM = (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 PUBLIC, PRIVATE = 0o666, 0o600  # permissions: what the user's umask leaves, and the user's alone
 
 
@@ -92,10 +84,11 @@ def lock(descriptor: int) -> bool:
 
     Raises BlockingIOError if another process has it.
     """
+    locked = False
     with _optional():
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+        locked = True
+    return locked
 
 
 @contextmanager

@@ -42,9 +42,7 @@ class FinishedBatch:
 class Journal:
     """The open file: what it held already, and what is added to it."""
 
-    def __init__(
-        self, file: Path, header: Mapping[str, Any], warn: Callable[[str], None] = lambda line: None
-    ) -> None:
+    def __init__(self, file: Path, header: Mapping[str, Any], warn: Callable[[str], None] = lambda line: None) -> None:
         """Open or begin the file of this evaluation. Raises `EvaluationError` if it holds another one.
 
         `warn` is told where the file cannot be locked.
@@ -59,7 +57,7 @@ class Journal:
             raise EvaluationError(f"{file} cannot be written ({error.strerror}); choose another --output") from None
         try:
             if not lock(self._stream.fileno()):
-                warn(f"{file} cannot be locked on its disk; let no second run of this measurement write there meanwhile")
+                warn(f"{file} cannot be locked on its disk; let no second run write there meanwhile")
         except BlockingIOError:
             raise EvaluationError(f"{file}: the same measurement is running already; wait for it, or end it") from None
         self._read(header)
