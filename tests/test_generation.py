@@ -398,6 +398,11 @@ def test_half_a_character_at_the_end_is_given_as_the_tokenizer_gives_it(tmp_path
 # Bad input
 
 
+def test_numbers_may_be_as_large_as_their_bounds_allow(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
+    options = {"entropy_bound": 10**38, "confidence_threshold": 10**38, "stability_threshold": 10**30}
+    assert len(tokens_of(events_of(hub, max_tokens=4, eos_token_id=(), max_denoising_steps=2, **options))) == 4
+
+
 @pytest.mark.parametrize(
     ("prompt", "options", "error", "named"),
     [

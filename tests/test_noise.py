@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffusion.engine.noise import KeyedNoise
+from mlx_diffusion.engine.noise import KeyedNoise, Tape, TapedDraws
 
 VOCAB = 1000
 
@@ -78,3 +78,20 @@ def test_distributions() -> None:
 def test_a_seed_may_be_as_large_as_anybody_likes() -> None:
     first, second = draws(KeyedNoise(2**64 + 1, VOCAB), 0, 0)[0], draws(KeyedNoise(1, VOCAB), 0, 0)[0]
     assert (first == second).mean() < 0.05
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_of_one_age_ask_a_tape_once_and_a_single_row_leaves_nothing_behind(rows: int) -> None:
+    before, asked = mx.get_active_memory(), []
+
+    class Asked(KeyedNoise):
+        def gumbel(self, block: int, step: int, shape: tuple[int, ...]) -> mx.array:
+            asked.append(step)
+            return super().gumbel(block, step, shape)
+
+    tape = Tape(Asked(0, VOCAB), rows, VOCAB)
+    for step in range(5):
+        mx.eval([TapedDraws(tape, row).gumbel(0, step, 100) for row in range(rows)])
+    assert asked == [0, 1, 2, 3, 4]
+    if rows == 1:
+        assert mx.get_active_memory() - before < 4 * 100 * VOCAB

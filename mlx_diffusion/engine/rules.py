@@ -18,6 +18,8 @@ from mlx_diffusion.network.cache import KeysValues
 from mlx_diffusion.network.head import Survey
 from mlx_diffusion.options import Settings
 
+INT32_MAX = 2**31 - 1
+
 # (entropies in nats, probabilities of the proposed tokens), float32 [1, L] both -> the positions to keep, bool [1, L]
 FigureRule = Callable[[mx.array, mx.array], mx.array]
 
@@ -41,9 +43,9 @@ class Rules(NamedTuple):
     @classmethod
     def of(cls, settings: Settings) -> Rules:
         return cls(
-            mx.array(settings.entropy_bound, dtype=mx.float32),
-            mx.array(settings.stability_threshold),
-            mx.array(settings.confidence_threshold, dtype=mx.float32),
+            mx.array(float(settings.entropy_bound)),
+            mx.array(min(settings.stability_threshold, INT32_MAX)),
+            mx.array(float(settings.confidence_threshold)),
         )
 
 
