@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -25,8 +26,10 @@ from mlx_diffusion.checkpoint.folder import UNFINISHED, local_folder
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
 from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.convert.hub import open_source
+from mlx_diffusion.convert.origin import ORIGIN
 from mlx_diffusion.convert.plan import ConversionPlan, plan_conversion
 from mlx_diffusion.convert.progress import Meter, Progress
+from mlx_diffusion.convert.same_source import check_source, check_unchanged, kept_files
 from mlx_diffusion.convert.shards import Shard, whole_files, write_shard
 from mlx_diffusion.convert.source import Source, fetched
 from mlx_diffusion.convert.space import check_space
@@ -38,7 +41,7 @@ from mlx_diffusion.convert.target import (
     is_finished,
     locked,
     outdated_files,
-    resumes,
+    to_continue,
 )
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.errors import ConversionError
@@ -46,6 +49,7 @@ from mlx_diffusion.whole_files import flush, write_whole
 
 DOWNLOADS = ".downloads"  # in the target, for weight files that are streamed
 CPU_THREADS = 4
+DIGEST_LENGTH = 64  # characters of a digest in made_from.json
 CACHE_BYTES = 64_000_000  # of freed buffers that MLX may keep
 
 
@@ -107,12 +111,15 @@ def convert(
         target.mkdir(parents=True, exist_ok=True)
         with locked(target, warn):
             whole = whole_files(plan.shards, target, plan.changed)
-            finished = not force and len(whole) == len(plan.shards) and is_finished(target, plan.side_files)
+            complete = not force and len(whole) == len(plan.shards)
+            finished = complete and is_finished(target, plan.side_files, plan.origin)
             if finished and not reuse:
                 raise ConversionError(
                     f"{target} is finished, by this very conversion; add --verify to compare it with its source, "
                     "--upload-to to upload it, --force to convert anew"
                 )
+            if finished:
+                check_source(plan, opened, target, warn)
             kept = whole if finished else _carry_out(plan, opened, whole, target, force, report, warn)
     return Result(
         str(target), plan.record.source, plan.record.revision, recipe, sum(plan.part_bytes.values()), plan.part_bytes,
@@ -130,31 +137,50 @@ def _carry_out(
     warn: Callable[[str], None],
 ) -> set[str]:
     """Mark the folder, write what is missing, finish; returns the weight files kept from an interrupted run."""
-    resumed = resumes(target, plan.record, force)
-    kept = whole if resumed else set()
+    earlier = to_continue(target, plan.record, force)
+    noted = {} if earlier is None else dict(earlier.sources)
+    kept = set() if earlier is None else kept_files(plan, source, whole, noted)
+    noted = {name: digest for name, digest in noted.items() if name in kept}
     missing = [shard for shard in plan.shards if shard.name not in kept]
     names = list(dict.fromkeys(shard.source for shard in missing))  # of the source's files
 
-    outdated = outdated_files(target, resumed)
-    needed = sum(shard.nbytes for shard in missing) + sum(map(len, plan.side_files.values()))
+    outdated = outdated_files(target, earlier is not None, kept)
+    in_full = replace(plan.origin, sources={shard.name: "0" * DIGEST_LENGTH for shard in plan.shards})
+    beside = sum(map(len, [*plan.side_files.values(), in_full.content()]))
+    needed = sum(shard.nbytes for shard in missing) + beside
     check_space(target, needed, source.download_bytes(names), outdated, warn)
-    begin(target, plan.record, outdated, resumed)
+    begin(target, replace(plan.record, sources=noted), outdated, earlier is not None)
 
-    total, earlier = (sum(shard.source_bytes for shard in some) for some in (plan.shards, missing))
-    _write_weights(missing, fetched(source, names), target, Meter(total, total - earlier, report))
-    _finish(target, plan.side_files, plan.changed)
+    def note(shard: Shard, digest: str) -> None:
+        """Keep the digest of a file's source before the file is there: a file without one is made anew."""
+        check_unchanged(plan, source, [shard.source])
+        noted[shard.name] = digest
+        replace(plan.record, sources=dict(sorted(noted.items()))).write(target)
+
+    total, rest = (sum(shard.source_bytes for shard in some) for some in (plan.shards, missing))
+    _write_weights(missing, fetched(source, names), target, Meter(total, total - rest, report), note)
+    check_unchanged(plan, source, plan.stamps)
+    origin = replace(plan.origin, sources=dict(sorted(noted.items())))
+    *others, config = plan.side_files.items()
+    _finish(target, dict([*others, (ORIGIN, origin.content()), config]), plan.changed)
     return kept
 
 
-def _write_weights(missing: Iterable[Shard], sources: Iterable[Path], target: Path, meter: Meter) -> None:
-    """Write weight files from their source files, which come in the same order."""
+def _write_weights(
+    missing: Iterable[Shard],
+    sources: Iterable[Path],
+    target: Path,
+    meter: Meter,
+    note: Callable[[Shard, str], None],
+) -> None:
+    """Write weight files from their source files, which come in the same order; `note` is told what each is made of."""
     cache = mx.set_cache_limit(CACHE_BYTES)
     try:
         with ThreadPoolExecutor(_threads()) as threads:
             for path, (_, shards) in zip(sources, groupby(missing, key=attrgetter("source")), strict=True):
                 for shard in shards:
                     meter.file = shard.name
-                    write_shard(shard, path, target, threads, meter.advance)
+                    write_shard(shard, path, target, threads, meter.advance, partial(note, shard))
     finally:
         mx.set_cache_limit(cache)
 

@@ -113,6 +113,9 @@ class HubSource:
     def changed(self, shard: str) -> int | None:
         return None
 
+    def stamp(self, shard: str) -> tuple[int, ...] | None:
+        return None
+
     def download_bytes(self, shards: Sequence[str]) -> dict[Path, int]:
         if self._stream_into is not None:
             return {self._stream_into: sum(sorted(self._sizes[shard] for shard in shards)[-2:])}

@@ -32,7 +32,9 @@ class ConversionPlan:
     part_bytes: dict[str, int]  # of the tensors of each part of the model
     shards: list[Shard]  # the weight files
     changed: Mapping[str, int | None]  # a weight file of the source -> when it was last written, see `Source.changed`
-    side_files: Mapping[str, bytes]  # all other files, the config last
+    stamps: Mapping[str, tuple[int, ...] | None]  # the same file -> its state before it was read, see `Source.stamp`
+    side_files: Mapping[str, bytes]  # all other files but the origin, the config last
+    origin: Origin  # as yet without digests of the source
     record: ConversionRecord
 
 
@@ -44,6 +46,7 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
     """
     label, revision = source.label, source.revision
     content, raw, config = read_config(source)
+    stamps = {name: source.stamp(name) for name in source.shards()}
     stored = source.headers()
     tensors = [entry.tensor for entry in stored]
     check_complete(tensors, config, label)
@@ -59,13 +62,14 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
         part_bytes,
         shards,
         {shard.source: source.changed(shard.source) for shard in shards},
+        stamps,
         side_files(
             small,
             index=index,
             card=card(label, revision, source_card, recipe, made, part_bytes),
-            origin=Origin.of(label, revision, recipe),
             config=converted_config(raw, table),
         ),
+        Origin.of(label, revision, recipe),
         record_of(label, revision, stored, [(CONFIG_FILE, content), *small.items()], recipe.name, made, command),
     )
 

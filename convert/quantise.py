@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 import mlx.core as mx
 import numpy as np
@@ -21,6 +22,7 @@ from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.errors import CheckpointError
 
 # Larger chunks are no faster, and MLX's mx and nv kernels for the CPU are slower with them.
+# Digests of a source are made of those of its chunks, so another size makes finished folders look foreign.
 CHUNK_BYTES = 1 << 20
 BF16_EXPONENT = 0x7F80  # all its bits are set in NaN and infinity, and in nothing else
 NUMPY_TYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
@@ -56,13 +58,14 @@ def chunks(stored: StoredTensor, piece: Piece, starts: Mapping[str, int]) -> Ite
         yield Chunk(stored, piece.spec, shape, stored.offset + row * row_bytes, targets)
 
 
-def transfer(chunk: Chunk, source: int, target: int) -> None:
-    """Read a chunk, cast and check it, quantise it, write it.
+def transfer(chunk: Chunk, source: int, target: int) -> bytes:
+    """Read a chunk, cast and check it, quantise it, write it; returns the digest of what was read.
 
     `source` and `target` are descriptors of open files. MLX works on the calling thread's own stream, so several
     threads may do this at once. Raises CheckpointError for NaN, infinity and a file that ends.
     """
-    array = read_rows(chunk, source)
+    data = _read(source, chunk)
+    array = _rows(chunk, data)
     # NumPy has no type for bf16, so its bits are looked at.
     bits = np.asarray(array.view(mx.uint16))
     if (bits & BF16_EXPONENT).max() == BF16_EXPONENT:
@@ -74,11 +77,20 @@ def transfer(chunk: Chunk, source: int, target: int) -> None:
     mx.eval(results)
     for result, offset in zip(results, chunk.targets, strict=True):
         _write(target, np.asarray(result.view(mx.uint8)).reshape(-1).data, offset)
+    return sha256(data).digest()
+
+
+def digest(chunk: Chunk, source: int) -> bytes:
+    """The digest that `transfer` gives for a chunk."""
+    return sha256(_read(source, chunk)).digest()
 
 
 def read_rows(chunk: Chunk, source: int) -> mx.array:
     """The chunk's rows in bf16, [rows, entries of a row]."""
-    data = _read(source, chunk)
+    return _rows(chunk, _read(source, chunk))
+
+
+def _rows(chunk: Chunk, data: bytes) -> mx.array:
     dtype = chunk.stored.tensor.dtype
     array = mx.array(np.frombuffer(data, NUMPY_TYPES[dtype]).reshape(chunk.shape))
     return array.view(mx.bfloat16) if dtype == "BF16" else array.astype(mx.bfloat16)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from mlx_diffusion import __version__
 from mlx_diffusion.checkpoint.folder import UNFINISHED
 from mlx_diffusion.checkpoint.headers import StoredTensor
 from mlx_diffusion.checkpoint.pieces import Piece
-from mlx_diffusion.errors import ConversionError
+from mlx_diffusion.errors import CheckpointError, ConversionError
+from mlx_diffusion.json_files import read_json
 from mlx_diffusion.whole_files import write_whole
 
 
@@ -32,6 +33,7 @@ class ConversionRecord:
     mlx_diffusion: str
     mlx: str
     command: str
+    sources: Mapping[str, str] = field(default_factory=dict)  # file of the output -> digest of what it is made from
 
     @classmethod
     def read(cls, folder: Path) -> ConversionRecord | None:
@@ -40,8 +42,13 @@ class ConversionRecord:
         if not file.exists():
             return None
         try:
-            return cls(**json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, RecursionError):
+            record = cls(**read_json(file))
+            texts = {**asdict(record), "revision": record.revision or ""}
+            sources = texts.pop("sources")
+            if not all(isinstance(text, str) for text in (*texts.values(), *sources.keys(), *sources.values())):
+                raise TypeError
+            return record
+        except (CheckpointError, TypeError, AttributeError):
             raise ConversionError(f"{file} cannot be read; add --force to start anew") from None
 
     def write(self, folder: Path) -> None:
@@ -50,13 +57,13 @@ class ConversionRecord:
     def difference(self, earlier: ConversionRecord) -> str | None:
         """In words, the first difference for which this conversion cannot continue an earlier one; None if it can."""
         names = {"contents": "the source's files", "formats": "the recipe with its --set rules"}
-        for field in fields(self):
-            now, then = getattr(self, field.name), getattr(earlier, field.name)
-            if field.name == "command" or now == then:
+        for one in fields(self):
+            now, then = getattr(self, one.name), getattr(earlier, one.name)
+            if one.name in ("command", "sources") or now == then:
                 continue
-            if field.name in names:
-                return f"{names[field.name]} are not those that it was begun with"
-            return f"{field.name} is {now}, it was begun with {then}"
+            if one.name in names:
+                return f"{names[one.name]} are not those that it was begun with"
+            return f"{one.name} is {now}, it was begun with {then}"
         return None
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from dataclasses import dataclass
+from hashlib import sha256
 from io import FileIO
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mlx_diffusion.checkpoint.folder import SINGLE_FILE
 from mlx_diffusion.checkpoint.headers import StoredTensor, write_header
 from mlx_diffusion.checkpoint.pieces import Piece, written_tensors
 from mlx_diffusion.convert.large_files import flush_and_forget, forget, uncached
-from mlx_diffusion.convert.quantise import chunks, transfer
+from mlx_diffusion.convert.quantise import chunks, digest, transfer
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.whole_files import PART, flush
 
@@ -94,11 +95,20 @@ def _is_whole(shard: Shard, folder: Path, changed: int | None) -> bool:
         return stream.read(len(shard.header)) == shard.header
 
 
-def write_shard(shard: Shard, source: Path, folder: Path, threads: Executor, advance: Callable[[int], None]) -> None:
+def write_shard(
+    shard: Shard,
+    source: Path,
+    folder: Path,
+    threads: Executor,
+    advance: Callable[[int], None],
+    note: Callable[[str], None],
+) -> None:
     """Write the file under a temporary name and rename it once it is whole.
 
-    `advance` is told the bytes that were read, chunk by chunk. However this ends, no thread works on it any more.
+    `advance` is told the bytes that were read, chunk by chunk; `note`, before the file gets its name, the digest of all
+    that was read. However this ends, no thread works on it any more.
     """
+    found = sha256()
     part = folder / (shard.name + PART)
     with _open_source(source) as read, part.open("wb") as output:
         output.write(shard.header)
@@ -110,7 +120,7 @@ def write_shard(shard: Shard, source: Path, folder: Path, threads: Executor, adv
         try:
             unflushed = 0
             for chunk, transferred in zip(todo, work, strict=True):
-                transferred.result()
+                found.update(transferred.result())
                 advance(chunk.nbytes)
                 unflushed += chunk.nbytes
                 if unflushed >= FLUSH_BYTES:  # the threads work on meanwhile
@@ -122,8 +132,26 @@ def write_shard(shard: Shard, source: Path, folder: Path, threads: Executor, adv
                 transferred.cancel()
             wait(work)  # before the files are closed
         flush_and_forget(output.fileno())
+    note(found.hexdigest())
     os.replace(part, folder / shard.name)
     flush(folder)
+
+
+def source_digest(shard: Shard, source: Path, threads: Executor) -> str:
+    """The digest of all bytes from which the file is made, as `write_shard` notes it."""
+    found = sha256()
+    todo = [chunk for stored, piece in shard.entries for chunk in chunks(stored, piece, shard.starts)]
+    with _open_source(source) as read:
+        work = [threads.submit(digest, chunk, uncached(read.fileno())) for chunk in todo]
+        try:
+            for read_chunk in work:
+                found.update(read_chunk.result())
+        finally:
+            for read_chunk in work:
+                read_chunk.cancel()
+            wait(work)
+        forget(read.fileno())
+    return found.hexdigest()
 
 
 def _open_source(file: Path) -> FileIO:

@@ -1,4 +1,4 @@
-"""The files beside the weights of a converted checkpoint: index, copied files, card, origin and config.
+"""The files beside the weights of a converted checkpoint: index, copied files, card and config.
 
 Knows nothing of where these files are written.
 """
@@ -11,20 +11,18 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE, INDEX_FILE
 from mlx_diffusion.convert.known_files import CARD
-from mlx_diffusion.convert.origin import ORIGIN, Origin
 
 DTYPES = ("dtype", "torch_dtype")  # in config.json, for newer and for older readers
 
 
 def side_files(
-    small: Mapping[str, bytes], *, index: Mapping[str, Any], card: str, origin: Origin, config: Mapping[str, Any]
+    small: Mapping[str, bytes], *, index: Mapping[str, Any], card: str, config: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """The content of each file by name, the config last; `small` are those that are copied."""
     return {
         INDEX_FILE: _json(index),
         **small,
         CARD: card.encode(),
-        ORIGIN: origin.content(),
         CONFIG_FILE: _json(config),
     }
 

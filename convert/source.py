@@ -53,6 +53,10 @@ class Source(Protocol):
         """The time when the shard was last written, in nanoseconds; None if its revision fixes its content."""
         ...
 
+    def stamp(self, shard: str) -> tuple[int, ...] | None:
+        """What differs once the shard was written or replaced; None if its revision fixes its content."""
+        ...
+
     def download_bytes(self, shards: Sequence[str]) -> dict[Path, int]:
         """The most bytes that fetching these shards takes on disk, by the folder where they are put."""
         ...
@@ -102,6 +106,12 @@ class LocalSource:
 
     def changed(self, shard: str) -> int | None:
         return None if self.revision else (self.folder / shard).stat().st_mtime_ns
+
+    def stamp(self, shard: str) -> tuple[int, ...] | None:
+        if self.revision:
+            return None
+        facts = (self.folder / shard).stat()
+        return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns  # unlike the first time, the second cannot be set
 
     def download_bytes(self, shards: Sequence[str]) -> dict[Path, int]:
         return {}

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import UNFINISHED, check_utf8
-from mlx_diffusion.convert.known_files import CARD, is_leftover, is_replaced
-from mlx_diffusion.convert.origin import ORIGIN, revision_of
+from mlx_diffusion.convert.known_files import CARD, is_leftover, is_replaced, is_shard
+from mlx_diffusion.convert.origin import ORIGIN, Origin, revision_of
 from mlx_diffusion.convert.record import ConversionRecord
 from mlx_diffusion.errors import ConversionError
 from mlx_diffusion.whole_files import flush, lock
@@ -54,27 +54,26 @@ def _earlier_record(target: Path, force: bool) -> ConversionRecord | None:
         raise
 
 
-def is_finished(target: Path, side_files: Mapping[str, bytes]) -> bool:
+def is_finished(target: Path, side_files: Mapping[str, bytes], origin: Origin) -> bool:
     """True if no conversion is at work and every file beside the weights has the content that it must have."""
-    if (target / UNFINISHED).exists():
+    if (target / UNFINISHED).exists() or ((target / ORIGIN).exists() and not origin.is_that_of(target)):
         return False
-    wanted = {name: content for name, content in side_files.items() if name != ORIGIN or (target / name).exists()}
-    return all(_holds(target / name, content) for name, content in wanted.items())
+    return all(_holds(target / name, content) for name, content in side_files.items())
 
 
 def _holds(file: Path, content: bytes) -> bool:
     return file.is_file() and file.stat().st_size == len(content) and file.read_bytes() == content
 
 
-def resumes(target: Path, record: ConversionRecord, force: bool) -> bool:
-    """True if an interrupted run of this very conversion can be continued; False if a new one can begin.
+def to_continue(target: Path, record: ConversionRecord, force: bool) -> ConversionRecord | None:
+    """The record of an interrupted run of this very conversion, which can go on; None if a new one can begin.
 
     Raises ConversionError if the folder holds something else and `force` does not say to replace it.
     """
     earlier = _earlier_record(target, force)
     difference = record.difference(earlier) if earlier is not None else None
     if earlier is not None and difference is None:
-        return True
+        return earlier
     if earlier is not None and not force:
         raise ConversionError(
             f"{target} holds another unfinished conversion: {difference}; give another folder, or add --force to start "
@@ -86,13 +85,15 @@ def resumes(target: Path, record: ConversionRecord, force: bool) -> bool:
         raise ConversionError(
             f"{target} is not empty{revision} give another folder, or add --force to replace the checkpoint"
         )
-    return False
+    return None
 
 
-def outdated_files(target: Path, resumed: bool) -> list[Path]:
-    """The files to remove first: incomplete ones of a killed run, or all files of an older checkpoint."""
-    ours = is_leftover if resumed else is_replaced
-    return sorted(file for file in target.iterdir() if ours(file.name) and (file.is_symlink() or file.is_file()))
+def outdated_files(target: Path, resumed: bool, kept: Collection[str]) -> list[Path]:
+    """The files to remove first: in a resumed run those that are not `kept`, else those of an older checkpoint."""
+    files = (file for file in target.iterdir() if file.is_symlink() or file.is_file())
+    if resumed:
+        return sorted(f for f in files if is_leftover(f.name) or (is_shard(f.name) and f.name not in kept))
+    return sorted(f for f in files if is_replaced(f.name))
 
 
 def begin(target: Path, record: ConversionRecord, outdated: Sequence[Path], resumed: bool) -> None:

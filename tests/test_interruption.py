@@ -366,3 +366,81 @@ def test_a_finished_file_whose_source_was_replaced_is_written_again(source: Path
     assert convert(source, target).files_from_earlier == 0
     convert(source, tmp_path / "calm")
     assert contents(target) == contents(tmp_path / "calm")
+
+
+def fine_tune(file: Path, at: int = -100) -> None:
+    """Other weights in a file of the same header, size and time of writing."""
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    with file.open("r+b") as stream:
+        stream.seek(at, os.SEEK_END)
+        bits = stream.read(10)
+        stream.seek(at, os.SEEK_END)
+        stream.write(bytes(bit ^ 1 for bit in bits))
+    os.utime(file, ns=times)
+
+
+def test_going_on_with_other_weights_of_older_times_begins_them_anew(
+    source: Path, target: Path, tmp_path: Path
+) -> None:
+    interrupted(source, target)
+    fine_tune(source / "model-00001-of-00003.safetensors")
+    assert convert(source, target).files_from_earlier == 0
+    convert(source, tmp_path / "calm")
+    assert contents(target) == contents(tmp_path / "calm")
+
+
+def test_an_output_whose_source_was_swapped_is_not_taken(source: Path, target: Path) -> None:
+    convert(source, target)
+    fine_tune(source / "model-00003-of-00003.safetensors", -20_000)
+    with pytest.raises(ConversionError, match=r"made from other contents .* model-00003-of-00003\.safetensors has cha"):
+        convert(source, target, reuse=True)
+    convert(source, target, force=True)
+    assert convert(source, target, reuse=True).finished_earlier
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_source_that_is_written_to_meanwhile_is_refused(
+    number: int, source: Path, target: Path, tmp_path: Path
+) -> None:
+    """Whether it was read already, is read now or will be read: its tensors would be of two checkpoints."""
+    done: list[int] = []
+
+    def change(progress: Progress) -> None:
+        if "00002" in progress.file and not done:
+            done.append(number)
+            fine_tune(source / f"model-0000{number}-of-00003.safetensors")
+
+    with pytest.raises(
+        CheckpointError, match=rf"model-0000{number}-of-00003\.safetensors was changed while it was read"
+    ):
+        convert(source, target, report=change)
+    with pytest.raises(CheckpointError, match="unfinished"):
+        Checkpoint.open(target)
+    convert(source, target)
+    convert(source, tmp_path / "calm")
+    assert contents(target) == contents(tmp_path / "calm")
+
+
+def test_records_of_before_digests_were_kept(source: Path, target: Path, tmp_path: Path) -> None:
+    """An unfinished output goes on, with every file made anew; a finished one is taken, and the user is told."""
+    interrupted(source, target)
+    record = json.loads((target / UNFINISHED).read_text())
+    del record["sources"]
+    (target / UNFINISHED).write_text(json.dumps(record))
+    assert convert(source, target).files_from_earlier == 0
+    convert(source, tmp_path / "calm")
+    assert contents(target) == contents(tmp_path / "calm")
+    origin = json.loads((target / ORIGIN).read_text())
+    del origin["sources"]
+    (target / ORIGIN).write_text(json.dumps(origin))
+    told: list[str] = []
+    assert convert(source, target, reuse=True, warn=told.append).finished_earlier
+    assert len(told) == 1 and "--verify compares them" in told[0]
+
+
+@pytest.mark.parametrize("fields", [{"source": 1}, {"sources": []}, {"sources": {"a": 1}}, {"command": None}])
+def test_a_record_of_the_wrong_shape(fields: dict[str, Any], source: Path, target: Path) -> None:
+    interrupted(source, target)
+    edit(target / UNFINISHED, **fields)
+    with pytest.raises(ConversionError, match="cannot be read; add --force to start anew"):
+        convert(source, target)
