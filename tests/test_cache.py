@@ -102,6 +102,15 @@ def test_memory_behind_dropped_positions_is_freed() -> None:
     assert mx.get_active_memory() - before < cache.nbytes + reused + 4096
 
 
+def test_a_window_of_one_holds_nothing() -> None:
+    cache = LayerCache(window=1, spare=0)
+    keys, _ = cache.append(entry(0, 1, 2), entry(0, 1, 2))
+    assert keys.flatten().tolist() == [0, 1, 2] and held(cache) == []
+    keys, _ = cache.append(entry(3), entry(3))
+    assert keys.flatten().tolist() == [3]
+    assert cache.keys is not None and cache.keys.size == 0
+
+
 def test_denoising_reads_the_cache_and_writes_nothing() -> None:
     model = model_with_window(6)
     cache = model.make_cache()

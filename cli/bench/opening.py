@@ -80,7 +80,7 @@ def _of_random_weights(args: argparse.Namespace, machine: Machine, folder: Path,
     blueprint = replace(blueprint, config=config)
     weights = weight_bytes(written_tensors(blueprint.pieces), item_bytes_on(machine.device))
     _heed_verdict(args, cases, config, weights, machine, name, blueprint.raw)
-    if args.against and free_bytes(folder) < weights:
+    if args.against and 0 < free_bytes(folder) < weights:
         raise CheckpointError(
             f"{args.against} would read the random weights, {size_text(weights)}, from {folder.parent}, which has "
             f"{size_text(free_bytes(folder))} free; set TMPDIR to a folder with more, or leave out --against"

@@ -57,15 +57,8 @@ def this_machine(folder: Path | None = None) -> Machine:
         system=f"macOS {platform.mac_ver()[0]}" if sys.platform == "darwin" else platform.platform(),
         python=platform.python_version(),
         packages={"mlx-diffusion": __version__, **{name: _version(name) for name in PACKAGES}},
-        disk_free_bytes=_free(folder or Path(".")),
+        disk_free_bytes=free_bytes(folder or Path(".")) or None,
     )
-
-
-def _free(folder: Path) -> int | None:
-    try:
-        return free_bytes(folder)
-    except OSError:
-        return None
 
 
 def _version(package: str) -> str | None:

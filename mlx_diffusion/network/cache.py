@@ -73,12 +73,10 @@ class LayerCache:
         total, first = before + new.shape[2], first_seen(before, self.window)
         if total > self.held:  # the oldest are dropped
             seen = new if old is None else mx.concatenate([old[:, :, first:before], new], axis=2)
-            keep = max(0, self.held - new.shape[2])
-            kept = new[:, :, -self.held :] if old is None or not keep else None
-            if kept is None:
-                assert old is not None
+            keep = self.held - new.shape[2]  # of those that were held
+            if old is not None and keep > 0:
                 return mx.concatenate([old[:, :, before - keep : before], new], axis=2), seen
-            return mx.contiguous(kept), seen  # a slice alone would keep the whole array alive behind it
+            return mx.contiguous(new[:, :, -keep:]), seen  # a slice alone would keep the whole array alive behind it
         if old is not None and total <= old.shape[2]:
             kept = mx.slice_update(old, new, mx.array([before]), axes=(2,))  # in place where nobody else holds `old`
         else:
