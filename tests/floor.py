@@ -37,7 +37,7 @@ CHANCE = 0.001
 def measure(mode: str, counts: Mapping[str, int], seed: int) -> Evaluation:
     """A run of the bundled checkpoint in one mode, so many prompts of each family."""
     items = {family: draw_items(family, count, seed) for family, count in counts.items()}
-    plan = EvaluationPlan(items, variants_of([mode], [f"max_denoising_steps={STEPS}"]), seed, MAX_TOKENS, batch_size=1)
+    plan = EvaluationPlan(items, variants_of([mode], [f"max_denoising_steps={STEPS}"]), seed, MAX_TOKENS, batch_size=32)
     with tempfile.TemporaryDirectory() as folder:
         return evaluate("demo", plan, state=Path(folder), first_steps=False)
 

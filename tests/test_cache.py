@@ -146,7 +146,7 @@ def test_chunks_equal_the_whole(window: int, chunks: list[int], seed: int) -> No
     assert np.abs(logits[0] - logits[1]).max() < 1e-4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     window=st.sampled_from([1, 2, 5, 6]),
     work=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 8)), min_size=1, max_size=6),

@@ -65,7 +65,7 @@ def test_the_next_turn_encodes_only_what_is_new_and_writes_the_same(demo: Pair) 
 
 @pytest.mark.parametrize("shared", [0, 5, 8, 30, 31, 64, 70])
 def test_prompts_that_share_a_beginning_write_what_they_write_alone(hub: Pair, shared: int) -> None:
-    store, options = PrefixStore(hub[0], PLENTY), {"max_tokens": 40, "max_denoising_steps": 8, "prefill_step_size": 8}
+    store, options = PrefixStore(hub[0], PLENTY), {"max_tokens": 20, "max_denoising_steps": 3, "prefill_step_size": 8}
     first = tokens(70)
     second = first[:shared] + tokens(30, seed=1)
     write(hub, first, prefixes=store, **options)
@@ -208,7 +208,7 @@ def test_what_cannot_work_is_said_before_any_work(hub: Pair, demo: Pair) -> None
 @pytest.mark.parametrize("step", [1, 7, 16, 31, 32, 33, 79, 80])
 def test_a_prompt_in_parts_is_the_prompt(hub: Pair, step: int) -> None:
     """Prompts past the window, alone and in a batch: the same tokens as in one part, whatever the parts."""
-    options: dict[str, Any] = {"max_tokens": 24, "max_denoising_steps": 6}
+    options: dict[str, Any] = {"max_tokens": 20, "max_denoising_steps": 3}
     for prompt in (tokens(80), [tokens(80), tokens(33, seed=1), tokens(5, seed=2)]):
         events = list(stream_generate(*hub, prompt, prefill_step_size=step, **options))
         expected = segments(hub, prompt, **options)
