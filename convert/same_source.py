@@ -1,4 +1,4 @@
-"""The identity of a conversion's source: the digests of all bytes that an output was made from, against those there now.
+"""The identity of a conversion's source: digests of all bytes that an output was made from, and of those there now.
 
 A source whose commit on the Hub fixes its content is not read again. Knows nothing of how files are written.
 """
