@@ -7,7 +7,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import FIXTURES
+from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_diffusion.engine.prefix_files import sampled_fingerprint
 from mlx_diffusion.engine.prefix_store import MOST_POINTS, PrefixStore
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.events import Finish, Prefill, Segment
@@ -225,3 +227,84 @@ def test_a_long_prompt_can_be_left_between_its_parts(hub: Pair) -> None:
     events.close()  # type: ignore[attr-defined]
     with pytest.raises(StopIteration):
         next(events)
+
+
+def saved(hub: Pair, file: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
+    store = PrefixStore(hub[0], PLENTY)
+    write(hub, tokens(50), prefixes=store, max_tokens=4, max_denoising_steps=1)
+    store.save(file)
+    loaded = mx.load(str(file), return_metadata=True)
+    assert isinstance(loaded, tuple) and isinstance(loaded[0], dict)
+    return dict(loaded[0]), dict(loaded[1])
+
+
+def swapped(arrays: dict[str, mx.array], metadata: dict[str, str]) -> None:
+    one, other = [name for name in arrays if name.endswith(".0.keys") or name.endswith(".1.keys")][:2]
+    arrays[one], arrays[other] = arrays[other], arrays[one]
+
+
+def changed(array: mx.array) -> mx.array:
+    return array + mx.array(1, array.dtype)
+
+
+DAMAGES: dict[str, Any] = {
+    "no tokens": lambda arrays, metadata: metadata.update(tokens=""),
+    "no key": lambda arrays, metadata: metadata.pop("tokens"),
+    "other tokens": lambda arrays, metadata: metadata.update(tokens="[[1, 2, 3]]"),
+    "beyond the vocabulary": lambda arrays, metadata: metadata.update(tokens="[[1000000]]"),
+    "no numbers": lambda arrays, metadata: metadata.update(tokens='[["a"], {}, null]'),
+    "deep": lambda arrays, metadata: metadata.update(tokens="[" * 100_000),
+    "layer missing": lambda arrays, metadata: arrays.pop(next(iter(arrays))),
+    "layers swapped": swapped,
+    "one number": lambda arrays, metadata: arrays.update({min(arrays): changed(arrays[min(arrays)])}),
+    "another name": lambda arrays, metadata: arrays.update(x=mx.zeros(1)),
+    "another layer": lambda arrays, metadata: arrays.update({"0.50.9.keys": mx.zeros((1, 1, 1, 1))}),
+}
+
+
+@pytest.mark.parametrize("format", [1, 2, 3])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_refused_before_anything_of_them_is_kept(
+    damage: str, format: int, hub: Pair, tmp_path: Path
+) -> None:
+    file = tmp_path / "document.safetensors"
+    arrays, metadata = saved(hub, file)
+    if format < 3:
+        metadata |= {"format": f"mlx-diffusion prefixes {format}", "model": sampled_fingerprint(hub[0])}
+    if format < 3 and damage in ("layers swapped", "one number"):
+        pytest.skip("files of earlier versions have no digest of their arrays")
+    DAMAGES[damage](arrays, metadata)
+    mx.save_safetensors(str(file), arrays, metadata)
+    store = PrefixStore(hub[0], PLENTY)
+    with pytest.raises(CheckpointError, match=r"document\.safetensors (is damaged|was saved with another)") as caught:
+        store.load(file)
+    assert len(store) == 0 and "\n" not in str(caught.value)
+
+
+def test_loading_twice_keeps_once(hub: Pair, tmp_path: Path) -> None:
+    file, store = tmp_path / "document.safetensors", PrefixStore(hub[0], PLENTY)
+    saved(hub, file)
+    store.load(file)
+    once = len(store), store.nbytes
+    store.load(file)
+    assert (len(store), store.nbytes) == once
+
+
+def test_a_file_of_prompts_is_the_user_s_alone(hub: Pair, tmp_path: Path) -> None:
+    saved(hub, tmp_path / "document.safetensors")
+    assert (tmp_path / "document.safetensors").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("part", ["experts.down_proj", "mlp.down_proj", "self_attn.v_proj"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_other_weights_are_another_model(part: str, earlier: bool, hub: Pair, tmp_path: Path) -> None:
+    file = tmp_path / "document.safetensors"
+    saved(hub, file)
+    other = load(FIXTURES / "hub")[0]
+    weights = dict(tree_flatten(other.parameters()))
+    (name,) = (name for name in weights if f"layers.0.{part}" in name)
+    other.update(tree_unflatten([(name, -weights[name])]))
+    store = PrefixStore(other, PLENTY)
+    with pytest.raises(CheckpointError, match="was saved with another model"):
+        store.load(FIXTURES / "prefixes-1.safetensors" if earlier else file)
+    assert len(store) == 0

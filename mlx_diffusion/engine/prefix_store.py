@@ -8,25 +8,19 @@ come and go, never copied. Knows nothing of text, turns, denoising or who asks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 
-from mlx_diffusion.errors import CheckpointError, OptionError
+from mlx_diffusion.engine.prefix_files import SavedText, read_prefixes, write_prefixes
+from mlx_diffusion.errors import OptionError
 from mlx_diffusion.network.cache import Held, PrefixCache
 from mlx_diffusion.network.masks import first_seen
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.whole_files import whole_file
 
 MOST_POINTS = 8  # of one kept text; at full size a point of the real checkpoint has 210 MB in bf16
-FORMAT = "mlx-diffusion prefixes 2"
-OLDER = "mlx-diffusion prefixes 1"  # sliding layers held their window alone, in arrays with room for more
-FULL = 0  # stands for the full layers in the names of a file; no point lies there
 
 
 @dataclass
@@ -112,15 +106,19 @@ class PrefixStore:
         text = np.array(tokens, np.int32)
         full, sliding = cache.split()
         points = {cache.offset: sliding}
+        self._take_in(text, full, points)
+        self._make_room()
+
+    def _take_in(self, text: np.ndarray, full: dict[int, Held], points: dict[int, dict[int, Held]]) -> None:
+        """Keep a text in place of those that it goes on from, unless all of it is kept already."""
         # A text that this one goes on from is the same text, longer.
         for kept in self._kept:
             if kept.shared(text) == len(kept.tokens):
                 points = {**kept.points, **points}
         self._kept = [kept for kept in self._kept if kept.shared(text) < len(kept.tokens)]
-        if any(kept.shared(text) == len(text) and len(text) in kept.points for kept in self._kept):
+        if any(kept.shared(text) == len(text) and points.keys() <= kept.points.keys() for kept in self._kept):
             return
         self._kept.append(_Kept(text, full, _thinned(points)))
-        self._make_room()
 
     def _make_room(self) -> None:
         """Throw away texts, then points of the last one, then that too, until the budget holds."""
@@ -133,67 +131,14 @@ class PrefixStore:
                 self._kept.clear()
 
     def save(self, path: str | Path) -> None:
-        """Write all that is kept to a safetensors file, whole or not at all."""
-        arrays = {
-            f"{index}.{point}.{layer}.{kind}": array[:, :, :held]
-            for index, kept in enumerate(self._kept)
-            for point, layers in [(FULL, kept.full), *kept.points.items()]
-            for layer, (keys, values, held) in layers.items()
-            for kind, array in (("keys", keys), ("values", values))
-        }
-        metadata = {
-            "format": FORMAT,
-            "model": fingerprint(self.model),
-            "tokens": json.dumps([kept.tokens.tolist() for kept in self._kept]),
-        }
-        try:
-            with whole_file(Path(path), suffix=".part.safetensors") as part:  # MLX adds this ending where it is missing
-                mx.save_safetensors(str(part), arrays, metadata)
-        except (OSError, RuntimeError) as error:
-            raise OptionError(f"{path}: the prefixes cannot be written ({error}); choose another place") from None
+        """Write all that is kept to a safetensors file, whole or not at all, for the user's eyes alone."""
+        write_prefixes(Path(path), [SavedText(kept.tokens, kept.full, kept.points) for kept in self._kept], self.model)
 
     def load(self, path: str | Path) -> None:
         """Take in what `save` wrote. Raises CheckpointError for a file of another model or recipe, or a damaged one."""
-        try:
-            loaded = mx.load(str(path), format="safetensors", return_metadata=True)
-        except (OSError, RuntimeError, ValueError):
-            raise CheckpointError(f"{path} is missing or no file of saved prefixes; encode the prompt again") from None
-        assert isinstance(loaded, tuple)
-        arrays, metadata = loaded
-        assert isinstance(arrays, dict)
-        if metadata.get("format") not in (FORMAT, OLDER):
-            raise CheckpointError(f"{path} holds no saved prefixes; give a file that PrefixStore.save wrote")
-        if metadata.get("model") != fingerprint(self.model):
-            raise CheckpointError(
-                f"{path} was saved with another model or another quantisation of it; encode the prompt again"
-            )
-        mx.eval(arrays)
-        for index, tokens in enumerate(json.loads(metadata["tokens"])):
-            kept: dict[int, dict[int, Held]] = {}
-            for name, keys in arrays.items():
-                text, point, layer, kind = name.split(".")
-                if int(text) == index and kind == "keys":
-                    held = keys.shape[2]
-                    if metadata["format"] == OLDER and int(point) != FULL:
-                        held = int(point) - first_seen(int(point), self.model.config.sliding_window)
-                    values = arrays[f"{text}.{point}.{layer}.values"]
-                    kept.setdefault(int(point), {})[int(layer)] = keys, values, held
-            self._kept.append(_Kept(np.array(tokens, np.int32), kept.pop(FULL, {}), kept))
+        for tokens, full, points in read_prefixes(Path(path), self.model):
+            self._take_in(tokens, full, points)
         self._make_room()
-
-
-def fingerprint(model: DiffusionGemma) -> str:
-    """What tells two checkpoints, and two quantisations of one, apart: sizes, formats, and some of the weights."""
-    digest = blake2b(repr(model.config).encode(), digest_size=16)
-    for array in (
-        model.norm.weight,
-        *(layer.encoder_scalar for layer in model.layers),
-        *(layer.self_attn.q_proj.weight[:4] for layer in model.layers),
-        model.embed_tokens.weight[:4],
-    ):
-        words = array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
-        digest.update(np.array(words).tobytes())
-    return digest.hexdigest()
 
 
 def _thinned(points: dict[int, dict[int, Held]]) -> dict[int, dict[int, Held]]:
