@@ -23,6 +23,7 @@ def lazy_names(
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *home})
+        plain = {name for name in vars(sys.modules[package]) if name.startswith("__")}
+        return sorted(plain | home.keys())
 
     return __getattr__, __dir__

@@ -6,13 +6,9 @@ more: Transformers rebuilds it) `PlainTokenizer.read` gives None, and the caller
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mlx_diffusion.plain_template import PlainTemplate
+from typing import Any
 
 CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # two names of the class that takes tokenizer.json as it is
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -24,23 +20,17 @@ MOST_TOKENS = 100_000  # with more, Transformers looks whether the vocabulary is
 
 
 class PlainTokenizer:
-    """The methods of a Transformers tokenizer that this package calls, named and answering as there.
+    """The methods of a Transformers tokenizer that this package calls, named and answering as there."""
 
-    `transformers()` gives the Transformers tokenizer of the same folder, for what only that can do.
-    """
-
-    def __init__(
-        self, tokenizer: Any, named: Mapping[str, str], chat_template: str | None, transformers: Callable[[], Any]
-    ) -> None:
+    def __init__(self, tokenizer: Any, named: Mapping[str, str], chat_template: str | None) -> None:
         self.bos_token = named.get("bos_token")
         self.bos_token_id = None if self.bos_token is None else tokenizer.token_to_id(self.bos_token)
         self.chat_template = chat_template
-        self._tokenizer = tokenizer
-        self._named = named
-        self._transformers = transformers
+        self.special_tokens_map = dict(named)
+        self.backend_tokenizer = tokenizer
 
     @classmethod
-    def read(cls, folder: Path, transformers: Callable[[], Any]) -> "PlainTokenizer | None":
+    def read(cls, folder: Path) -> "PlainTokenizer | None":
         """None where the folder has anything that needs Transformers; damage needs it too, for its error."""
         if any((folder / name).exists() for name in OTHER_FILES):
             return None
@@ -57,43 +47,24 @@ class PlainTokenizer:
         except Exception:  # the tokenizers library raises nothing narrower for a file that it cannot parse
             return None
         named = {key: config[key] for key in NAMED if config.get(key) is not None}
-        return cls(tokenizer, named, config.get("chat_template") if template is None else template, transformers)
+        return cls(tokenizer, named, config.get("chat_template") if template is None else template)
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]:
+        """The added tokens by their ids."""
+        added: Mapping[int, Any] = self.backend_tokenizer.get_added_tokens_decoder()
+        return added
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, tokens: list[int], skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
         assert not clean_up_tokenization_spaces
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
+        return str(self.backend_tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
 
     def convert_ids_to_tokens(self, token: int) -> str | None:
-        piece: str | None = self._tokenizer.id_to_token(token)
+        piece: str | None = self.backend_tokenizer.id_to_token(token)
         return piece
-
-    def apply_chat_template(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        add_generation_prompt: bool,
-        tokenize: bool,
-        **variables: Any,
-    ) -> str:
-        assert not tokenize
-        template = self._plain_template
-        text = template and template.render(messages, tools, add_generation_prompt, **variables)
-        if text is None:
-            text = self._transformers().apply_chat_template(
-                messages, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False, **variables
-            )
-        return str(text)
-
-    @cached_property
-    def _plain_template(self) -> "PlainTemplate | None":
-        if self.chat_template is None:
-            return None
-        from mlx_diffusion.plain_template import PlainTemplate
-
-        return PlainTemplate.compile(self.chat_template, self._named)
 
 
 def _is_plain(config: dict[str, Any], file: dict[str, Any]) -> bool:

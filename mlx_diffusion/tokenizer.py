@@ -7,17 +7,19 @@ tokenizer.json says everything (see `plain_tokenizer`); no code of a checkpoint 
 import operator
 import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusion.chat_template import ChatTemplate, one_line, plain_data
 from mlx_diffusion.errors import CheckpointError, PromptError
+from mlx_diffusion.forged_tokens import ControlTokens
+from mlx_diffusion.messages import Message, check_messages, check_tools, fit_template
 from mlx_diffusion.plain_tokenizer import PlainTokenizer
+from mlx_diffusion.template_files import choose_template, find_templates, templates_by_name
 
-Message = Mapping[str, Any]
 SinglePrompt = str | Sequence[Message] | Sequence[int] | mx.array | np.ndarray
 Prompt = SinglePrompt | Sequence[SinglePrompt]
 BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -25,10 +27,15 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer. Special tokens are text like any other in both directions."""
+    """A checkpoint's tokenizer. Special tokens are text like any other in both directions, except within messages.
 
-    def __init__(self, backend: Any):
+    `templates` are the checkpoint's chat templates by name, where they are not the backend's own.
+    """
+
+    def __init__(self, backend: Any, templates: Mapping[str, str] | None = None):
         self._backend = backend
+        self._templates = templates_by_name(backend.chat_template) if templates is None else dict(templates)
+        self._chat_templates: dict[str, tuple[ChatTemplate, ControlTokens]] = {}
 
     @property
     def bos_token_id(self) -> int | None:
@@ -38,7 +45,7 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         """True if the checkpoint can turn messages into a prompt."""
-        return self._backend.chat_template is not None
+        return bool(self._templates)
 
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
         """Token ids of `text`. By default the begin token is put first unless the text starts with it, as in mlx-lm."""
@@ -49,18 +56,25 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise PromptError(f"the prompt is not valid Unicode text ({error}); pass it as UTF-8") from error
-        return list(self._backend.encode(text, add_special_tokens=add_special_tokens))
+        try:
+            return list(self._backend.encode(text, add_special_tokens=add_special_tokens))
+        except BaseException as error:  # a panic of the tokenizers library is no Exception
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                raise PromptError(f"the checkpoint's tokenizer fails on this text ({one_line(error)})") from error
+            raise
 
     @overload
     def apply_chat_template(
         self, messages: Sequence[Message], *, tools: Sequence[Message] | None = None,
-        add_generation_prompt: bool = False, tokenize: Literal[True] = True, **variables: Any,
+        add_generation_prompt: bool = False, tokenize: Literal[True] = True, chat_template: str | None = None,
+        sanitize_control_tokens: bool = True, **variables: Any,
     ) -> list[int]: ...  # fmt: skip
 
     @overload
     def apply_chat_template(
         self, messages: Sequence[Message], *, tools: Sequence[Message] | None = None,
-        add_generation_prompt: bool = False, tokenize: Literal[False], **variables: Any,
+        add_generation_prompt: bool = False, tokenize: Literal[False], chat_template: str | None = None,
+        sanitize_control_tokens: bool = True, **variables: Any,
     ) -> str: ...  # fmt: skip
 
     def apply_chat_template(
@@ -70,49 +84,110 @@ class Tokenizer:
         tools: Sequence[Message] | None = None,
         add_generation_prompt: bool = False,
         tokenize: bool = True,
+        chat_template: str | None = None,
+        sanitize_control_tokens: bool = True,
         **variables: Any,
     ) -> list[int] | str:
         """Messages as token ids, or as text, by the checkpoint's own chat template (arguments as in mlx-lm).
 
         `add_generation_prompt` opens the model's turn; `variables` are the template's own (`enable_thinking`, …).
+        `chat_template` is the name of one of several templates, or a template.
+
+        What messages, tools and variables say is text: a control token that they spell ("<turn|>") is encoded as its
+        characters, and the template's own alone structure the conversation. `sanitize_control_tokens=False`, as in
+        Transformers, makes control tokens of them all; so does encoding the text that `tokenize=False` gives.
+        Raises `PromptError`.
         """
-        if not self.has_chat_template:
-            raise PromptError("this checkpoint has no chat template for messages; pass the prompt as text or as ids")
-        from jinja2 import TemplateError
+        template, control_tokens = self._chat_template(chat_template, tools)
 
-        try:
-            text = self._backend.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=None if tools is None else [dict(tool) for tool in tools],
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-                **variables,
-            )
-        except (TemplateError, TypeError) as error:
-            raise PromptError(
-                f"the checkpoint's chat template does not take these messages ({error}); "
-                "give each a role that it knows and a content that is text"
-            ) from error
-        return self.encode(text, add_special_tokens=False) if tokenize else text
+        def render(given: Any) -> str:
+            messages, tools, variables = given
+            return template.render(messages, tools, add_generation_prompt, **variables)
 
-    def encode_prompt(self, prompt: SinglePrompt, vocab_size: int) -> list[int]:
+        fitting = fit_template(
+            check_messages(messages), check_tools(tools), lambda messages, tools: render((messages, tools, variables))
+        )
+        given = (*fitting, variables)
+        if not tokenize:
+            return render(given)
+        if not sanitize_control_tokens:
+            return self.encode(render(given), add_special_tokens=False)
+        rendered = control_tokens.render(render, plain_data(given))
+        ids: list[int] = []
+        last = 0
+        for start, end in rendered.forged:
+            ids += self.encode(rendered.text[last:start], add_special_tokens=False) if start > last else []
+            ids += self._encode_as_text(rendered.text[start:end])
+            last = end
+        return [*ids, *self.encode(rendered.text[last:], add_special_tokens=False)]
+
+    def _chat_template(self, wanted: str | None, tools: Sequence[Message] | None) -> tuple[ChatTemplate, ControlTokens]:
+        if wanted is None:
+            source = choose_template(self._templates, tools is not None)
+        else:
+            source = self._templates.get(wanted, wanted)
+        if source not in self._chat_templates:
+            template = ChatTemplate(source, self._backend.special_tokens_map)
+            added = self._backend.added_tokens_decoder.values()
+            control = {
+                token.content
+                for token in added
+                if token.special or (token.content in template.literals and not token.content.isspace())
+            }
+            self._chat_templates[source] = template, ControlTokens(control)
+        return self._chat_templates[source]
+
+    def _encode_as_text(self, text: str) -> list[int]:
+        """Token ids of `text`, none of them an added token: cut in two for as long as one is."""
+        backend = getattr(self._backend, "backend_tokenizer", None)
+        if backend is None:
+            ids = self._backend.encode(text, add_special_tokens=False, split_special_tokens=True)
+        else:
+            normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+            parts = [normal]
+            if backend.pre_tokenizer is not None:
+                parts = [part for part, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
+            ids = [token.id for part in parts for token in backend.model.tokenize(part)]
+        if not self._backend.added_tokens_decoder.keys() & set(ids):
+            return list(ids)
+        if len(text) == 1:
+            raise PromptError(f"a message holds {text!r}, which this checkpoint has as a control token only; remove it")
+        middle = len(text) // 2
+        return self._encode_as_text(text[:middle]) + self._encode_as_text(text[middle:])
+
+    def encode_prompt(
+        self,
+        prompt: SinglePrompt,
+        vocab_size: int,
+        tools: Sequence[Message] | None = None,
+        enable_thinking: bool | None = None,
+    ) -> list[int]:
         """Token ids of one prompt in any of its forms, all of them within the vocabulary.
 
         Text is used as it is. Messages go through the chat template, which also opens the model's turn. Ids stay as
-        they are. Raises `PromptError`.
+        they are. `tools` and `enable_thinking` are for the template. Raises `PromptError`.
         """
+        of_messages = isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
+        if (tools is not None or enable_thinking is not None) and not of_messages:
+            raise PromptError("tools and enable_thinking are for the chat template; pass the prompt as messages")
         if isinstance(prompt, str):
             if not prompt:
                 raise PromptError("the prompt is empty; write something for the model to answer")
             tokens = self.encode(prompt)
+        elif isinstance(prompt, bytes | bytearray | memoryview):
+            raise PromptError("the prompt is bytes; decode them to text first, as in prompt.decode()")
+        elif isinstance(prompt, Mapping):
+            raise PromptError("the prompt is a single dict; pass a list of messages, as in [message]")
         elif isinstance(prompt, mx.array | np.ndarray):
             if prompt.ndim != 1 or not prompt.size:
                 raise PromptError(
                     f"the prompt is an array of shape {prompt.shape}; pass one row of ids, or a list of rows"
                 )
             tokens = _as_ids(list(np.array(prompt)))
-        elif isinstance(prompt, Sequence) and prompt and all(isinstance(part, Mapping) for part in prompt):
-            tokens = self.apply_chat_template(cast(Sequence[Message], prompt), add_generation_prompt=True)
+        elif of_messages:
+            variables: dict[str, Any] = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+            messages = cast(Sequence[Message], prompt)
+            tokens = self.apply_chat_template(messages, tools=tools, add_generation_prompt=True, **variables)
         elif isinstance(prompt, Sequence):
             tokens = _as_ids(prompt)
         else:
@@ -187,8 +262,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         raise CheckpointError(
             f"{folder}: no tokenizer.json or tokenizer.model; copy the tokenizer from the original checkpoint"
         )
-    plain = PlainTokenizer.read(folder, partial(_transformers_tokenizer, folder))
-    return Tokenizer(_transformers_tokenizer(folder) if plain is None else plain)
+    backend = PlainTokenizer.read(folder) or _transformers_tokenizer(folder)
+    return Tokenizer(backend, find_templates(folder, backend.chat_template))
 
 
 def _transformers_tokenizer(folder: Path) -> Any:
@@ -196,6 +271,8 @@ def _transformers_tokenizer(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing narrower for a file that it cannot parse
-        reason = " ".join(str(error).split())
+    except BaseException as error:  # the tokenizers library raises nothing narrower, and panics are no Exceptions
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = one_line(error)
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({reason}); download its files again") from error

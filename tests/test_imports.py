@@ -18,9 +18,9 @@ PLACES = (
     ("network",),
     ("checkpoint",),
     ("options",),
-    ("tokenizer", "json_files", "events", "display", "device", "whole_files", "lazy_names"),
-    ("plain_tokenizer",),
-    ("plain_template",),
+    ("tokenizer", "events", "display", "device", "whole_files", "lazy_names"),
+    ("plain_tokenizer", "chat_template", "forged_tokens", "messages", "template_files"),
+    ("json_files",),
     ("errors",),
 )
 LEVEL = {place: level for level, places in enumerate(PLACES) for place in places}

@@ -31,6 +31,11 @@ def test_users_find_what_they_look_for() -> None:
     assert {"load", "generate", "stream_generate", "GenerationConfig"} <= set(mlx_diffusion.__all__)
 
 
+def test_completion_shows_what_is_public() -> None:
+    for package in (mlx_diffusion, convert, measure):
+        assert {name for name in dir(package) if not name.startswith("__")} == set(package.__all__)
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'infil'"):
         _ = mlx_diffusion.infil

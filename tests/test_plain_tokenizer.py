@@ -10,19 +10,15 @@ import pytest
 from conftest import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tokenizer import TEMPLATE, write_byte_level, write_gemma_like
+from test_tokenizer import write_byte_level, write_gemma_like
 from transformers import AutoTokenizer
 
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
-from mlx_diffusion.plain_template import PlainTemplate
 from mlx_diffusion.plain_tokenizer import PlainTokenizer
+from mlx_diffusion.tokenizer import Tokenizer
 
 FOLDERS = ["demo", "hub", "gemma", "bytes"]
 TOOL = {"type": "function", "function": {"name": "sum", "parameters": {"properties": {"a": {"type": "number"}}}}}
-
-
-def not_asked() -> Any:
-    pytest.fail("asked Transformers")
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -35,7 +31,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "gemma": lambda: write_gemma_like(made),
         "bytes": lambda: write_byte_level(made),
     }[request.param]()
-    plain = PlainTokenizer.read(folder, not_asked)
+    plain = PlainTokenizer.read(folder)
     assert plain is not None
     return plain, AutoTokenizer.from_pretrained(folder)
 
@@ -87,51 +83,10 @@ def test_messages_have_the_same_text(
         roles = [role.replace("developer", "system") for role in roles]
     messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
     how: dict[str, Any] = {"tools": tools, "add_generation_prompt": opened, "tokenize": False, **thinking}
-    assert plain.apply_chat_template(messages, **how) == full.apply_chat_template(messages, **how)
+    assert Tokenizer(plain).apply_chat_template(messages, **how) == full.apply_chat_template(messages, **how)
 
 
 # What is not plain
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ messages | tojson }}",
-        "{{ strftime_now('%Y') }}",
-        "{{ dict(a=1) }}",
-        "{% generation %}{{ messages[0].content }}{% endgeneration %}",
-        "{% for m in messages %}{% break %}{% endfor %}",
-        "{% set ns = namespace(__class__=1) %}",
-        "{% set ns = namespace(a=1) %}{% set ns._a = 2 %}",
-        "{% set ns = namespace(messages[0]) %}",
-        "{% set ns = namespace(**messages[0]) %}",
-        "{% set make = namespace %}{% set ns = make(a=1) %}",
-        "{% if %}",
-    ],
-)
-def test_a_template_with_anything_of_transformers_own_is_left_to_it(source: str) -> None:
-    assert PlainTemplate.compile(source, {}) is None
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"messages": []},
-        {"messages": [{"role": "user", "content": None}]},
-        {"messages": [{"role": "user", "content": "a", "reasoning": "b"}]},
-        {"messages": [{"role": "user", "content": ("a",)}]},
-        {"messages": [{"role": "user", "content": "a", 1: "b"}]},
-        {"messages": ["a"]},
-        {"messages": [{"role": "wizard", "content": "a"}]},
-        {"messages": [{"role": "user", "content": 7}]},
-        {"messages": [{"role": "user", "content": "a"}], "tools": [print]},
-        {"messages": [{"role": "user", "content": "a"}], "continue_final_message": True},
-    ],
-)
-def test_messages_that_are_not_plain_are_left_to_transformers(given: dict[str, Any]) -> None:
-    template = PlainTemplate.compile(TEMPLATE, {"bos_token": "<bos>"})
-    assert template is not None and template.render([{"role": "user", "content": "a"}]) is not None
-    assert template.render(**given) is None
 
 
 def edit(name: str, **changes: Any) -> Callable[[Path], object]:
@@ -173,16 +128,16 @@ def edit(name: str, **changes: Any) -> Callable[[Path], object]:
 )
 def test_a_folder_with_anything_more_is_left_to_transformers(change: Callable[[Path], object], tmp_path: Path) -> None:
     folder = shutil.copytree(FIXTURES / "hub", tmp_path / "checkpoint")
-    assert PlainTokenizer.read(folder, not_asked) is not None
+    assert PlainTokenizer.read(folder) is not None
     change(folder)
-    assert PlainTokenizer.read(folder, not_asked) is None
+    assert PlainTokenizer.read(folder) is None
 
 
 def test_a_template_in_the_configuration_counts_where_it_has_no_file(tmp_path: Path) -> None:
     folder = shutil.copytree(FIXTURES / "hub", tmp_path / "checkpoint")
     edit("tokenizer_config.json", chat_template="of the configuration")(folder)
     for expected in ((folder / "chat_template.jinja").read_text(), "of the configuration"):
-        plain = PlainTokenizer.read(folder, not_asked)
+        plain = PlainTokenizer.read(folder)
         assert (
             plain is not None and plain.chat_template == expected == AutoTokenizer.from_pretrained(folder).chat_template
         )
