@@ -5,6 +5,7 @@ what a run uses, none missing. Bounds are those of Transformers' `DiffusionGemma
 """
 
 import difflib
+import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -67,6 +68,7 @@ DEFAULTS = Settings(
     eos_token_id=(),
     prefill_step_size=2048,
 )
+NEAR = 0.76  # of difflib's measure: max_token is near max_tokens, temperature is near nothing
 NAMES = tuple(field.name for field in fields(Settings))
 # generation_config.json has none of these
 NOT_STORED = ("max_tokens", "seed", "mode", "prefill_step_size", "canvas_length")
@@ -109,6 +111,8 @@ class GenerationConfig:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        for name in NAMES:
+            object.__setattr__(self, name, _plain_number(getattr(self, name)))
         _integer("max_tokens", self.max_tokens, 1)
         _integer("max_denoising_steps", self.max_denoising_steps, 1)
         _number("entropy_bound", self.entropy_bound, above=0)
@@ -165,8 +169,21 @@ def _given(config: GenerationConfig) -> dict[str, Any]:
 def _check_names(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
-            raise TypeError(f"unknown option {name!r}; the nearest is {near!r}, the others: {', '.join(NAMES)}")
+            words = set(name.split("_"))
+            holding = [known for known in NAMES if words <= set(known.split("_"))]
+            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=NEAR) or holding
+            near = near if len(near) == 1 else []
+            hint = f"the nearest is {near[0]!r}, the others" if near else "the options"
+            raise TypeError(f"unknown option {name!r}; {hint}: {', '.join(NAMES)}")
+
+
+def _plain_number(value: Any) -> Any:
+    """A number of NumPy's, or of another library, as Python's own; anything else as it is."""
+    if type(value) in (bool, int, float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def _integer(name: str, value: object, least: int) -> None:
@@ -193,7 +210,7 @@ def _ids(name: str, value: object) -> tuple[int, ...]:
     ids = (value,) if isinstance(value, int) else value
     if isinstance(ids, str) or not isinstance(ids, Iterable):
         raise OptionError(f"{name} is {value!r}; it must be a token id or a list of them")
-    ids = tuple(ids)
+    ids = tuple(map(_plain_number, ids))
     for token in ids:
         _integer(name, token if token is not None else "null", 0)
     return cast(tuple[int, ...], ids)

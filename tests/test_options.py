@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,6 +152,26 @@ def test_an_unknown_option_names_the_nearest(wrong: str, right: str) -> None:
         GenerationConfig(**options)
     with pytest.raises(TypeError, match=right):
         GenerationConfig().override({wrong: 1})
+
+
+@pytest.mark.parametrize("wrong", ["temperature", "temp", "top_p", "model_name", "max", "max_length", ""])
+def test_what_is_near_to_no_option_is_compared_with_none(wrong: str) -> None:
+    with pytest.raises(TypeError, match="unknown option") as error:
+        GenerationConfig().override({wrong: 1})
+    assert "nearest" not in str(error.value) and "max_tokens" in str(error.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    numbers: dict[str, Any] = {"max_tokens": np.int64(5), "t_min": np.float32(0.5), "t_max": np.float64(0.75)}
+    numbers |= {"eos_token_id": np.array([1, 6]), "seed": np.uint8(3), "entropy_bound": np.float16(0.25)}
+    config = GenerationConfig(**numbers)
+    plain = GenerationConfig(max_tokens=5, t_min=0.5, t_max=0.75, eos_token_id=(1, 6), seed=3, entropy_bound=0.25)
+    assert config == plain and repr(config) == repr(plain)
+    for wrong in (np.bool_(True), np.array([1, 2]), np.float32(1.5), np.array("1")):
+        with pytest.raises(OptionError, match="whole number"):
+            GenerationConfig(max_tokens=wrong)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="finite"):
+        GenerationConfig(entropy_bound=np.float64("nan"))
 
 
 @given(st.text(max_size=20).filter(lambda name: name not in NAMES))
