@@ -4,12 +4,16 @@ Knows nothing of what is done with them.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+from mlx_diffusion.errors import PromptError
+from mlx_diffusion.messages import check_tools
 from mlx_diffusion.options import MODES, NAMES, GenerationConfig
 
+MOST_TOOLS = 4_000_000  # characters of a file
 REAL_MODEL = "mlx-community/diffusiongemma-26B-A4B-it-4bit"
 TOY_NOTICE = f"""\
 mlx-diffusion: "demo" is a toy of 1.7 million parameters; it knows small tasks on lists, numbers, dates, not the world.
@@ -95,6 +99,28 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
 def build_config(args: argparse.Namespace) -> GenerationConfig:
     """The generation options that were given on the command line."""
     return GenerationConfig(**{name: getattr(args, name) for name in NAMES})
+
+
+def read_tools(path: str) -> list[dict[str, Any]]:
+    """The declarations of tools in a JSON file. Raises PromptError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MOST_TOOLS + 1)
+        tools = json.loads(text) if len(text) <= MOST_TOOLS else None
+    except OSError as error:
+        raise PromptError(f"{path} cannot be read ({error.strerror}); name a JSON file of tools") from error
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"{path} is not JSON ({error}); write a list of tools") from error
+    if isinstance(tools, dict):
+        tools = tools.get("tools", [tools])
+    if not isinstance(tools, list):
+        raise PromptError(f"{path} holds no list of tools; write [{{\"type\": \"function\", \"function\": {{…}}}}]")
+    try:
+        checked = check_tools(tools)
+    except PromptError as error:
+        raise PromptError(f"{path}: {error}") from None
+    assert checked is not None
+    return checked
 
 
 def read_standard_input(args: argparse.Namespace) -> str:

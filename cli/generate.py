@@ -15,6 +15,7 @@ from mlx_diffusion.cli.arguments import (
     add_model,
     build_config,
     read_standard_input,
+    read_tools,
 )
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.report import figures_line, json_report
@@ -56,14 +57,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     prompt.add_argument("--system", metavar="TEXT", help="a system message ahead of the prompt")
     prompt.add_argument("--raw", action="store_true", help="the prompt as it is, without the model's chat template")
 
+    chat = parser.add_argument_group("the chat template")
+    chat.add_argument("--think", action="store_true", help="let the model think before it answers, if it can")
+    chat.add_argument("--tools", metavar="FILE", help="functions that it may call: a JSON list, as for OpenAI's API")
+
     add_generation_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Generate and print; returns the exit code."""
+    if args.raw and (args.think or args.tools is not None):
+        args.usage_error("--think and --tools are for the chat template, which --raw leaves out; drop one of them")
     prompt = _read_prompt(args)
 
     config = build_config(args)
+    tools = None if args.tools is None else read_tools(args.tools)
 
     from mlx_diffusion import stream_generate
     from mlx_diffusion.fit.opening import open_model
@@ -75,8 +83,10 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error(f"{args.model} has no chat template; add --raw to use the prompt as it is")
     turns = [{"role": "system", "content": args.system}] if args.system is not None else []
     messages = [*turns, {"role": "user", "content": prompt}]
+    vocab_size = model.config.vocab_size
+    asked = tokenizer.encode_prompt(prompt, vocab_size) if args.raw else messages
 
-    events = stream_generate(model, tokenizer, prompt if args.raw else messages, config=config)
+    events = stream_generate(model, tokenizer, asked, tools=tools, enable_thinking=args.think or None, config=config)
     text, finish = _print_stream(events, quiet=args.json)
     if args.json:
         seed = model.generation_defaults.resolve(config).seed

@@ -5,9 +5,12 @@ Streaming is the only path, `generate` folds it. Knows nothing of terminals, fil
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Unpack
+from functools import cache
+from typing import Unpack, overload
 
 from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.noise import Draws, Noise, SeededDraws, Tape, TapedDraws
@@ -16,9 +19,10 @@ from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.rules import POLICIES, FigureRule, OfFigures
 from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.events import Event
+from mlx_diffusion.messages import Message
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, GenerationOptions, Settings
-from mlx_diffusion.tokenizer import Prompt, Tokenizer, split_batch
+from mlx_diffusion.tokenizer import Prompt, SinglePrompt, Tokenizer, split_batch
 
 
 def stream_generate(
@@ -26,6 +30,8 @@ def stream_generate(
     tokenizer: Tokenizer,
     prompt: Prompt,
     *,
+    tools: Sequence[Message] | None = None,
+    enable_thinking: bool | None = None,
     config: GenerationConfig | None = None,
     noise: Noise | None = None,
     acceptance: FigureRule | None = None,
@@ -36,6 +42,8 @@ def stream_generate(
 
     prompt      text, used as it is; a list of message dicts, which goes through the chat template; token ids; or a
                 list of any of these, run as one batch whose events carry the index of their prompt in `row`
+    tools       functions that the model may call, as dicts in the usual JSON form, for prompts of messages
+    enable_thinking  whether the model thinks before it answers, for prompts of messages and models that can
     config      a `GenerationConfig`; what it leaves open comes from the checkpoint
     noise       replaces the randomness that `seed` stands for
     acceptance  replaces the rule which proposed tokens a step keeps, the entropy bound: a pure function of entropies in
@@ -47,11 +55,16 @@ def stream_generate(
 
     Joining `.text` over a row's events gives its text. Closing the iterator ends the work within one denoising step
     or one part of the prompt.
+    In messages, a control token that the text spells ("<turn|>") is text; in a `str` prompt it is a control token.
     Raises `PromptError` and `OptionError` for bad values and TypeError for an unknown option, before any work is done.
     """
     settings = model.generation_defaults.resolve((config or GenerationConfig()).override(options))
+    _check_tokenizer(tokenizer)
     prompts, _ = split_batch(prompt)
-    encoded = [tokenizer.encode_prompt(single, model.config.vocab_size) for single in prompts]
+    vocab_size = model.config.vocab_size
+    encoded = [tokenizer.encode_prompt(single, vocab_size, tools, enable_thinking) for single in prompts]
+    if tokenizer.has_chat_template and any(isinstance(single, str) for single in prompts):
+        _hint_at_messages()
     _check(model, settings, [len(tokens) for tokens in encoded], prefixes)
     policy = POLICIES[settings.mode]
     if acceptance is not None:
@@ -63,11 +76,45 @@ def stream_generate(
     return run(model, tokenizer, requests)
 
 
+@overload
+def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+    model: DiffusionGemma,
+    tokenizer: Tokenizer,
+    prompt: SinglePrompt,
+    *,
+    tools: Sequence[Message] | None = None,
+    enable_thinking: bool | None = None,
+    config: GenerationConfig | None = None,
+    noise: Noise | None = None,
+    acceptance: FigureRule | None = None,
+    prefixes: PrefixStore | None = None,
+    **options: Unpack[GenerationOptions],
+) -> str: ...
+
+
+@overload
+def generate(
+    model: DiffusionGemma,
+    tokenizer: Tokenizer,
+    prompt: Sequence[SinglePrompt],
+    *,
+    tools: Sequence[Message] | None = None,
+    enable_thinking: bool | None = None,
+    config: GenerationConfig | None = None,
+    noise: Noise | None = None,
+    acceptance: FigureRule | None = None,
+    prefixes: PrefixStore | None = None,
+    **options: Unpack[GenerationOptions],
+) -> list[str]: ...
+
+
 def generate(
     model: DiffusionGemma,
     tokenizer: Tokenizer,
     prompt: Prompt,
     *,
+    tools: Sequence[Message] | None = None,
+    enable_thinking: bool | None = None,
     config: GenerationConfig | None = None,
     noise: Noise | None = None,
     acceptance: FigureRule | None = None,
@@ -78,10 +125,41 @@ def generate(
     prompts, is_batch = split_batch(prompt)
     texts = [""] * len(prompts)
     for event in stream_generate(
-        model, tokenizer, prompt, config=config, noise=noise, acceptance=acceptance, prefixes=prefixes, **options
+        model,
+        tokenizer,
+        prompt,
+        tools=tools,
+        enable_thinking=enable_thinking,
+        config=config,
+        noise=noise,
+        acceptance=acceptance,
+        prefixes=prefixes,
+        **options,
     ):
         texts[event.row] += event.text
     return texts if is_batch else texts[0]
+
+
+def _check_tokenizer(tokenizer: object) -> None:
+    if not isinstance(tokenizer, Tokenizer):
+        raise PromptError(
+            f"the tokenizer is a {type(tokenizer).__name__}; pass the one that load() gave with the model, or wrap a "
+            "Transformers tokenizer: mlx_diffusion.tokenizer.Tokenizer(yours)"
+        )
+
+
+@cache
+def _hint_at_messages() -> None:
+    """Say, once in a process, that text is not put into a conversation."""
+    level = 2  # of the caller's own line
+    while sys._getframe(level - 1).f_globals["__name__"] == __name__:
+        level += 1
+    warnings.warn(
+        "the prompt is plain text and is used as it is, without this model's chat template, so the answer may be empty;"
+        ' for an answer to it, pass messages: [{"role": "user", "content": prompt}]',
+        UserWarning,
+        stacklevel=level,
+    )
 
 
 def _draws(model: DiffusionGemma, seed: int, noise: Noise | None, rows: int) -> list[Draws]:

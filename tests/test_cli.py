@@ -16,6 +16,7 @@ from conftest import FIXTURES
 import mlx_diffusion
 from mlx_diffusion.cli.arguments import REAL_MODEL, build_config
 from mlx_diffusion.cli.main import build_parser, main
+from mlx_diffusion.errors import PromptError
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import NAMES
 from mlx_diffusion.tokenizer import Tokenizer
@@ -65,6 +66,35 @@ def test_system_and_raw(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == expected_text("t20") + "\n"
 
 
+def test_thinking_and_tools_reach_the_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def note(*args: Any, **how: Any) -> Any:
+        asked.append((how["tools"], how["enable_thinking"]))
+        raise PromptError("enough")
+
+    monkeypatch.setattr(mlx_diffusion, "stream_generate", note)
+    tool = {"type": "function", "function": {"name": "sum"}}
+    file = tmp_path / "tools.json"
+    for written in ([tool], {"tools": [tool]}, tool):
+        file.write_text(json.dumps(written))
+        assert run("a", "--think", "--tools", str(file)) == 1
+    assert run("a") == 1
+    assert asked == [([tool], True)] * 3 + [(None, None)]
+
+
+@pytest.mark.parametrize("content", ["", "[5]", '"sum"', '[{"function": {}}]', "[" * 100_000, None])
+def test_a_file_that_holds_no_tools_is_named(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tools.json"
+    if content is not None:
+        file.write_text(content)
+    assert run("a", *QUICK, "--tools", str(file)) == 1
+    error = capsys.readouterr().err
+    assert str(file) in error.splitlines()[-1] and "Traceback" not in error
+
+
 def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*QUICK, "--json", "--seed", "5", "t20") == 0
     out, err = capsys.readouterr()
@@ -109,6 +139,8 @@ def test_every_option_of_a_generation_is_an_option_of_the_command() -> None:
 @pytest.mark.parametrize(
     ("argv", "code", "named"),
     [
+        (["generate", "--raw", "--think", "a"], 2, "--raw"),
+        (["generate", "--raw", "--tools", "t.json", "a"], 2, "--raw"),
         ([], 2, "COMMAND"),
         (["generate", "--model", HUB, ""], 2, "the prompt is empty"),
         (["generate", "--model", HUB, "  \n"], 2, "the prompt is empty"),

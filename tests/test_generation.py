@@ -1,5 +1,6 @@
 """Whole runs: token for token against Transformers, and what a stream promises."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from conftest import FIXTURES, ReferenceRun, Tape
 from test_tokenizer import write_gemma_like
+from transformers import PreTrainedTokenizerFast
 
+from mlx_diffusion import generation
 from mlx_diffusion.errors import CheckpointError, OptionError, PromptError
 from mlx_diffusion.events import Draft, Event, Finish, Segment
 from mlx_diffusion.generation import generate, stream_generate
@@ -104,10 +107,10 @@ def test_every_step_and_every_token_equal_transformers(reference_run: ReferenceR
 
 
 def test_text_is_the_same_across_runs_streamed_or_not(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
-    options = {"max_tokens": 32, "seed": 3}
-    text = generate(*hub, PROMPT, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"max_tokens": 32, "seed": 3}
+    text = generate(*hub, PROMPT, **options)
     assert text
-    assert generate(*hub, PROMPT, **options) == text  # type: ignore[arg-type]
+    assert generate(*hub, PROMPT, **options) == text
     assert "".join(event.text for event in events_of(hub, **options)) == text
     assert generate(*hub, PROMPT, max_tokens=32, seed=4) != text
     assert generate(*hub, PROMPT, max_tokens=32, seed=0) == generate(*hub, PROMPT, max_tokens=32)
@@ -435,3 +438,54 @@ def test_nan_weights_are_an_error_and_no_text() -> None:
         for event in stream_generate(model, tokenizer, PROMPT):
             events.append(event)
     assert events == []
+
+
+# Conversations
+
+
+@pytest.fixture
+def chat(hub: tuple[DiffusionGemma, Tokenizer]) -> tuple[DiffusionGemma, Tokenizer]:
+    """A template that writes what it is given of tools and thinking."""
+    model, tokenizer = hub
+    source = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    source += "{% if tools %}t21 {% endif %}{% if enable_thinking %}t22 {% endif %}"
+    return model, Tokenizer(tokenizer._backend, {"default": source})
+
+
+def test_tools_and_thinking_reach_the_template(chat: tuple[DiffusionGemma, Tokenizer]) -> None:
+    model, tokenizer = chat
+    messages = [{"role": "user", "content": "t20"}]
+    tools = [{"type": "function", "function": {"name": "sum"}}]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({}, "t20 "),
+        ({"tools": tools}, "t20 t21 "),
+        ({"enable_thinking": True}, "t20 t22 "),
+    ]
+    for how, text in cases:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        written = generate(model, tokenizer, messages, max_tokens=8, **how)
+        assert written == generate(model, tokenizer, ids, max_tokens=8)
+        with pytest.raises(PromptError, match="as messages") if how else contextlib.nullcontext():
+            generate(model, tokenizer, ids, max_tokens=8, **how)
+
+
+def test_plain_text_for_a_chat_checkpoint_is_hinted_at_once(chat: tuple[DiffusionGemma, Tokenizer]) -> None:
+    model, tokenizer = chat
+    generation._hint_at_messages.cache_clear()
+    with pytest.warns(UserWarning, match="used as it is") as caught:
+        for _ in range(3):
+            generate(model, tokenizer, "t20", max_tokens=8)
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
+def test_another_tokenizer_is_named(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
+    model, _ = hub
+    for other in (PreTrainedTokenizerFast(tokenizer_file=str(FIXTURES / "hub" / "tokenizer.json")), None, model):
+        with pytest.raises(PromptError, match=f"a {type(other).__name__}; pass the one that load"):
+            generate(model, other, PROMPT)  # type: ignore[call-overload]
+
+
+def test_one_prompt_gives_a_text_and_a_list_gives_a_list(hub: tuple[DiffusionGemma, Tokenizer]) -> None:
+    text: str = generate(*hub, [20, 21], max_tokens=8)
+    texts: list[str] = generate(*hub, [[20, 21], [20, 21]], max_tokens=8)
+    assert texts == [text, text]
