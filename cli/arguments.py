@@ -114,7 +114,7 @@ def read_tools(path: str) -> list[dict[str, Any]]:
     if isinstance(tools, dict):
         tools = tools.get("tools", [tools])
     if not isinstance(tools, list):
-        raise PromptError(f"{path} holds no list of tools; write [{{\"type\": \"function\", \"function\": {{…}}}}]")
+        raise PromptError(f'{path} holds no list of tools; write [{{"type": "function", "function": {{…}}}}]')
     try:
         checked = check_tools(tools)
     except PromptError as error:
