@@ -1,6 +1,7 @@
 """An evaluation: the same however it is run, gone on with after an interrupt, and counted right."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from conftest import FIXTURES
 
 from mlx_diffusion import generate, load
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.engine.rules import POLICIES, Canvas, Confidence, Policy, Rules
 from mlx_diffusion.errors import EvaluationError, OptionError
@@ -183,3 +185,15 @@ def test_retrained_weights_are_another_checkpoint(folder: Path) -> None:
     content[-1] ^= 1
     weights.write_bytes(content)
     assert fingerprint(folder) != before
+
+
+def test_every_byte_of_a_checkpoint_counts(tmp_path: Path) -> None:
+    """Also those between places that a sample would look at, and of the file that may hold the template."""
+    copy = shutil.copytree(DEMO_FOLDER, tmp_path / "copy")
+    assert fingerprint(copy) == "8bb855fd6132825c", "records of before all bytes counted are the bundled checkpoint's"
+    for name, place in (("model.safetensors", 3_479_196 // 16 - 100), ("tokenizer_config.json", 10)):
+        content = bytearray((DEMO_FOLDER / name).read_bytes())
+        content[place] ^= 1
+        (copy / name).write_bytes(content)
+        assert fingerprint(copy) != "8bb855fd6132825c"
+        shutil.copyfile(DEMO_FOLDER / name, copy / name)
