@@ -198,6 +198,16 @@ def test_an_index_that_leads_out_of_the_folder(folder: Path, name: str) -> None:
         Checkpoint.open(folder)
 
 
+@pytest.mark.parametrize("with_config", [True, False])
+def test_a_gguf_is_named(folder: Path, with_config: bool) -> None:
+    (folder / "model.safetensors").rename(folder / "model-Q4_K_M.gguf")
+    if not with_config:
+        (folder / "config.json").unlink()
+    for place in (folder, folder / "model-Q4_K_M.gguf"):
+        with pytest.raises(CheckpointError, match=r"GGUF.*safetensors"):
+            Checkpoint.open(find_folder(place))
+
+
 def test_pickled_weights_are_never_read(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"no safetensors file, only pytorch_model\.bin, which can run code"):

@@ -62,10 +62,21 @@ def test_recorded_checkpoints_are_read() -> None:
         assert config.head_shape(FULL) == (1, 16) and config.final_logit_softcapping == 30.0
 
 
+@pytest.mark.parametrize(
+    "field",
+    ["pad_token_id", "attention_bias", "tie_word_embeddings", "hidden_activation", "use_bidirectional_attention"],
+)
+def test_null_and_a_missing_field_mean_what_transformers_means(field: str) -> None:
+    raw = config_dict(**{field: None})
+    absent = config_dict()
+    del absent["text_config"][field]
+    assert ModelConfig.from_dict(raw) == ModelConfig.from_dict(absent) == ModelConfig.from_dict(config_dict())
+
+
 @pytest.mark.parametrize("field", sorted(set(config_dict()["text_config"]) - {
     # Absent, these mean what Transformers' class means, and that is the only thing that is supported.
     "hidden_activation", "attention_bias", "use_bidirectional_attention", "tie_word_embeddings",
-    "bos_token_id", "eos_token_id",
+    "bos_token_id", "eos_token_id", "pad_token_id",
 }))  # fmt: skip
 def test_a_missing_field_is_named(field: str) -> None:
     raw = config_dict()

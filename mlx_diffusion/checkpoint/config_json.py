@@ -20,10 +20,11 @@ FULL: LayerType = "full_attention"
 WHOLE_NUMBERS = (
     "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads",
     "num_key_value_heads", "head_dim", "num_experts", "top_k_experts", "sliding_window", "max_position_embeddings",
-    "pad_token_id",
 )  # fmt: skip
 # Transformers keeps this as a constant of its class and leaves it out of what it saves; the Hub's file spells it.
 TRANSFORMERS_SOFTCAP = 30.0
+# Its class's padding, where a file names none or null: it decides which token is shown as no text, nothing else.
+TRANSFORMERS_PAD = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def read_config_json(raw: Mapping[str, Any]) -> dict[str, Any]:
         "rms_norm_eps": read_field(text, "rms_norm_eps", float),
         "final_logit_softcapping": _softcap(text),
         "canvas_length": read_field(raw, "canvas_length", int, prefix=""),
+        "pad_token_id": TRANSFORMERS_PAD if text.get("pad_token_id") is None else read_field(text, "pad_token_id", int),
         "bos_token_id": None if text.get("bos_token_id") is None else read_field(text, "bos_token_id", int),
         "eos_token_id": _eos(text),
     }
@@ -173,8 +175,8 @@ def require(holds: bool, name: str, value: object, rule: str) -> None:
 
 
 def refuse_others(table: Mapping[str, Any], prefix: str, rules: tuple[tuple[str, tuple[object, ...]], ...]) -> None:
-    """Refuse values that are not allowed; a missing field means the first allowed value, as in Transformers."""
+    """Refuse values that are not allowed; a missing field, or null, is the first allowed one, as in Transformers."""
     for name, allowed in rules:
-        value = table.get(name, allowed[0])
+        value = allowed[0] if table.get(name) is None else table[name]
         if value not in allowed:
             raise CheckpointError(f"{prefix}{name} = {value!r} is not supported, only {allowed[0]!r} is")

@@ -48,6 +48,8 @@ class Checkpoint:
         check_finished(folder)
         check_utf8(folder)
         config_file = folder / CONFIG_FILE
+        if not config_file.is_file() and any(file.suffix.lower() == ".gguf" for file in folder.iterdir()):
+            weight_files(folder)  # says what a GGUF is
         if not config_file.is_file():
             raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint; give the folder that has one")
         config = ModelConfig.from_dict(read_json(config_file), where=str(config_file))
@@ -90,6 +92,10 @@ def local_folder(path_or_id: str | Path) -> Path | None:
             raise CheckpointError(f"{path_or_id} may not be read by this user; change the folder's permissions")
         return folder
     if folder.exists():
+        if folder.suffix.lower() == ".gguf":
+            raise CheckpointError(
+                f"{path_or_id} is a GGUF, llama.cpp's format, not read here; take the checkpoint in safetensors"
+            )
         raise CheckpointError(f"{path_or_id} is a file; give the folder that holds config.json and the weights")
     if isinstance(path_or_id, Path) or not HUB_ID.fullmatch(path_or_id):
         raise CheckpointError(f"{path_or_id}: no such folder (nor a Hub id, which reads owner/name)")
@@ -144,6 +150,12 @@ def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, A
         return found
     found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name and name[0] != ".")
     if not found:
+        gguf = sorted(name for name in names if name.lower().endswith(".gguf") and name[0] != ".")
+        if gguf:
+            raise CheckpointError(
+                f"{where} holds {gguf[0]}: GGUF is llama.cpp's format and is not read here; take the checkpoint in "
+                "safetensors, as published or as converted for MLX"
+            )
         pickled = sorted(name for name in names if name.endswith(PICKLED) and name[0] != ".")
         reason = f"only {pickled[0]}, which can run code and is never read" if pickled else "so no weights"
         raise CheckpointError(f"{where} has no safetensors file, {reason}; get a checkpoint in safetensors")

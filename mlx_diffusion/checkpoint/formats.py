@@ -17,6 +17,9 @@ AFFINE_GROUPS, AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
 FIXED_MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 
 
+MLX_GROUP = 64  # what MLX takes for one matrix where its entry has bits alone
+
+
 @dataclass(frozen=True)
 class QuantSpec:
     """The format of one matrix. Raises CheckpointError for one that MLX does not have."""
@@ -56,17 +59,34 @@ class Quantization:
 
 def read_quantization(raw: Mapping[str, Any]) -> Quantization | None:
     """Read MLX's `quantization`, which mlx-vlm repeats as `quantization_config`; other tools write only the latter."""
-    table = raw.get("quantization", raw.get("quantization_config"))
+    table = raw.get("quantization")
+    if table is None:
+        table = raw.get("quantization_config")
     if table is None:
         return None
-    if not isinstance(table, dict) or "quant_method" in table:
-        raise CheckpointError("quantization_config was not written by MLX; take the unquantised or an MLX checkpoint")
+    if not isinstance(table, dict) or table.get("quant_method", "mlx") != "mlx":
+        kind = _foreign_format(table) if isinstance(table, dict) else repr(table)
+        raise CheckpointError(
+            f"quantization_config was not written by MLX, it is of {kind}; take the unquantised or an MLX checkpoint"
+        )
     overrides = {
-        path: _quant_spec(value, path) if isinstance(value, dict) else None
+        path: _quant_spec({"group_size": MLX_GROUP} | value if "mode" not in value else value, path)
+        if isinstance(value, dict)
+        else None
         for path, value in table.items()
         if isinstance(value, dict) or value is False
     }
     return Quantization(_quant_spec(table, "quantization"), overrides)
+
+
+def _foreign_format(table: Mapping[str, Any]) -> str:
+    """What another tool calls its format: FP8, NVFP4, …"""
+    groups = table.get("config_groups")
+    named = [table.get("quant_method"), table.get("quant_algo"), table.get("format"), table.get("fmt")]
+    if isinstance(groups, dict):
+        named += [group.get("format") for group in groups.values() if isinstance(group, dict)]
+    words = dict.fromkeys(str(name)[:40] for name in named if isinstance(name, str) and name)
+    return " ".join(words) or "another tool"
 
 
 def _quant_spec(table: Mapping[str, Any], path: str) -> QuantSpec:
