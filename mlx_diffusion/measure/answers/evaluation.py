@@ -7,15 +7,17 @@ statistics or of how an interrupted run goes on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.errors import EvaluationError
-from mlx_diffusion.measure.answers.one_step_bound import FirstStep
+from mlx_diffusion.measure.answers.one_step_bound import FirstStep, check_first_step
 
 FORMAT = "mlx-diffusion evaluation 1"
+LARGEST_COUNT = 2**53  # of steps or tokens; JSON readers agree on whole numbers up to here
 HEADER = ("model", "checkpoint", "canvas_length", "device", "plan")
 COLUMNS = ("steps", "canvases", "limited", "tokens")
 
@@ -30,6 +32,19 @@ class PromptOutcome:
     limited: int  # canvases that took as many steps as they may
     tokens: int  # written, the stop token included
     answer: str = ""
+
+
+def check_outcomes(outcomes: Sequence[PromptOutcome], seconds: object, prompts: int) -> None:
+    """Refuse what was read for so many prompts by a ValueError, unless it is whole and of the right kinds."""
+    if len(outcomes) != prompts:
+        raise ValueError(f"{len(outcomes)} outcomes of {prompts} prompts")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds are {seconds!r}")
+    for outcome in outcomes:
+        counts = (outcome.steps, outcome.canvases, outcome.limited, outcome.tokens)
+        kinds = isinstance(outcome.right, bool) and isinstance(outcome.answer, str)
+        if not kinds or not all(type(count) is int and 0 <= count < LARGEST_COUNT for count in counts):
+            raise ValueError("an outcome of the wrong kind")
 
 
 @dataclass(frozen=True)
@@ -98,8 +113,12 @@ class Evaluation:
             expected = {
                 (variant, family) for variant in range(len(evaluation.labels)) for family in evaluation.families
             }
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged(file, repr(error)) from None
+            for (_, family), cell in cells.items():
+                check_outcomes(cell.outcomes, cell.seconds, evaluation.plan["families"][family]["prompts"])
+            for step in steps:
+                check_first_step(step)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(file, str(error)[:100]) from None
         if cells.keys() != expected:
             raise damaged(file, "families or ways are missing")
         return evaluation
@@ -111,7 +130,7 @@ def read_results(file: Path, format: str) -> dict[str, Any]:
         content = json.loads(file.read_bytes())
     except OSError as error:
         raise EvaluationError(f"{file} cannot be read ({error.strerror}); give a file that --output wrote") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise EvaluationError(f"{file} is no JSON; give a file that --output wrote") from None
     if not isinstance(content, dict) or content.get("format") != format:
         raise EvaluationError(f"{file} is no measurement of this version; measure again with --output {file}")
@@ -141,5 +160,7 @@ def _cell_line(variant: int, family: str, cell: Cell, answers: bool) -> str:
 def _cell(entry: Mapping[str, Any]) -> Cell:
     right: str = entry["right"]
     answers: Sequence[str] = entry.get("answers") or [""] * len(right)
+    if set(right) - {"0", "1"}:
+        raise ValueError("a mark that is neither right nor wrong")
     rows = zip(right, *(entry[name] for name in COLUMNS), answers, strict=True)
     return Cell(tuple(PromptOutcome(mark == "1", *rest) for mark, *rest in rows), entry["seconds"])

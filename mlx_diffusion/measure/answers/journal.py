@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.errors import EvaluationError
-from mlx_diffusion.measure.answers.evaluation import PromptOutcome
-from mlx_diffusion.measure.answers.one_step_bound import FirstStep
+from mlx_diffusion.measure.answers.evaluation import PromptOutcome, check_outcomes
+from mlx_diffusion.measure.answers.one_step_bound import FirstStep, check_first_step
 from mlx_diffusion.whole_files import lock
 
 
@@ -27,6 +27,11 @@ class FinishedBatch:
     start: int
     seconds: float
     outcomes: tuple[PromptOutcome, ...]
+
+    @property
+    def key(self) -> tuple[int, str, int]:
+        """The batch's place in the plan."""
+        return self.variant, self.family, self.start
 
     def as_dict(self) -> dict[str, Any]:
         content = asdict(self)
@@ -72,14 +77,33 @@ class Journal:
                 check_same(lines[0], header, self.file)
             for line in lines[1:]:
                 if "index" in line:
-                    self.first_steps[line.pop("index")] = FirstStep(**line)
+                    index, step = line.pop("index"), FirstStep(**line)
+                    check_first_step(step)
+                    if type(index) is not int or index < 0:
+                        raise ValueError(index)
+                    self.first_steps[index] = step
                 else:
-                    self.batches.append(FinishedBatch.from_dict(line))
-        except (ValueError, TypeError, KeyError):
+                    self.batches.append(self._checked(FinishedBatch.from_dict(line), header["plan"]))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise EvaluationError(f"{self.file} is no measurement that can be gone on with; remove it") from None
         self._stream.truncate(len(whole))
         if not lines:
             self._append(dict(header))
+
+    def _checked(self, batch: FinishedBatch, plan: Mapping[str, Any]) -> FinishedBatch:
+        """A batch that was read, if it is one of the plan, whole and not read before; else raises ValueError."""
+        numbers = type(batch.variant) is int and type(batch.start) is int
+        if (
+            not numbers
+            or not 0 <= batch.variant < len(plan["ways"])
+            or batch.start not in range(0, plan["families"][batch.family]["prompts"], plan["batch_size"])
+        ):
+            raise ValueError("no batch of the plan")
+        if any(same.key == batch.key for same in self.batches):
+            raise ValueError("a batch twice")
+        left = plan["families"][batch.family]["prompts"] - batch.start
+        check_outcomes(batch.outcomes, batch.seconds, min(plan["batch_size"], left))
+        return batch
 
     def add(self, batch: FinishedBatch) -> None:
         """Keep a finished batch."""

@@ -16,6 +16,7 @@ from typing import Any
 from mlx_diffusion.measure.answers.statistics import binomial_at_most, wilson
 
 UNLIKELY = 0.01
+LONGEST = 1000  # items of a shuffle
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class FirstStep:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def check_first_step(step: FirstStep) -> None:
+    """Refuse what was read of a step by a ValueError, unless it is of the right kinds."""
+    marks = isinstance(step.draw, bool) and isinstance(step.argmax, bool)
+    if not marks or type(step.length) is not int or not 1 <= step.length <= LONGEST:
+        raise ValueError("a first step of the wrong kind")
 
 
 @dataclass(frozen=True)
