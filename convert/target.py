@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_diffusion.checkpoint.folder import UNFINISHED, check_utf8
+from mlx_diffusion.checkpoint.folder import UNFINISHED, check_utf8, plain_conversion
 from mlx_diffusion.convert.known_files import CARD, is_leftover, is_replaced, is_shard
 from mlx_diffusion.convert.origin import ORIGIN, Origin, revision_of
 from mlx_diffusion.convert.record import ConversionRecord
@@ -77,7 +77,7 @@ def to_continue(target: Path, record: ConversionRecord, force: bool) -> Conversi
     if earlier is not None and not force:
         raise ConversionError(
             f"{target} holds another unfinished conversion: {difference}; give another folder, or add --force to start "
-            f"anew, or go on with: {earlier.command}"
+            f"anew, or go on with: {plain_conversion(earlier.command)}"
         )
     if _occupied(target) and not force:
         unknown = record.revision is not None and (target / CARD).exists() and not (target / ORIGIN).exists()

