@@ -124,7 +124,7 @@ class SyntheticTokenizer(Tokenizer):
     """A tokenizer for a vocabulary without meaning, which shows every token as a dot."""
 
     def __init__(self) -> None:
-        super().__init__(None)
+        super().__init__(None, {})
 
     def decode(self, tokens: Sequence[int]) -> str:
         return "." * len(tokens)
