@@ -63,6 +63,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_revision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit, if the model is a Hub id")
+
+
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
     """One option for every field of `GenerationConfig`; `build_config` reads them."""
     text = parser.add_argument_group("the text (what is not given comes from the checkpoint)")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_diffusion.cli.arguments import add_command, add_model
+from mlx_diffusion.cli.arguments import add_command, add_model, add_revision
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.state import state_folder
@@ -59,6 +59,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=EPILOG,
     )
     add_model(parser)
+    add_revision(parser)
     parser.add_argument("--json", action="store_true", help="all figures as one JSON object")
 
     what = parser.add_argument_group("what is measured")
@@ -196,6 +197,7 @@ def _measure(args: argparse.Namespace) -> "Evaluation":
                 workers=args.workers,
                 report=lambda progress: line.show(progress_text(progress)),
                 warn=say,
+                revision=args.revision,
             )
     except KeyboardInterrupt:
         print("\nmlx-diffusion: what is measured stays; the same command goes on", end="", file=sys.stderr)

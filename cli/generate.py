@@ -13,6 +13,7 @@ from mlx_diffusion.cli.arguments import (
     add_command,
     add_generation_options,
     add_model,
+    add_revision,
     build_config,
     read_standard_input,
     read_tools,
@@ -51,6 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help='what you say; "-" or nothing: standard input')
     add_model(parser)
+    add_revision(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object: text, finish_reason, stats, model, seed")
 
     prompt = parser.add_argument_group("the prompt").add_mutually_exclusive_group()
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.model == "demo":
         print(TOY_NOTICE, end="", file=sys.stderr, flush=True)
-    model, tokenizer = open_model(args.model, say)
+    model, tokenizer = open_model(args.model, say, args.revision)
     if not (args.raw or tokenizer.has_chat_template):
         args.usage_error(f"{args.model} has no chat template; add --raw to use the prompt as it is")
     turns = [{"role": "system", "content": args.system}] if args.system is not None else []

@@ -14,14 +14,15 @@ from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 
 
-def load(path_or_id: str | Path) -> tuple[DiffusionGemma, Tokenizer]:
+def load(path_or_id: str | Path, *, revision: str | None = None) -> tuple[DiffusionGemma, Tokenizer]:
     """Load "demo" (the bundled checkpoint), a folder, or a Hub id such as "mlx-community/…".
 
     Hub-format folders and folders written by mlx-vlm are read alike, quantised or not. A Hub id is downloaded through
-    huggingface_hub, which honours HF_HOME and HF_HUB_OFFLINE. The model carries the checkpoint's generation defaults
-    as `model.generation_defaults`. Raises CheckpointError, one line that says what, where and what to do.
+    huggingface_hub, which honours HF_HOME and HF_HUB_OFFLINE; `revision` is a branch, tag or commit of it. The model
+    carries the checkpoint's generation defaults as `model.generation_defaults`. Raises CheckpointError, one line that
+    says what, where and what to do.
     """
-    found = checkpoint.Checkpoint.open(checkpoint.find_folder(path_or_id))
+    found = checkpoint.Checkpoint.open(checkpoint.find_folder(path_or_id, revision))
     tokenizer = load_tokenizer(found.folder)
     return load_model(found), tokenizer
 

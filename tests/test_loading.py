@@ -29,6 +29,22 @@ def test_paths_and_strings_are_alike() -> None:
     assert cache_a.offset == cache_b.offset == 0
 
 
+def test_a_revision_is_of_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def download(repo_id: str, **how: Any) -> str:
+        asked.append((repo_id, how["revision"]))
+        return str(FIXTURES / "hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    load("toy/model", revision="v1")
+    load("toy/model")
+    assert asked == [("toy/model", "v1"), ("toy/model", None)]
+    for place in ("demo", FIXTURES / "hub"):
+        with pytest.raises(CheckpointError, match="no revision 'v1'"):
+            load(place, revision="v1")
+
+
 def test_no_such_folder() -> None:
     with pytest.raises(CheckpointError, match=r"^\./nope: no such folder"):
         load("./nope")

@@ -89,7 +89,7 @@ def test_a_model_too_large_is_told_before_its_download(
         return answer
 
     monkeypatch.setattr(opening, "download_warning", lambda name: note("looked", f"{name} is too large"))
-    monkeypatch.setattr(opening, "find_folder", lambda name: note("downloaded", DEMO))
+    monkeypatch.setattr(opening, "find_folder", lambda name, revision: note("downloaded", DEMO))
     assert main(["generate", "--model", "owner/name", "Copy: fig oak ant"]) == 0
     assert happened[:2] == ["looked", "downloaded"]
     assert "owner/name is too large" in capsys.readouterr().err

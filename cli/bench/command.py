@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
-from mlx_diffusion.cli.arguments import REAL_MODEL, add_command, add_model
+from mlx_diffusion.cli.arguments import REAL_MODEL, add_command, add_model, add_revision
 from mlx_diffusion.cli.bench import PUBLISHED
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
@@ -54,6 +54,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=EPILOG,
     )
     add_model(parser)
+    add_revision(parser)
     parser.add_argument("--json", action="store_true", help="the results as one JSON object")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results too, into FILE.png or FILE.svg")
 

@@ -51,7 +51,7 @@ def opened(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> It
 
 
 def _of_checkpoint(args: argparse.Namespace, machine: Machine, line: ProgressLine) -> Benchmark:
-    found = find_model(args.model, say)
+    found = find_model(args.model, say, args.revision)
     folder = found.folder
     config, cases = _config_and_cases(args, found.config)
     weights = memory_of(found, machine.device).weight_bytes

@@ -15,6 +15,7 @@ from mlx_diffusion.cli.arguments import (
     add_command,
     add_generation_options,
     add_model,
+    add_revision,
     build_config,
     read_standard_input,
 )
@@ -66,6 +67,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
 
     add_model(parser)
+    add_revision(parser)
     parser.add_argument("-m", "--message", metavar="TEXT", help="answer this and leave; standard input is put below it")
     parser.add_argument("--system", metavar="TEXT", help="a system message ahead of the conversation")
     parser.add_argument("--think", action="store_true", help="let the model think first; its thoughts become one line")
@@ -96,7 +98,7 @@ def _run(args: argparse.Namespace, config: GenerationConfig, message: str | None
 
     if message is not None and args.model == "demo":
         print(TOY_NOTICE, end="", file=sys.stderr, flush=True)
-    speaker = load_speaker(args.model)
+    speaker = load_speaker(args.model, args.revision)
     if not speaker.has_chat_template:
         args.usage_error(f"{args.model} has no chat template, so one cannot chat with it; use `mlx-diffusion generate`")
     speaker.settings(config)

@@ -95,6 +95,6 @@ class CheckpointSpeaker:
         return self.prefixes
 
 
-def load_speaker(name: str) -> CheckpointSpeaker:
+def load_speaker(name: str, revision: str | None = None) -> CheckpointSpeaker:
     """Load "demo", a folder or a Hub id. Raises CheckpointError."""
-    return CheckpointSpeaker(name, *open_model(name, say))
+    return CheckpointSpeaker(name, *open_model(name, say, revision))

@@ -72,13 +72,18 @@ class Checkpoint:
         return tensors
 
 
-def find_folder(path_or_id: str | Path) -> Path:
-    """The folder of a checkpoint: "demo", a folder, or a Hub id, which is downloaded (or found in the Hub's cache)."""
+def find_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: "demo", a folder, or a Hub id, which is downloaded (or found in the Hub's cache).
+
+    `revision` is a branch, tag or commit of a Hub id.
+    """
     folder = local_folder(path_or_id)
     if folder is not None:
+        if revision is not None:
+            raise CheckpointError(f"{path_or_id} is a folder and has no revision {revision!r}; leave one of both out")
         return folder
-    with hub_errors(str(path_or_id)):
-        return Path(huggingface_hub.snapshot_download(str(path_or_id), allow_patterns=DOWNLOADED))
+    with hub_errors(str(path_or_id), revision=revision):
+        return Path(huggingface_hub.snapshot_download(str(path_or_id), revision=revision, allow_patterns=DOWNLOADED))
 
 
 def local_folder(path_or_id: str | Path) -> Path | None:

@@ -21,23 +21,23 @@ from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.tokenizer import Tokenizer
 
 
-def open_model(name: str, warn: Warn) -> tuple[DiffusionGemma, Tokenizer]:
+def open_model(name: str, warn: Warn, revision: str | None = None) -> tuple[DiffusionGemma, Tokenizer]:
     """Load a model and its tokenizer. Raises CheckpointError if not even one canvas fits, with a recipe that would.
 
     `warn` is told before the download of a model that is too large, and before one that barely fits is loaded.
     """
-    found = find_model(name, warn)
+    found = find_model(name, warn, revision)
     verdict_on(name, found).heed(warn)
     return load(found.folder)
 
 
-def find_model(path_or_id: str | Path, warn: Warn) -> Checkpoint:
+def find_model(path_or_id: str | Path, warn: Warn, revision: str | None = None) -> Checkpoint:
     """The checkpoint, downloaded if necessary; `warn` is told before the download of one that is too large."""
     if local_folder(path_or_id) is None:
         line = download_warning(str(path_or_id))
         if line is not None:
             warn(line)
-    return Checkpoint.open(find_folder(path_or_id))
+    return Checkpoint.open(find_folder(path_or_id, revision))
 
 
 def verdict_on(name: str, found: Checkpoint, copies: int = 1) -> Verdict:

@@ -36,15 +36,16 @@ def evaluate(
     first_steps: bool = True,
     report: Callable[[EvaluationProgress], None] = lambda progress: None,
     warn: Warn = lambda line: None,
+    revision: str | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint by a plan, or go on with the same evaluation where it was interrupted.
 
     The result goes into the file `output`, if there is one. Until it is whole, a journal lies beside it, or in the
     folder `state` where there is no output. If `output` holds this very evaluation already, it is read and nothing is
     run. Raises `EvaluationError` if it holds another, and `CheckpointError` where not all workers fit into memory;
-    `warn` is told where they fit tightly.
+    `warn` is told where they fit tightly. `revision` is of a model that is a Hub id.
     """
-    found = find_model(model, warn)
+    found = find_model(model, warn, revision)
     header = header_of(str(model), found, plan)
     if output is not None and output.exists():
         evaluation = Evaluation.read(output)
