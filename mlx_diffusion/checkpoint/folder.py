@@ -63,7 +63,11 @@ class Checkpoint:
         """All tensors by name, lazy: a tensor is read when it is evaluated."""
         tensors: dict[str, mx.array] = {}
         for file in self.files:
-            loaded = mx.load(str(file), format="safetensors")
+            try:
+                loaded = mx.load(str(file), format="safetensors")
+            except (RuntimeError, ValueError, OSError) as error:
+                reason = str(error).split("\n")[0][:100]
+                raise CheckpointError(f"{file} cannot be read by MLX ({reason}); download it again") from None
             assert isinstance(loaded, dict)
             twice = sorted(tensors.keys() & loaded.keys())
             if twice:
