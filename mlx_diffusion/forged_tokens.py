@@ -1,8 +1,7 @@
 """Tells a template's own control tokens from those that a message only spells, which are text.
 
 A template is rendered twice: as it is, and with invisible marks in every text that it is given. A control token that
-has a mark inside, or marks round it, came from a message, be it whole, in pieces or changed on its way. Knows nothing
-of ids.
+has a mark inside, or marks round it, came from a message, be it whole, in pieces or changed on its way.
 """
 
 import re
@@ -10,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+
+from mlx_diffusion.errors import PromptError
 
 Span = tuple[int, int]
 PRIVATE = range(0xF0000, 0xFFFFE)  # code points that Unicode gives to nobody
@@ -133,3 +134,22 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 def _mapped_key(key: Any, change: Callable[[str], str]) -> Any:
     return change(key) if isinstance(key, str) and not key.isidentifier() else key
+
+
+def encode_as_text(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of `text`, none of them an added token: cut in two for as long as one is."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    else:
+        normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+        parts = [normal]
+        if backend.pre_tokenizer is not None:
+            parts = [part for part, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
+        ids = [token.id for part in parts for token in backend.model.tokenize(part)]
+    if not tokenizer.added_tokens_decoder.keys() & set(ids):
+        return list(ids)
+    if len(text) == 1:
+        raise PromptError(f"a message holds {text!r}, which this checkpoint has as a control token only; remove it")
+    middle = len(text) // 2
+    return encode_as_text(tokenizer, text[:middle]) + encode_as_text(tokenizer, text[middle:])

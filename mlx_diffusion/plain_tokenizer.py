@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_diffusion.chat_template import one_line
+from mlx_diffusion.errors import CheckpointError
+
 CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # two names of the class that takes tokenizer.json as it is
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 WITHOUT_EFFECT = ("backend", "clean_up_tokenization_spaces", "model_max_length")  # on what this package calls
@@ -82,3 +85,16 @@ def _is_plain(config: dict[str, Any], file: dict[str, Any]) -> bool:
         and file["post_processor"] is not None
         and len(file["model"]["vocab"]) + len(file["added_tokens"]) <= MOST_TOKENS
     )
+
+
+def read_with_transformers(folder: Path) -> Any:
+    """The Transformers tokenizer of a folder. Raises CheckpointError."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except BaseException as error:  # the tokenizers library raises nothing narrower, and panics are no Exceptions
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = one_line(error)
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({reason}); download its files again") from error

@@ -15,9 +15,9 @@ import numpy as np
 
 from mlx_diffusion.chat_template import ChatTemplate, one_line, plain_data
 from mlx_diffusion.errors import CheckpointError, PromptError
-from mlx_diffusion.forged_tokens import ControlTokens
+from mlx_diffusion.forged_tokens import ControlTokens, encode_as_text
 from mlx_diffusion.messages import Message, check_messages, check_tools, fit_template
-from mlx_diffusion.plain_tokenizer import PlainTokenizer
+from mlx_diffusion.plain_tokenizer import PlainTokenizer, read_with_transformers
 from mlx_diffusion.template_files import choose_template, find_templates, templates_by_name
 
 SinglePrompt = str | Sequence[Message] | Sequence[int] | mx.array | np.ndarray
@@ -117,7 +117,7 @@ class Tokenizer:
         last = 0
         for start, end in rendered.forged:
             ids += self.encode(rendered.text[last:start], add_special_tokens=False) if start > last else []
-            ids += self._encode_as_text(rendered.text[start:end])
+            ids += encode_as_text(self._backend, rendered.text[start:end])
             last = end
         return [*ids, *self.encode(rendered.text[last:], add_special_tokens=False)]
 
@@ -136,24 +136,6 @@ class Tokenizer:
             }
             self._chat_templates[source] = template, ControlTokens(control)
         return self._chat_templates[source]
-
-    def _encode_as_text(self, text: str) -> list[int]:
-        """Token ids of `text`, none of them an added token: cut in two for as long as one is."""
-        backend = getattr(self._backend, "backend_tokenizer", None)
-        if backend is None:
-            ids = self._backend.encode(text, add_special_tokens=False, split_special_tokens=True)
-        else:
-            normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
-            parts = [normal]
-            if backend.pre_tokenizer is not None:
-                parts = [part for part, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
-            ids = [token.id for part in parts for token in backend.model.tokenize(part)]
-        if not self._backend.added_tokens_decoder.keys() & set(ids):
-            return list(ids)
-        if len(text) == 1:
-            raise PromptError(f"a message holds {text!r}, which this checkpoint has as a control token only; remove it")
-        middle = len(text) // 2
-        return self._encode_as_text(text[:middle]) + self._encode_as_text(text[middle:])
 
     def encode_prompt(
         self,
@@ -262,17 +244,5 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         raise CheckpointError(
             f"{folder}: no tokenizer.json or tokenizer.model; copy the tokenizer from the original checkpoint"
         )
-    backend = PlainTokenizer.read(folder) or _transformers_tokenizer(folder)
+    backend = PlainTokenizer.read(folder) or read_with_transformers(folder)
     return Tokenizer(backend, find_templates(folder, backend.chat_template))
-
-
-def _transformers_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except BaseException as error:  # the tokenizers library raises nothing narrower, and panics are no Exceptions
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        reason = one_line(error)
-        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({reason}); download its files again") from error

@@ -19,7 +19,10 @@ PLACES = (
     ("checkpoint",),
     ("options",),
     ("tokenizer", "events", "display", "device", "whole_files", "lazy_names"),
-    ("plain_tokenizer", "chat_template", "forged_tokens", "messages", "template_files"),
+    ("plain_tokenizer", "forged_tokens", "messages", "template_files"),
+    ("chat_template",),
+    ("template_sandbox",),
+    ("template_bounds",),
     ("json_files",),
     ("errors",),
 )
