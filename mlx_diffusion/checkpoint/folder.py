@@ -49,7 +49,7 @@ class Checkpoint:
         check_finished(folder)
         check_utf8(folder)
         config_file = folder / CONFIG_FILE
-        if not config_file.is_file() and any(file.suffix.lower() == ".gguf" for file in folder.iterdir()):
+        if not config_file.is_file() and any(file.suffix.lower() == ".gguf" for file in folder.glob("*")):
             weight_files(folder)  # says what a GGUF is
         if not config_file.is_file():
             raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint; give the folder that has one")
