@@ -78,7 +78,10 @@ def test_a_hub_id_is_downloaded_without_what_is_not_needed(folder: Path, monkeyp
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_folder("owner/name") == folder
     assert asked == [
-        (("owner/name",), {"allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]}),
+        (
+            ("owner/name",),
+            {"revision": None, "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]},
+        ),
     ]
 
 
