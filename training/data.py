@@ -1,9 +1,10 @@
-"""Tasks as training examples: token ids of a prefix and of the one canvas to be denoised.
+"""Tasks as training examples: token ids of a prefix, of the one canvas to be denoised, and of the canvases after it.
 
 A response is cut into canvases, the last filled with its stop token; one canvas is drawn, its prefix is the prompt and
-the clean canvases before it.
+the clean canvases before it. The canvases after it are there for the encoder, which learns the whole clean sequence.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -40,6 +41,7 @@ class Example:
 
     prefix: tuple[int, ...]
     canvas: tuple[int, ...]
+    rest: tuple[int, ...]
 
 
 class Encoder:
@@ -74,15 +76,17 @@ class Encoder:
         blocks = -(-len(response) // canvas_length)
         response += response[-1:] * (blocks * canvas_length - len(response))
         start = rng.randrange(blocks) * canvas_length
-        return Example((*prompt, *response[:start]), tuple(response[start : start + canvas_length]))
+        end = start + canvas_length
+        return Example((*prompt, *response[:start]), tuple(response[start:end]), tuple(response[end:]))
 
 
-def stream(encoder: Encoder, rng: Random, canvas_length: int, count: int) -> list[Example]:
+def stream(
+    encoder: Encoder, rng: Random, canvas_length: int, count: int, weights: Mapping[str, float]
+) -> list[Example]:
     """`count` examples of the training split, families drawn by weight among those whose answers suit the canvas."""
     families = [family for family in FAMILIES if canvas_length > 16 or family not in LONG_ANSWERS]
-    weights = [WEIGHTS.get(family, 1.0) for family in families]
     examples = []
-    for family in rng.choices(families, weights, k=count):
+    for family in rng.choices(families, [weights.get(family, 1.0) for family in families], k=count):
         task = draw(FAMILIES[family], rng, "train")
         earlier = None
         if rng.random() < EARLIER_TURN_SHARE:
@@ -92,12 +96,12 @@ def stream(encoder: Encoder, rng: Random, canvas_length: int, count: int) -> lis
 
 
 def batch(examples: list[Example], pad: int, multiple: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Left-padded prefixes [B, P], their mask [B, P] and canvases [B, L]; P is a multiple of `multiple`."""
+    """Left-padded prefixes [B, P], canvases [B, L] and right-padded rests [B, R]; P is a multiple of `multiple`."""
     longest = max(len(example.prefix) for example in examples)
     longest += -longest % multiple
     prefix = np.full((len(examples), longest), pad, np.int64)
-    mask = np.zeros((len(examples), longest), bool)
+    rest = np.full((len(examples), max(len(example.rest) for example in examples)), pad, np.int64)
     for row, example in enumerate(examples):
         prefix[row, longest - len(example.prefix) :] = example.prefix
-        mask[row, longest - len(example.prefix) :] = True
-    return prefix, mask, np.array([example.canvas for example in examples], np.int64)
+        rest[row, : len(example.rest)] = example.rest
+    return prefix, np.array([example.canvas for example in examples], np.int64), rest

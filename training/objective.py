@@ -1,9 +1,10 @@
 """The published training objective of DiffusionGemma, on Transformers' own class.
 
 t ~ U(1e-4, 1 − 1e-4) per example; each canvas token is replaced by a uniform random one with probability t. The encoder
-reads the clean prefix causally. Self-conditioning takes two passes, the first without gradient, for half of the
-examples; the others get a zero signal. Loss = mean cross-entropy over the whole canvas, corrupted and clean alike,
-+ mean next-token cross-entropy of the encoder.
+reads the whole clean sequence causally, prompt and all canvases; the decoder reads its keys and values of the prefix
+alone. Self-conditioning takes two passes, the first without gradient, for half of the examples; the others get a zero
+signal. Loss = mean cross-entropy over the whole canvas, corrupted and clean alike, + mean next-token cross-entropy of
+the encoder over the whole sequence, both means of every example's own mean.
 """
 
 import copy
@@ -32,41 +33,65 @@ def first_rows(cache: DynamicCache, rows: int) -> DynamicCache:
     return part
 
 
+def encode(
+    model: DiffusionGemmaForBlockDiffusion, tokens: torch.Tensor, mask: torch.Tensor, kept: int
+) -> tuple[torch.Tensor, DynamicCache]:
+    """The encoder's last hidden states [B, S, D] of `tokens` [B, S], and the cache of the first `kept` of them.
+
+    Causal, so that the cache is the one of a pass over those `kept` alone. Sliding layers keep the last window - 1
+    positions of what they are given: they have to record them all until the cut.
+    """
+    cache = DynamicCache(config=model.config.get_text_config())
+    cache.activate_past_recording()
+    hidden = model.model.encoder(input_ids=tokens, attention_mask=mask, cache=cache).last_hidden_state
+    cache.crop(kept - tokens.shape[1])
+    return hidden, cache
+
+
+def next_token_loss(
+    model: DiffusionGemmaForBlockDiffusion, hidden: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Mean over the examples of the mean cross-entropy of each known token after a known one, from [B, S, D]."""
+    known = mask[:, 1:] & mask[:, :-1]
+    cap = model.config.get_text_config().final_logit_softcapping
+    logits = cap * torch.tanh(model.lm_head(hidden[:, :-1][known]) / cap)
+    shares = (known / (known.sum(1, keepdim=True) * len(known)))[known]
+    return (F.cross_entropy(logits, tokens[:, 1:][known], reduction="none") * shares).sum()
+
+
 def losses(
     model: DiffusionGemmaForBlockDiffusion,
-    prefix: torch.Tensor,  # [B, P]
-    mask: torch.Tensor,  # [B, P]
+    prefix: torch.Tensor,  # [B, P], padded on the left
     canvas: torch.Tensor,  # [B, L]
+    rest: torch.Tensor,  # [B, R], padded on the right
     generator: torch.Generator,
 ) -> Losses:
     """(canvas, encoder) mean cross-entropies in nats of one batch."""
     rows, length = canvas.shape
-    vocab_size = model.config.text_config.vocab_size
-    encoded = model.model.encoder(input_ids=prefix, attention_mask=mask)
-    noisy = corrupt(canvas, vocab_size, generator)
-    decoder_mask = F.pad(mask, (0, length), value=True)
-    positions = torch.arange(prefix.shape[1], prefix.shape[1] + length)[None]
+    start = prefix.shape[1]
+    text = model.config.get_text_config()
+    tokens = torch.cat((prefix, canvas, rest), dim=1)  # [B, P + L + R]
+    mask = tokens != text.pad_token_id
+    hidden, cache = encode(model, tokens, mask, start)
+    noisy = corrupt(canvas, text.vocab_size, generator)
+    decoder_mask = F.pad(mask[:, :start], (0, length), value=True)
+    positions = torch.arange(start, start + length)[None]
 
     half = rows // 2
     with torch.no_grad():
         first = model(
             decoder_input_ids=noisy[:half],
-            past_key_values=first_rows(encoded.past_key_values, half),
+            cache=first_rows(cache, half),
             decoder_attention_mask=decoder_mask[:half],
             decoder_position_ids=positions,
         ).logits
     logits = model(
         decoder_input_ids=noisy,
-        past_key_values=encoded.past_key_values,
+        cache=cache,
         self_conditioning_logits=F.pad(first, (0, 0, 0, 0, 0, rows - half)),
         self_conditioning_mask=torch.arange(rows) < half,
         decoder_attention_mask=decoder_mask,
         decoder_position_ids=positions,
     ).logits
     canvas_loss = F.cross_entropy(logits.flatten(0, 1), canvas.flatten())
-
-    known = mask[:, 1:] & mask[:, :-1]
-    hidden = encoded.last_hidden_state[:, :-1][known]
-    cap = model.config.text_config.final_logit_softcapping
-    next_logits = cap * torch.tanh(model.lm_head(hidden) / cap)
-    return canvas_loss, F.cross_entropy(next_logits, prefix[:, 1:][known])
+    return canvas_loss, next_token_loss(model, hidden, tokens, mask)
