@@ -1,6 +1,6 @@
 """Write tests/fixtures anew: small checkpoints, and what Transformers does with them on recorded randomness.
 
-    python tests/record_fixtures.py FOLDER [--demo]      in an environment with torch and transformers >= 5.23
+    python tests/record_fixtures.py FOLDER [--demo]      in an environment with mlx-diffusion[train]
 
 FOLDER holds make_checkpoint.py and record_trajectory.py, the scripts that define the reference. Takes a minute. The
 checkpoints lose the big tensors of their vision tower, which the text model skips; the recordings lose their tape of
@@ -146,7 +146,7 @@ def record_demo(recorder: ModuleType, seed: int, new_tokens: int, prompts: list[
         result = model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens)
         first = model(
             decoder_input_ids=torch.from_numpy(tape.initial[0]).long(),
-            past_key_values=hidden.past_key_values,
+            cache=hidden.cache,
             decoder_attention_mask=torch.nn.functional.pad(mask.bool(), (0, canvas), value=True),
             decoder_position_ids=torch.arange(length, length + canvas)[None],
         ).logits
