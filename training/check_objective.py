@@ -1,10 +1,10 @@
-"""Check that one pass of the encoder serves both losses: the cut cache against the one of a pass over the prefix alone.
+"""Check the objective's short cuts: one pass of the encoder for both losses, and the head's own gradient.
 
     python -m training.check_objective CHECKPOINT
 
 Batches of all canvas lengths, with padding on both sides, prefixes shorter and longer than the sliding window, and
-canvases after the drawn one. The keys and values that the decoder reads and the gradients of all weights must be equal
-up to rounding.
+canvases after the drawn one. The keys and values that the decoder reads must be those of a pass over the prefix alone,
+and the gradients of all weights those of two passes and plain logits, up to rounding.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from transformers import AutoTokenizer, DiffusionGemmaForBlockDiffusion
 from transformers.cache_utils import DynamicCache
 
@@ -29,6 +30,14 @@ def encode_twice(
     """`objective.encode` the plain way: a pass over everything for its loss, another over the prefix for its cache."""
     hidden = model.model.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
     return hidden, model.model.encoder(input_ids=tokens[:, :kept], attention_mask=mask[:, :kept]).cache
+
+
+def plain_cross_entropy(
+    hidden: torch.Tensor, embeddings: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor, cap: float
+) -> torch.Tensor:
+    """`head.cross_entropy` on all logits at once, differentiated by PyTorch."""
+    logits = cap * torch.tanh(hidden @ embeddings.mT / cap)
+    return (F.cross_entropy(logits, targets, reduction="none") * shares).sum()
 
 
 def cases(encoder: data.Encoder) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -71,7 +80,7 @@ def main() -> None:
             _, whole = encode_twice(model, tokens, mask, prefix.shape[1])
         keys = cache_difference(cut, whole, mask[:, : prefix.shape[1]])
         mine = gradients(model, (prefix, canvas, rest))
-        with patch.object(objective, "encode", encode_twice):
+        with patch.multiple(objective, encode=encode_twice, cross_entropy=plain_cross_entropy):
             theirs = gradients(model, (prefix, canvas, rest))
         slopes = ((mine - theirs).norm() / theirs.norm()).item()
         shape = f"prefix {prefix.shape[1]:3}, canvas {canvas.shape[1]}, rest {rest.shape[1]:2}"

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from transformers import DiffusionGemmaForBlockDiffusion
 from transformers.cache_utils import DynamicCache
 
+from .head import cross_entropy
+
 Losses = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -48,15 +50,13 @@ def encode(
     return hidden, cache
 
 
-def next_token_loss(
-    model: DiffusionGemmaForBlockDiffusion, hidden: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor
+def token_loss(
+    model: DiffusionGemmaForBlockDiffusion, hidden: torch.Tensor, targets: torch.Tensor, counted: torch.Tensor
 ) -> torch.Tensor:
-    """Mean over the examples of the mean cross-entropy of each known token after a known one, from [B, S, D]."""
-    known = mask[:, 1:] & mask[:, :-1]
+    """Mean over the examples of the mean cross-entropy of the counted `targets` [B, T] from [B, T, D]."""
+    shares = (counted / (counted.sum(1, keepdim=True) * len(counted)))[counted]
     cap = model.config.get_text_config().final_logit_softcapping
-    logits = cap * torch.tanh(model.lm_head(hidden[:, :-1][known]) / cap)
-    shares = (known / (known.sum(1, keepdim=True) * len(known)))[known]
-    return (F.cross_entropy(logits, tokens[:, 1:][known], reduction="none") * shares).sum()
+    return cross_entropy(hidden[counted], model.lm_head.weight, targets[counted], shares, cap)
 
 
 def losses(
@@ -85,13 +85,15 @@ def losses(
             decoder_attention_mask=decoder_mask[:half],
             decoder_position_ids=positions,
         ).logits
-    logits = model(
+    denoised = model.model(
         decoder_input_ids=noisy,
         cache=cache,
         self_conditioning_logits=F.pad(first, (0, 0, 0, 0, 0, rows - half)),
         self_conditioning_mask=torch.arange(rows) < half,
         decoder_attention_mask=decoder_mask,
         decoder_position_ids=positions,
-    ).logits
-    canvas_loss = F.cross_entropy(logits.flatten(0, 1), canvas.flatten())
-    return canvas_loss, next_token_loss(model, hidden, tokens, mask)
+    ).last_hidden_state
+    return (
+        token_loss(model, denoised, canvas, torch.ones_like(canvas, dtype=torch.bool)),
+        token_loss(model, hidden[:, :-1], tokens[:, 1:], mask[:, 1:] & mask[:, :-1]),
+    )
