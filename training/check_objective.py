@@ -1,14 +1,15 @@
-"""Check the objective's short cuts: one pass of the encoder for both losses, and the head's own gradient.
+"""Check the objective's short cuts: one pass of the encoder for both losses, the head's and the norms' own gradients.
 
     python -m training.check_objective CHECKPOINT
 
 Batches of all canvas lengths, with padding on both sides, prefixes shorter and longer than the sliding window, and
 canvases after the drawn one. The keys and values that the decoder reads must be those of a pass over the prefix alone,
-and the gradients of all weights those of two passes and plain logits, up to rounding.
+and the gradients of all weights those of two passes, plain logits and PyTorch's norms, up to rounding.
 """
 
 import argparse
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from transformers import AutoTokenizer, DiffusionGemmaForBlockDiffusion
 from transformers.cache_utils import DynamicCache
 
 from . import data, objective
+from .norm import replace_norms
 from .train import CANVAS_LENGTHS, batches
 
 TOLERANCE = 1e-5
@@ -71,15 +73,17 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     args = parser.parse_args()
     model = DiffusionGemmaForBlockDiffusion.from_pretrained(args.checkpoint, dtype=torch.float32).train()
+    short = deepcopy(model)
+    replace_norms(short)
     pad = model.config.get_text_config().pad_token_id
     for prefix, canvas, rest in cases(data.Encoder(AutoTokenizer.from_pretrained(args.checkpoint))):
         tokens = torch.cat((prefix, canvas, rest), dim=1)
         mask = tokens != pad
         with torch.no_grad():
-            _, cut = objective.encode(model, tokens, mask, prefix.shape[1])
+            _, cut = objective.encode(short, tokens, mask, prefix.shape[1])
             _, whole = encode_twice(model, tokens, mask, prefix.shape[1])
         keys = cache_difference(cut, whole, mask[:, : prefix.shape[1]])
-        mine = gradients(model, (prefix, canvas, rest))
+        mine = gradients(short, (prefix, canvas, rest))
         with patch.multiple(objective, encode=encode_twice, cross_entropy=plain_cross_entropy):
             theirs = gradients(model, (prefix, canvas, rest))
         slopes = ((mine - theirs).norm() / theirs.norm()).item()

@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 
 from . import data
 from . import model as architecture
+from .norm import replace_norms
 from .objective import losses
 from .optimiser import Muon
 
@@ -100,6 +101,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     model = architecture.build(tokenizer).train()
+    replace_norms(model)
     vision = ("vision_tower", "embed_vision")
     trained = {n: p for n, p in model.named_parameters() if not any(part in n for part in vision)}
     trained |= {n: b for n, b in model.named_buffers() if n.endswith("layer_scalar")}
