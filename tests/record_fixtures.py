@@ -201,8 +201,9 @@ def main() -> None:
     if args.demo:
         runs = [run for run in json.loads(listing.read_text()) if run["checkpoint"] != "demo"]
     else:
-        shutil.rmtree(FIXTURES, ignore_errors=True)
-        (FIXTURES / "runs").mkdir(parents=True)
+        for folder in (*CHECKPOINTS, "runs"):  # the others are not made here
+            shutil.rmtree(FIXTURES / folder, ignore_errors=True)
+        (FIXTURES / "runs").mkdir()
         runs = record_toys(args.folder, recorder)
     for seed, new_tokens, prompts in DEMO_RUNS:
         name = run_name("demo", seed)
