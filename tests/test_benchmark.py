@@ -21,10 +21,11 @@ from mlx_diffusion.cli.bench.command import print_results
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.display import quantity
 from mlx_diffusion.errors import OptionError
+from mlx_diffusion.fit.cost import PassCost, encode_cost, step_cost
+from mlx_diffusion.fit.products import EXPERTS, SOFT, Product
 from mlx_diffusion.measure.speed import ceilings, primitives
 from mlx_diffusion.measure.speed.cases import Case, all_cases, random_prompt
 from mlx_diffusion.measure.speed.ceilings import Ceilings, Shape
-from mlx_diffusion.measure.speed.cost import EXPERTS, SOFT, PassCost, Product, encode_cost, step_cost
 from mlx_diffusion.measure.speed.plots import benchmark_plot
 from mlx_diffusion.measure.speed.primitives import StepCounts
 from mlx_diffusion.measure.speed.results import BenchmarkResults, CaseResult, PeerComparison, Reach, Setup, Work

@@ -11,7 +11,8 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.checkpoint.tensor_names import DECODER
-from mlx_diffusion.measure.speed.cost import (
+from mlx_diffusion.fit.cost import encode_cost, parameter_bytes, step_cost
+from mlx_diffusion.fit.products import (
     ATTENTION,
     CONDITIONING,
     DENSE,
@@ -21,12 +22,9 @@ from mlx_diffusion.measure.speed.cost import (
     ROUTER,
     SAMPLER,
     SOFT,
-    encode_cost,
     experts_touched,
     formats_of,
     matrix_bytes,
-    parameter_bytes,
-    step_cost,
 )
 
 REAL = ModelConfig.from_dict(json.loads((FIXTURES / "real_config" / "config.json").read_text()))

@@ -16,9 +16,10 @@ from mlx_diffusion.checkpoint.pieces import written_tensors
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.fit import memory
+from mlx_diffusion.fit.cost import parameter_bytes
+from mlx_diffusion.fit.products import formats_of
 from mlx_diffusion.generation import generate
 from mlx_diffusion.loading import load_model
-from mlx_diffusion.measure.speed.cost import formats_of, parameter_bytes
 from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.fit.cost import encode_cost, parameter_bytes, step_cost
+from mlx_diffusion.fit.products import formats_of
 from mlx_diffusion.measure.speed.cases import Case
 from mlx_diffusion.measure.speed.ceilings import Ceilings, measure_ceilings
-from mlx_diffusion.measure.speed.cost import encode_cost, formats_of, parameter_bytes, step_cost
 from mlx_diffusion.measure.speed.peer import Peer, peer_runner, peer_step_counter
 from mlx_diffusion.measure.speed.primitives import count_step, counting_case, library_step_counter
 from mlx_diffusion.measure.speed.results import (

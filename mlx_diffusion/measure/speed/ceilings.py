@@ -16,7 +16,8 @@ import mlx.core as mx
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.device import over_cores, transposed
-from mlx_diffusion.measure.speed.cost import EXPERTS, PassCost, Product
+from mlx_diffusion.fit.cost import PassCost
+from mlx_diffusion.fit.products import EXPERTS, Product
 from mlx_diffusion.network.head import Rows
 
 REPEATS = 5

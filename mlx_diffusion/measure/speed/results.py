@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlx_diffusion.fit.cost import PassCost
 from mlx_diffusion.measure.speed.ceilings import Ceilings
-from mlx_diffusion.measure.speed.cost import PassCost
 from mlx_diffusion.measure.speed.primitives import StepCounts
 from mlx_diffusion.measure.speed.runs import CaseRuns, Spread
 

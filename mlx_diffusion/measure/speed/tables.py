@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mlx_diffusion.display import quantity
+from mlx_diffusion.fit.cost import PassCost
 from mlx_diffusion.measure.speed.cases import Case
-from mlx_diffusion.measure.speed.cost import PassCost
 from mlx_diffusion.measure.speed.results import COMPARED, BenchmarkResults, CaseResult, PeerComparison, Setup
 from mlx_diffusion.measure.speed.runs import Spread
 
