@@ -1,0 +1,155 @@
+"""Predicts how long a schedule of passes takes on a chip: weights, keys and values, arithmetic, launches.
+
+A schedule is what a run forwarded, pass by pass, without the tokens; `schedules.py` makes them. Every figure that comes
+out is a prediction: nothing was run on the chip. Left out are the arrays between products (norms, scores, logits), the
+host, heat, and other programs. Knows nothing of how schedules come about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.checkpoint.tensor_names import DECODER
+from mlx_diffusion.fit.chips import Chip
+from mlx_diffusion.fit.cost import PassCost, encode_cost, step_cost
+from mlx_diffusion.fit.kernels import Rates
+from mlx_diffusion.fit.memory import GPU_ITEM
+from mlx_diffusion.fit.products import EXPERTS, Formats
+
+PassKind = Literal["encode", "decode", "draft", "denoise"]
+Touched = Callable[[int], float]  # positions of a pass to the distinct experts that they choose in a layer
+
+LAUNCHES = 40  # of kernels a layer
+# Seconds a launch, by generation: what one token a pass takes on M1 Ultra (14.0 ms) and M5 Max (6.6 ms) beyond reading
+# its weights, and on M4 Pro (13.5 ms, llama.cpp). M2 is taken to be as M1, and M3 as M4. docs/macs.md has the sources.
+LAUNCH_SECONDS = {1: 8.0e-6, 2: 8.0e-6, 3: 1.5e-6, 4: 1.5e-6, 5: 1.0e-6}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass through the layers, or `times` passes alike.
+
+    encode   causal, for keys and values alone: a prompt, or a canvas that is finished
+    decode   causal, with the next token's logits at `logits` of the positions
+    draft    a canvas's first denoising step, without a soft signal
+    denoise  any further step
+    """
+
+    kind: PassKind
+    positions: int  # forwarded
+    prefix: int  # encoded positions before them
+    logits: int  # positions that go through the head
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The passes of a prompt, those that write the text behind it, and the number of tokens written."""
+
+    prompt: tuple[Pass, ...]
+    writing: tuple[Pass, ...]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model as far as time depends on it: its sizes, the formats of its matrices, the experts that passes need."""
+
+    config: ModelConfig
+    formats: Formats
+    item_bytes: int = GPU_ITEM
+    touched: Touched | None = None  # None: as many as a router without preferences would choose
+
+    @classmethod
+    def of_recipe(cls, config: ModelConfig, recipe: Recipe) -> ModelShape:
+        """A model that a conversion with this recipe would give."""
+        return cls(config, lambda path: recipe.spec(DECODER + path))
+
+    def cost(self, one: Pass) -> PassCost:
+        """The work of one such pass."""
+        if one.kind in ("encode", "decode"):
+            cost = encode_cost(self.config, self.formats, one.positions, one.prefix, self.item_bytes, one.logits)
+        else:
+            conditioned = one.kind == "denoise"
+            cost = step_cost(
+                self.config, self.formats, one.prefix, self.item_bytes, one.positions, conditioned=conditioned
+            )
+        if self.touched is None:
+            return cost
+        matrices = self.touched(one.positions)
+        return replace(
+            cost, products=tuple(replace(p, matrices=matrices) if p.part == EXPERTS else p for p in cost.products)
+        )
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Predicted seconds, part by part."""
+
+    weights: float  # reading them
+    keys_and_values: float  # reading those of the prefix
+    arithmetic: float  # beyond what is done while weights are read
+    launches: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.keys_and_values + self.arithmetic + self.launches
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(
+            self.weights + other.weights,
+            self.keys_and_values + other.keys_and_values,
+            self.arithmetic + other.arithmetic,
+            self.launches + other.launches,
+        )
+
+    def times(self, count: int) -> Seconds:
+        return Seconds(
+            self.weights * count, self.keys_and_values * count, self.arithmetic * count, self.launches * count
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The predicted time of a schedule on a chip."""
+
+    chip: Chip
+    schedule: Schedule
+    prompt: Seconds
+    writing: Seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the text, its prompt not counted."""
+        return self.schedule.tokens / self.writing.total
+
+
+def predict(schedule: Schedule, shape: ModelShape, chip: Chip, *, float16: bool = False) -> Prediction:
+    """How long the passes of a schedule take on a chip, in bfloat16 or, with `float16`, in that."""
+    rates = Rates.of(chip, float16=float16)
+    launches = LAUNCHES * LAUNCH_SECONDS[chip.generation] * shape.config.num_hidden_layers
+
+    def seconds(passes: Iterable[Pass]) -> Seconds:
+        total = Seconds(0.0, 0.0, 0.0, 0.0)
+        for one in passes:
+            total += pass_seconds(shape.cost(one), rates, launches).times(one.times)
+        return total
+
+    return Prediction(chip, schedule, seconds(schedule.prompt), seconds(schedule.writing))
+
+
+def pass_seconds(cost: PassCost, rates: Rates, launches: float) -> Seconds:
+    """Seconds of one pass: every product takes the longer of reading and arithmetic, and so does attention."""
+    weights = arithmetic = 0.0
+    for product in cost.products:
+        read, computed = rates.seconds(product, cost.item_bytes)
+        weights += read
+        arithmetic += max(0.0, computed - read)
+    cache = cost.cache_bytes / rates.bandwidth
+    rate = rates.tiles if cost.positions > 1 else rates.rows
+    arithmetic += max(0.0, cost.attention_flops / rate - cache) + cost.sampler_flops / rates.rows
+    return Seconds(weights, cache, arithmetic, launches)
