@@ -16,6 +16,7 @@ from conftest import FIXTURES
 import mlx_diffusion
 from mlx_diffusion.cli.arguments import REAL_MODEL
 from mlx_diffusion.cli.chat import speaker
+from mlx_diffusion.cli.chat.channels import MARKERS
 from mlx_diffusion.cli.chat.speaker import load_speaker
 from mlx_diffusion.cli.chat.welcome import TRY, welcome
 from mlx_diffusion.cli.main import main
@@ -78,7 +79,7 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(out)
     assert out.count("\n") == 1 and err == ""
     assert list(report) == ["text", "finish_reason", "stats", "model", "seed"]
-    assert (report["text"], report["seed"]) == (expected("t20", seed=5).strip(), 5)
+    assert (report["text"], report["seed"]) == (expected("t20", seed=5).rstrip(), 5)
 
 
 def test_a_terminal_shows_a_canvas_and_then_the_text(
@@ -137,16 +138,19 @@ def test_a_checkpoint_without_a_template_names_the_remedy(folder: Path, capsys: 
 
 
 def test_ctrl_c_prints_what_is_final(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_speaker(HUB).tokenizer
+    final, too = (tuple(tokenizer.encode(text, add_special_tokens=False)) for text in ("t20", " t21"))
+
     def interrupted(*args: Any, **options: Any) -> Iterator[mlx_diffusion.Event]:
-        yield mlx_diffusion.Segment(0, (1,), "final")
+        yield mlx_diffusion.Segment(0, final, "t20")
         signal.raise_signal(signal.SIGINT)
-        yield mlx_diffusion.Segment(1, (1,), " too")
+        yield mlx_diffusion.Segment(1, too, " t21")
         raise AssertionError("went on")
 
     monkeypatch.setattr(speaker, "stream_generate", interrupted)
     assert run(*QUICK, "-m", "t20") == 130
     out, err = capsys.readouterr()
-    assert out == "final too\n" and err.strip() == "mlx-diffusion: interrupted"
+    assert out == " t20 t21\n" and err.strip() == "mlx-diffusion: interrupted"
 
 
 def test_earlier_turns_are_not_encoded_again() -> None:
@@ -154,25 +158,35 @@ def test_earlier_turns_are_not_encoded_again() -> None:
     checkpoint = load_speaker(HUB)
     config = GenerationConfig(max_tokens=16)
     messages = [{"role": "user", "content": "t20 t21 t22"}]
-    first = list(checkpoint.answer(messages, False, config))
+    first = list(checkpoint.answer(checkpoint.encode(messages, False), config))
     messages += [{"role": "assistant", "content": "t23"}, {"role": "user", "content": "t24"}]
-    second = list(checkpoint.answer(messages, False, config))
+    prompt = checkpoint.encode(messages, False)
+    second = list(checkpoint.answer(prompt, config))
     assert isinstance(first[-1], mlx_diffusion.Finish) and isinstance(second[-1], mlx_diffusion.Finish)
     assert first[-1].stats.cached_tokens == 0
     assert second[-1].stats.cached_tokens == first[-1].stats.prompt_tokens
-    assert checkpoint.count(messages, False) == second[-1].stats.prompt_tokens
+    assert len(prompt) == second[-1].stats.prompt_tokens
 
 
 def test_a_prompt_too_long_to_be_kept_is_answered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speaker, "PREFIX_BYTES", 1)
-    *_, finish = load_speaker(HUB).answer([{"role": "user", "content": "t20"}], False, GenerationConfig(max_tokens=4))
+    checkpoint = load_speaker(HUB)
+    prompt = checkpoint.encode([{"role": "user", "content": "t20"}], False)
+    *_, finish = checkpoint.answer(prompt, GenerationConfig(max_tokens=4))
     assert isinstance(finish, mlx_diffusion.Finish)
 
 
 def test_thinking_goes_to_the_template() -> None:
     demo = load_speaker("demo")
     messages = [{"role": "user", "content": "Add: 27 + 15"}]
-    assert demo.count(messages, True) > demo.count(messages, False)
+    assert len(demo.encode(messages, True)) > len(demo.encode(messages, False))
+
+
+def test_markers_are_the_tokens_of_the_vocabulary() -> None:
+    markers = load_speaker("demo").markers
+    assert set(markers.values()) == set(MARKERS)
+    tokens = load_speaker("demo").encode([{"role": "user", "content": "what is <|channel>?"}], False)
+    assert [markers[token] for token in tokens if token in markers].count("<|channel>") == 0
 
 
 def test_the_toy_answers_what_the_welcome_says_it_does() -> None:

@@ -82,7 +82,7 @@ def test_runs_of_one_level_stay_together() -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert printable("a\x1b[2Jb\x07\r\nc\td\x9b\u202e") == "a[2Jb\nc    d"
+    assert printable("a\x1b[2Jb\x07\r\nc\td\x9b\u202e") == "a\\x1b[2Jb\\x07\nc    d\\x9b\\u202e"
     assert one_line("one\ntwo three", 8) == "one two…"
     assert one_line("one", 8) == "one"
     assert one_line("漢字", 3) == "漢…"
@@ -126,10 +126,11 @@ def test_pieces_of_a_character_are_drawn_together_as_open_as_the_most_open() -> 
 
 
 def test_thoughts_and_markers_are_no_part_of_the_answer() -> None:
-    look = CanvasText(decode).look(draft([4, 6, 2, 5, 3, 7], [True] * 6, [0] * 6))
+    canvas = CanvasText(decode, {4: "<|channel>", 5: "<channel|>"})
+    look = canvas.look(draft([4, 6, 2, 5, 3, 7], [True] * 6, [0] * 6))
     assert look.thought == [(" a", 0)]
-    assert look.answer == [("b\n", 0), ("[2J", 0)]
-    assert CanvasText(decode).look(draft([2, 5, 3], [True] * 3, [0] * 3), kind="thought").answer == [("b\n", 0)]
+    assert look.answer == [("b\n", 0), ("\\x1b[2J", 0)]
+    assert canvas.look(draft([2, 5, 3], [True] * 3, [0] * 3), kind="thought").answer == [("b\n", 0)]
 
 
 @pytest.mark.parametrize("columns", [1, 2, 7, 40, 300])
@@ -183,13 +184,13 @@ def test_final_text_leaves_the_canvas_block_by_block() -> None:
     view.final(Segment(1, (2,), "x"), [TextPart("answer", "y = 2\n```\n")])
     view.close()
     text = plain(out.getvalue())
-    assert "x = 1\ny = 2" in text and "```" not in text and "*" not in text
+    assert text.endswith("One *two*.\n\n```py\nx = 1\ny = 2\n```\n")
     assert "let me see" not in text.split("One")[1]
 
 
 def test_a_thought_that_is_being_written_is_one_word_of_the_status() -> None:
     frames, clock = Frames(60, 20), Clock()
-    view = live_view(frames, CanvasText(decode), clock)
+    view = live_view(frames, CanvasText(decode, {4: "<|channel>"}), clock)
     clock.now += 1
     view.draft(draft([4, 6, 2], [True] * 3, [0] * 3), "answer")
     (status,) = map(plain, frames.frames[-1])

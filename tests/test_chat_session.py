@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
 from mlx_diffusion.cli.chat.archive import Archive
+from mlx_diffusion.cli.chat.channels import MARKERS, Decoding
 from mlx_diffusion.cli.chat.command import converse
 from mlx_diffusion.cli.chat.conversation import Conversation, Message
 from mlx_diffusion.cli.chat.prompt import Prompt
@@ -36,6 +38,16 @@ def draft() -> Draft:
 
 
 @dataclass
+class Spelling:
+    """The text of tokens that each stand for whole characters."""
+
+    decode: Callable[[Sequence[int]], str]
+
+    def push(self, tokens: Sequence[int], *, last: bool = False) -> str:
+        return self.decode(tokens)
+
+
+@dataclass
 class Script:
     """A speaker that answers with the seed and counts, or with the next of `says`."""
 
@@ -47,28 +59,40 @@ class Script:
     has_chat_template: bool = True
     longest_prompt: int = 1000
     hidden: tuple[int, ...] = ()
+    markers: Mapping[int, str] = field(default_factory=lambda: dict(enumerate(MARKERS)))
+    texts: list[str] = field(default_factory=lambda: list(MARKERS))  # by token
 
     def settings(self, config: GenerationConfig) -> Settings:
         return GenerationConfig().resolve(config)
 
-    def count(self, messages: Messages, think: bool) -> int:
-        return sum(len(message["content"]) for message in messages)
+    def encode(self, messages: Messages, think: bool) -> list[int]:
+        self.encoded = messages, think
+        return self.tokens("".join(message["content"] for message in messages), alone=())
 
-    def answer(self, messages: Messages, think: bool, config: GenerationConfig) -> Generator[Event, None, None]:
+    def tokens(self, text: str, alone: Sequence[str] = MARKERS) -> list[int]:
+        """A text as tokens: one for each character, and one for each of `alone`."""
+        pieces = re.findall("|".join([*map(re.escape, alone), "(?s:.)"]), text)
+        self.texts += dict.fromkeys(piece for piece in pieces if piece not in self.texts)
+        return [self.texts.index(piece) for piece in pieces]
+
+    def answer(self, prompt: Sequence[int], config: GenerationConfig) -> Generator[Event, None, None]:
         settings = self.settings(config)
-        self.asked.append((messages, think, settings))
-        if self.count(messages, think) > self.longest_prompt:
+        self.asked.append((*self.encoded, settings))
+        if len(prompt) > self.longest_prompt:
             raise PromptError("the prompt is too long")
         texts = self.says.pop(0) if self.says else [f"answer with seed {settings.seed}"]
         for block, text in enumerate(texts):
             yield draft()
-            yield Segment(block, (1, 2), text)
+            yield Segment(block, tuple(self.tokens(text)), text)
             if self.during is not None:
                 self.during()
         yield Finish(self.reason, FIGURES)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return "x" * len(tokens)
+        return "".join(self.texts[token] for token in tokens)
+
+    def decoding(self, settings: Settings) -> Decoding:
+        return Spelling(self.decode)
 
     def memory_bytes(self) -> int:
         return 1_000_000_000

@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from rich.text import Text
 
 from mlx_diffusion.cli.chat import archive, markup
 from mlx_diffusion.cli.chat.archive import Archive, read, write
@@ -21,42 +23,74 @@ from mlx_diffusion.cli.chat.channels import MARKERS, Channels
 from mlx_diffusion.cli.chat.conversation import FORMAT, Conversation, ConversationError, Message
 from mlx_diffusion.cli.state import state_folder
 from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.visible_text import visible
 
 # Channels
 
+TOKENS = dict(enumerate([*MARKERS, *"abcdefghijklmnopqrstuvwxyz", *"ILY", *' .:{}05\n<|>_"', "ü"]))
+IDS = {text: token for token, text in TOKENS.items()}
 
-def told_apart(parts: list[str]) -> dict[str, str]:
-    channels, texts = Channels(), {"answer": "", "thought": "", "tool": ""}
-    for number, text in enumerate(parts):
-        for part in channels.push(text, last=number == len(parts) - 1):
-            texts[part.kind] += part.text
+
+@dataclass
+class Spelling:
+    """The text of tokens, the last character of which may still change."""
+
+    held: str = ""
+
+    def push(self, tokens: Sequence[int], *, last: bool = False) -> str:
+        text = self.held + "".join(TOKENS[token] for token in tokens)
+        certain = len(text) if last else max(len(text) - 1, 0)
+        self.held = text[certain:]
+        return text[:certain]
+
+
+def tokens(text: str, markers: bool = True) -> list[int]:
+    pattern = "|".join([*(map(re.escape, MARKERS) if markers else ()), "(?s:.)"])
+    return [IDS[piece] for piece in re.findall(pattern, text)]
+
+
+def told_apart(parts: Sequence[Sequence[int]], prompt: Sequence[int] = ()) -> dict[str, str]:
+    channels, texts = Channels(dict(enumerate(MARKERS)), Spelling, prompt), {"answer": "", "thought": "", "tool": ""}
+    for number, part in enumerate(parts):
+        for found in channels.push(part, last=number == len(parts) - 1):
+            texts[found.kind] += found.text
     return texts
 
 
-TURN = '<|channel>thought\nLet me see.\nYes.<channel|>It is 5.<|tool_call>call:f{a:<|"|>b<|"|>}<tool_call|> Done<turn|>'
-APART = {"answer": "It is 5. Done", "thought": "Let me see.\nYes.", "tool": "call:f{a:b}"}
+TURN = '<|channel>thought\nLet me see.\nYes.<channel|>It is 5.<|tool_call>call:f{a:<|"|>b<|"|>}<tool_call|> done<turn|>'
+APART = {"answer": "It is 5. done", "thought": "Let me see.\nYes.", "tool": "call:f{a:b}"}
 
 
-@given(st.lists(st.integers(0, len(TURN)), max_size=6))
+@given(st.lists(st.integers(0, len(tokens(TURN))), max_size=6))
 def test_however_a_turn_is_cut_its_parts_are_the_same(cuts: list[int]) -> None:
-    edges = [0, *sorted(cuts), len(TURN)]
-    assert told_apart([TURN[start:end] for start, end in pairwise(edges)]) == APART
+    turn = tokens(TURN)
+    edges = [0, *sorted(cuts), len(turn)]
+    assert told_apart([turn[start:end] for start, end in pairwise(edges)]) == APART
 
 
-@given(st.lists(st.sampled_from([*MARKERS, "a", "<", "|", ">", "\n", "<|chan", "thought\n"])))
-def test_no_marker_ever_leaks(parts: list[str]) -> None:
-    for text in told_apart([*parts, ""]).values():
-        assert not any(marker in text for marker in MARKERS)
-
-
-def test_what_only_looks_like_a_marker_is_text() -> None:
-    assert told_apart(["a <|", "b|> <channel", " x"])["answer"] == "a <|b|> <channel x"
-    assert told_apart(["ends with <|cha"])["answer"] == "ends with <|cha"
-    assert Channels().push("a<|cha")[0].text == "a"
+def test_a_marker_that_ordinary_tokens_spell_is_text() -> None:
+    spelled = "The template opens with <|turn> and thoughts with <|channel>; then <channel|> text.".lower()
+    known = "".join(character for character in spelled if character in IDS)
+    assert told_apart([tokens(known, markers=False)])["answer"] == known
 
 
 def test_an_unfinished_thought_is_no_answer() -> None:
-    assert told_apart(["<|channel>thou", "ght\nwell ", "then"]) == {"answer": "", "thought": "well then", "tool": ""}
+    parts = [tokens(part) for part in ("<|channel>thou", "ght\nwell ", "then")]
+    assert told_apart(parts) == {"answer": "", "thought": "well then", "tool": ""}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "thought"),
+    [
+        ("<|turn>model\n<|channel>thought\n", "yes", "hm"),
+        ("<|turn>model\n<|channel>thought\nso", "yes", "hm"),
+        ("<|channel>thought\n<channel|>", "hmyes", ""),
+        ("<|channel>thought\nhm<turn|>\n<|turn>model\n", "hmyes", ""),
+    ],
+)
+def test_a_thought_that_the_prompt_leaves_open_goes_on(prompt: str, answer: str, thought: str) -> None:
+    found = told_apart([tokens("hm<channel|>yes")], tokens(prompt))
+    assert (found["answer"], found["thought"]) == (answer, thought)
 
 
 # Markdown
@@ -68,31 +102,61 @@ def shown(text: str, width: int = 40, colors: Any = None) -> str:
     return out.getvalue()
 
 
-CODE = "```python\ndef f(x):\n    return x + 1  # a line that is longer than the window is wide\n```"
+SEQUENCE = re.compile(r"\x1b\[[\d;]*m")
+CODE = "```python\ndef f(x):\n    return x + 1  # a line that is longer than the window is wide\n```\n"
+ANSWERS = [
+    "Use the <details> tag, or std::vector<int> in C++.\n\n<div>\n\nblock\n</div>\n",
+    "1 2 3 4\n3 4 1 2\n2 1 4 3\n4 3 2 1\n",
+    "Roses  are red,\n  violets are blue,  \n\n\n\tand &amp; so on\\\\ \\* ![x](y) [z]: w\n[a]: b\n",
+    "| a | b |\n|---|:-:|\n| 1 |\n\n# t #\n\nA\n=\n\n***\n* * *\n> - 1. ~~~js\n> let x\n",
+    CODE,
+]
 
 
-def test_code_is_highlighted_and_can_be_copied() -> None:
-    assert "\n" + CODE.split("\n", 1)[1].rsplit("\n", 1)[0] + "\n" in shown(f"so\n\n{CODE}\n\nok")
-    colored = shown(CODE, colors="standard")
-    assert "\x1b[35" in colored
-    assert not any(f"\x1b[{code}m" in colored or f";{code}m" in colored for code in range(40, 48)), "a background"
+@pytest.mark.parametrize("text", ANSWERS)
+def test_an_answer_is_shown_as_it_was_written(text: str) -> None:
+    assert SEQUENCE.sub("", shown(text, colors="truecolor")) == text == shown(text)
 
 
-def test_lines_have_no_padding() -> None:
-    text = shown("# Title\n\n> quote\n\n- one\n- two\n\n| a | b |\n|---|---|\n| 1 | 2 |", colors="standard")
-    assert all(line == line.rstrip(" ") for line in Text.from_ansi(text).plain.split("\n"))
-    assert "Title" in text and "#" not in Text.from_ansi(text).plain
+PIECES = [
+    *"*_`~#>-+=|<>[]()!&\\ \t1.:a\r",
+    "\n",
+    "\n\n",
+    "```",
+    "```python\n",
+    "- ",
+    "1. ",
+    "    ",
+    "def f(): 'x'",
+    "漢 ü",
+]
 
 
-@pytest.mark.parametrize("width", [1, 2, 5, 19, 20, 21, 200])
-def test_any_width(width: int) -> None:
-    text = shown(f"# A b\n\n1. x\n2. 漢字\n\n> q\n\n{CODE}\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n[a](b)", width)
-    assert "漢字" in text.replace("\n", "")
+@given(st.lists(st.sampled_from(PIECES)).map("".join) | st.text(st.characters(exclude_categories=["Cs"])))
+def test_styles_neither_drop_nor_add_a_character(text: str) -> None:
+    console = Console(file=StringIO(), force_terminal=True, color_system="truecolor")
+    assert SEQUENCE.sub("", markup.styled(text, console)) == visible(text)
+    assert text[: markup.certain_length(text)] + text[markup.certain_length(text) :] == text
+
+
+def test_styles() -> None:
+    text = shown(f"# Title\n\nso **very** `much`\n\n1. one\n\n> - quote\n\n{CODE}", colors="standard")
+    for styled in (
+        "\x1b[1m# Title",
+        "\x1b[1m**very**",
+        "\x1b[1m`much`",
+        "\x1b[1m1. ",
+        "\x1b[2m```python",
+        "\x1b[35mdef",
+    ):
+        assert styled in text
+    assert "\x1b[34mf\x1b" in text and "\x1b[2m# a line that is longer" in text
+    assert not any(f"\x1b[{code}m" in text or f";{code}m" in text for code in range(40, 48)), "a background"
 
 
 def test_nothing_moves_the_cursor() -> None:
-    assert "\x1b[2J" not in shown("a \x1b[2J b")
-    assert shown(" \n ") == "" and shown("") == ""
+    assert shown("a \x1b[2J b\n", colors="standard") == "a \\x1b[2J b\n"
+    assert shown("") == ""
 
 
 @pytest.mark.parametrize(
@@ -100,6 +164,7 @@ def test_nothing_moves_the_cursor() -> None:
     [
         ("", ""), ("one", ""), ("one\n\ntwo", "one\n\n"), ("one\n\n```\na\n\nb", "one\n\n"), ("- a\n\n- b", ""),
         ("```\na\n```\nmore", "```\na\n```\n"), ("# t\ntext", "# t\n"), ("\n\n", ""),
+        ("a\u2028b\x0cc\rd\n\ntwo", "a\u2028b\x0cc\rd\n\n"),
     ],
 )  # fmt: skip
 def test_only_the_last_block_may_still_change(text: str, certain: str) -> None:

@@ -4,13 +4,13 @@ Takes `Draft` events and a callable that turns token ids into text. Knows nothin
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mlx_diffusion.cli.chat.cells import Run, printable
-from mlx_diffusion.cli.chat.channels import MARKERS, Kind, kind_after
+from mlx_diffusion.cli.chat.channels import Kind, kind_after
 from mlx_diffusion.events import Draft
 
 SETTLED = 0
@@ -34,6 +34,7 @@ class CanvasText:
     """Makes the text of denoising steps, one after another; remembers the text of tokens."""
 
     decode: Callable[[Sequence[int]], str]
+    markers: Mapping[int, str] = field(default_factory=dict)
     stops: Collection[int] = ()  # a text ends before the first of these that is settled
     hidden: Collection[int] = ()  # no text: padding
     _texts: dict[int, str] = field(default_factory=dict)
@@ -52,9 +53,10 @@ class CanvasText:
             if token in self.stops or token in self.hidden:
                 continue
             text = self._text(token) if end == first + 1 else printable(self.decode(tokens[first:end]))
-            if text in MARKERS and level <= 1:
-                kind = kind_after(kind, text)
-                naming = kind == "thought"
+            if token in self.markers:
+                if level <= 1:
+                    kind = kind_after(kind, self.markers[token])
+                    naming = self.markers[token] == "<|channel>"
             elif _SPECIAL.fullmatch(text):
                 continue
             elif naming:

@@ -1,6 +1,6 @@
-"""Fits text into the cells of a terminal: removes control characters, measures width, breaks lines.
+"""Fits text into the cells of a terminal: measures its width, breaks it into lines, shortens it to one.
 
-Control characters from a model or a file never reach the terminal. Knows nothing of what the text means.
+Knows nothing of what the text means.
 """
 
 import re
@@ -10,12 +10,13 @@ from itertools import groupby
 
 from rich.cells import get_character_cell_size
 
+from mlx_diffusion.visible_text import visible
+
 Run = tuple[str, int]  # text, and the level that it is drawn at
 Line = list[Run]
 
 TAB = "    "
 STAND_IN = "·"  # for a character that is wider than the window
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _GLYPH = re.compile(r"[!-~]+|.", re.DOTALL)  # a run of narrow characters, or any one character
 
 
@@ -25,10 +26,10 @@ def cell_width(character: str) -> int:
 
 
 def printable(text: str) -> str:
-    """The text without characters that move the cursor or change the direction of writing; newlines stay."""
+    """The text with tabs as spaces, and with all that steers a terminal written out; newlines stay."""
     if text.isprintable():
         return text
-    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", TAB))
+    return visible(text.replace("\r\n", "\n").replace("\t", TAB))
 
 
 def one_line(text: str, width: int) -> str:

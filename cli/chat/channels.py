@@ -1,23 +1,29 @@
-"""Splits final text, as it arrives, into answer, thoughts and tool calls, and removes the markers between them.
+"""Splits final tokens, as they arrive, into the text of answer, thoughts and tool calls.
 
-Follows the markers of DiffusionGemma's chat template in text that comes in parts: a marker that straddles two parts is
-held back until it is whole. Knows nothing of tokens or of how the parts are shown.
+The markers of DiffusionGemma's chat template are tokens of their own; text that only spells one is text like any other,
+and nothing of it is lost. Knows nothing of how the parts are shown.
 """
 
-import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 Kind = Literal["answer", "thought", "tool"]
 
-OPENS: dict[str, Kind] = {"<|channel>": "thought", "<|tool_call>": "tool"}
-CLOSES = ("<channel|>", "<tool_call|>")
-DROPPED = (
-    "<|turn>", "<turn|>", "<|think|>", "<|tool>", "<tool|>", "<|tool_response>", "<tool_response|>", '<|"|>',
-    "<bos>", "<eos>", "<pad>",
-)  # fmt: skip
-MARKERS = (*OPENS, *CLOSES, *DROPPED)
-_MARKER = re.compile("|".join(map(re.escape, MARKERS)))
+LEADS_TO: dict[str, Kind] = {
+    "<|channel>": "thought", "<channel|>": "answer", "<|tool_call>": "tool", "<tool_call|>": "answer",
+    "<|turn>": "answer", "<turn|>": "answer",
+}  # fmt: skip
+WITHOUT_TEXT = ("<|think|>", "<|tool>", "<tool|>", "<|tool_response>", "<tool_response|>", '<|"|>', "<bos>", "<eos>",
+                "<pad>")  # fmt: skip
+MARKERS = (*LEADS_TO, *WITHOUT_TEXT)
+
+
+class Decoding(Protocol):
+    """The text of tokens that arrive in parts, as a `TextStream` gives it."""
+
+    def push(self, tokens: Sequence[int], *, last: bool = False) -> str:
+        """Add tokens; the text that is now certain, with `last` all of it."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +35,38 @@ class TextPart:
 
 
 class Channels:
-    """The kind of text at the current place in the model's turn."""
+    """The kind of text at the current place in the model's turn.
 
-    def __init__(self) -> None:
+    `markers` are the ids of the markers that the vocabulary has, `decoding` begins a text, and `prompt` is what the
+    turn goes on from: a template may leave a thought open in it.
+    """
+
+    def __init__(
+        self, markers: Mapping[int, str], decoding: Callable[[], Decoding], prompt: Sequence[int] = ()
+    ) -> None:
         self.kind: Kind = "answer"
-        self._held = ""
+        self._markers = markers
+        self._decoding = decoding
+        self._text = decoding()
         self._naming = False  # a channel begins with a line that names it
+        leading = [index for index, token in enumerate(prompt) if markers.get(token) in LEADS_TO]
+        self.push(prompt[leading[-1] :] if leading else (), last=True)
 
-    def push(self, text: str, *, last: bool = False) -> list[TextPart]:
-        """Take more text and give all that is certain; with `last`, everything."""
-        text = self._held + text
-        certain = len(text) if last else len(text) - _unfinished(text)
-        text, self._held = text[:certain], text[certain:]
+    def push(self, tokens: Sequence[int], *, last: bool = False) -> list[TextPart]:
+        """Take more tokens and give all text that is certain; with `last`, everything."""
         parts: list[TextPart] = []
-        position = 0
-        for marker in _MARKER.finditer(text):
-            self._take(text[position : marker.start()], parts)
-            position = marker.end()
-            self.kind = kind_after(self.kind, marker[0])
-            self._naming = self.kind == "thought"
-        self._take(text[position:], parts)
+        begin = 0
+        for index, token in enumerate(tokens):
+            if token not in self._markers:
+                continue
+            self._take(self._text.push(tokens[begin:index], last=True), parts)
+            begin = index + 1
+            self._text = self._decoding()
+            self.kind = kind_after(self.kind, self._markers[token])
+            self._naming = self._markers[token] == "<|channel>"
+        self._take(self._text.push(tokens[begin:], last=last), parts)
+        if last:
+            self._text = self._decoding()
         return parts
 
     def _take(self, text: str, parts: list[TextPart]) -> None:
@@ -61,15 +79,4 @@ class Channels:
 
 def kind_after(kind: Kind, marker: str) -> Kind:
     """The kind of the text after a marker."""
-    if marker in CLOSES:
-        return "answer"
-    return OPENS.get(marker, kind)
-
-
-def _unfinished(text: str) -> int:
-    """The number of characters at the end that may begin a marker."""
-    longest = max(map(len, MARKERS)) - 1
-    for count in range(min(longest, len(text)), 0, -1):
-        if any(marker.startswith(text[-count:]) for marker in MARKERS):
-            return count
-    return 0
+    return LEADS_TO.get(marker, kind)

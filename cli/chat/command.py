@@ -126,17 +126,23 @@ def _read_message(args: argparse.Namespace) -> str | None:
 def _answer_once(args: argparse.Namespace, speaker: "Speaker", conversation: "Conversation", message: str) -> int:
     from rich.console import Console
 
+    from mlx_diffusion.cli.chat.channels import Channels
     from mlx_diffusion.cli.chat.following import Interrupt, follow
     from mlx_diffusion.cli.chat.views import SilentView
     from mlx_diffusion.cli.report import figures_line, json_report
 
     settings = speaker.settings(conversation.settings)
     conversation.ask(message)
-    prompt = conversation.prompt()
+    prompt = speaker.encode(conversation.prompt(), conversation.think)
+    channels = Channels(speaker.markers, lambda: speaker.decoding(settings), prompt)
     with Interrupt() as interrupt:
-        events = speaker.answer(prompt, conversation.think, conversation.settings)
-        view = SilentView(sys.stdout) if args.json else _make_view(args, Console(highlight=False), speaker, settings)
-        outcome = follow(events, view, interrupt, keep=lambda answer: None)
+        events = speaker.answer(prompt, conversation.settings)
+        view = (
+            SilentView(sys.stdout)
+            if args.json
+            else _make_view(args, Console(highlight=False, markup=False, emoji=False), speaker, settings)
+        )
+        outcome = follow(events, channels, view, interrupt, keep=lambda answer: None)
     if outcome.finish is None:
         raise KeyboardInterrupt
     if args.json:
@@ -156,11 +162,11 @@ def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conve
     from mlx_diffusion.cli.chat.welcome import welcome
     from mlx_diffusion.cli.state import state_folder
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     session = Session(
         speaker, conversation, console, lambda settings: _make_view(args, console, speaker, settings), archive=None
     )
-    console.print(welcome(args.model), markup=False)
+    console.print(welcome(args.model))
     history: Path | None = None
     if not args.no_save:
         folder = state_folder(os.environ)
@@ -216,7 +222,7 @@ def _make_view(args: argparse.Namespace, console: "Console", speaker: "Speaker",
     return LiveView(
         console,
         Stage(console.file),
-        CanvasText(speaker.decode, stops=settings.eos_token_id, hidden=speaker.hidden),
+        CanvasText(speaker.decode, speaker.markers, stops=settings.eos_token_id, hidden=speaker.hidden),
         palette_for(console.color_system, os.environ),
         steps=settings.max_denoising_steps,
         memory_bytes=speaker.memory_bytes,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 
 from mlx_diffusion.cli.chat.channels import Channels, Kind
-from mlx_diffusion.cli.chat.views import AnswerView
+from mlx_diffusion.cli.chat.views import AnswerView, without_empty_lines
 from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
 
 END = Segment(0, (), "")  # releases text that was held back
@@ -47,23 +47,26 @@ class Interrupt:
 
 
 def follow(
-    events: Generator[Event, None, None], view: AnswerView, interrupt: Interrupt, keep: Callable[[str], None]
+    events: Generator[Event, None, None],
+    channels: Channels,
+    view: AnswerView,
+    interrupt: Interrupt,
+    keep: Callable[[str], None],
 ) -> Outcome:
     """Show the events until the end, or until `interrupt` asks for it.
 
     `keep` is told the answer so far whenever it grows.
     """
-    channels = Channels()
     texts: dict[Kind, str] = {"answer": "", "thought": "", "tool": ""}
     finish = None
 
     def take(segment: Segment, *, last: bool) -> None:
-        parts = channels.push(segment.text, last=last)
+        parts = channels.push(segment.tokens, last=last)
         for part in parts:
             texts[part.kind] += part.text
         view.final(segment, parts)
         if any(part.kind == "answer" for part in parts) and texts["answer"].strip():
-            keep(texts["answer"].strip())
+            keep(trimmed(texts["answer"]))
 
     try:
         for event in events:
@@ -82,4 +85,9 @@ def follow(
     finally:
         events.close()
         view.close()
-    return Outcome(texts["answer"].strip(), texts["thought"].strip(), texts["tool"].strip(), finish)
+    return Outcome(trimmed(texts["answer"]), trimmed(texts["thought"]), texts["tool"].strip(), finish)
+
+
+def trimmed(text: str) -> str:
+    """The text without empty lines before it and space behind it; how far its first line is indented stays."""
+    return without_empty_lines(text).rstrip()

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mlx_diffusion.cli.chat.archive import Archive
 from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
+from mlx_diffusion.cli.chat.channels import Channels
 from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
 from mlx_diffusion.cli.chat.following import Interrupt, Outcome, follow
 from mlx_diffusion.cli.chat.speaker import Speaker
@@ -51,15 +52,16 @@ class Session:
         settings = self.speaker.settings(config)
         self.tried = settings.seed
         self.keep()
-        prompt = conversation.prompt()
+        prompt = self.speaker.encode(conversation.prompt(), conversation.think)
+        channels = Channels(self.speaker.markers, lambda: self.speaker.decoding(settings), prompt)
 
         def keep_answer(text: str) -> None:
             conversation.answer(text, settings.seed)
             self.keep()
 
         with Interrupt() as interrupt:
-            events = self.speaker.answer(prompt, conversation.think, config)
-            outcome = follow(events, self.make_view(settings), interrupt, keep_answer)
+            events = self.speaker.answer(prompt, config)
+            outcome = follow(events, channels, self.make_view(settings), interrupt, keep_answer)
         self.last = outcome
         self._comment(outcome, settings)
         return interrupt.asked
@@ -70,7 +72,7 @@ class Session:
         attachments = [*self.attachments, (path.name, text)]
         trial = replace(self.conversation, messages=list(self.conversation.messages))
         trial.ask(with_attachments("", attachments))
-        tokens = self.speaker.count(trial.prompt(), trial.think)
+        tokens = len(self.speaker.encode(trial.prompt(), trial.think))
         if tokens > self.speaker.longest_prompt:
             raise ConversationError(
                 f"{path} makes the conversation {tokens:,} tokens long; the context takes "

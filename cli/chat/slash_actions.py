@@ -105,7 +105,7 @@ def _recall(session: Session) -> None:
     session.tell(f"{count_of(sum(message.role == 'user' for message in messages), 'question')}, the last:")
     for message in messages[-1:] if session.conversation.open_question else messages[-2:]:
         if message.role == "user":
-            session.console.print(f"> {printable(message.content)}", markup=False, soft_wrap=True)
+            show(session.console, f"> {message.content}")
         else:
             show(session.console, message.content)
     if session.conversation.open_question:
@@ -144,7 +144,7 @@ def set_thinking(session: Session, argument: str) -> None:
 
 def show_figures(session: Session, argument: str) -> None:
     conversation, speaker = session.conversation, session.speaker
-    tokens = speaker.count(conversation.prompt(), conversation.think) if conversation.messages else 0
+    tokens = len(speaker.encode(conversation.prompt(), conversation.think)) if conversation.messages else 0
     lines = [f"model {speaker.name} · context {tokens:,} of {speaker.longest_prompt:,} tokens"]
     if session.totals:
         stats = session.totals[-1].stats

@@ -3,12 +3,13 @@
 The only part of the chat that runs a model. Knows nothing of the terminal.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlx_diffusion.cli.chat.channels import MARKERS, Decoding
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.errors import OptionError
@@ -17,7 +18,7 @@ from mlx_diffusion.fit.opening import open_model
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
-from mlx_diffusion.tokenizer import Tokenizer
+from mlx_diffusion.tokenizer import TextStream, Tokenizer
 
 PREFIX_BYTES = 4_000_000_000  # for the keys and values of earlier turns, which are then not encoded again
 
@@ -31,15 +32,19 @@ class Speaker(Protocol):
     has_chat_template: bool
     longest_prompt: int  # tokens
     hidden: tuple[int, ...]  # tokens without a text
+    markers: Mapping[int, str]  # tokens that part a turn, see `channels`
 
     def settings(self, config: GenerationConfig) -> Settings:
         """The settings that a run with this config uses. Raises OptionError."""
 
-    def count(self, messages: Messages, think: bool) -> int:
-        """The number of tokens in the prompt. Raises PromptError."""
+    def encode(self, messages: Messages, think: bool) -> list[int]:
+        """The prompt's tokens. Raises PromptError."""
 
-    def answer(self, messages: Messages, think: bool, config: GenerationConfig) -> Generator[Event, None, None]:
+    def answer(self, prompt: Sequence[int], config: GenerationConfig) -> Generator[Event, None, None]:
         """The events of one answer; closing the generator ends the work."""
+
+    def decoding(self, settings: Settings) -> Decoding:
+        """A new text, of tokens that arrive in parts."""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
@@ -61,30 +66,30 @@ class CheckpointSpeaker:
         self.has_chat_template = self.tokenizer.has_chat_template
         self.longest_prompt = config.max_position_embeddings - config.canvas_length
         self.hidden: tuple[int, ...] = (config.pad_token_id,)
+        self.markers: Mapping[int, str] = _markers(self.tokenizer)
         self.prefixes = PrefixStore(self.model, PREFIX_BYTES)
 
     def settings(self, config: GenerationConfig) -> Settings:
         return self.model.generation_defaults.resolve(config)
 
-    def count(self, messages: Messages, think: bool) -> int:
-        return len(self._encode(messages, think))
+    def encode(self, messages: Messages, think: bool) -> list[int]:
+        variables: dict[str, Any] = {"enable_thinking": True} if think else {}
+        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, **variables)
 
-    def answer(self, messages: Messages, think: bool, config: GenerationConfig) -> Generator[Event, None, None]:
-        tokens = self._encode(messages, think)
+    def answer(self, prompt: Sequence[int], config: GenerationConfig) -> Generator[Event, None, None]:
         events = stream_generate(
-            self.model, self.tokenizer, tokens, config=config, prefixes=self._prefixes_for(len(tokens))
+            self.model, self.tokenizer, list(prompt), config=config, prefixes=self._prefixes_for(len(prompt))
         )
         yield from events
+
+    def decoding(self, settings: Settings) -> TextStream:
+        return TextStream(self.tokenizer, {*self.hidden, *settings.eos_token_id})
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens)
 
     def memory_bytes(self) -> int:
         return mx.get_active_memory()
-
-    def _encode(self, messages: Messages, think: bool) -> list[int]:
-        variables: dict[str, Any] = {"enable_thinking": True} if think else {}
-        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, **variables)
 
     def _prefixes_for(self, tokens: int) -> PrefixStore | None:
         """The store of prefixes; None if this prompt alone would exceed its budget."""
@@ -93,6 +98,12 @@ class CheckpointSpeaker:
         except OptionError:
             return None
         return self.prefixes
+
+
+def _markers(tokenizer: Tokenizer) -> dict[int, str]:
+    """The markers that are one token in this vocabulary, by their ids."""
+    encoded = {marker: tokenizer.encode(marker, add_special_tokens=False) for marker in MARKERS}
+    return {ids[0]: marker for marker, ids in encoded.items() if len(ids) == 1 and tokenizer.decode(ids) == marker}
 
 
 def load_speaker(name: str, revision: str | None = None) -> CheckpointSpeaker:

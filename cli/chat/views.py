@@ -3,6 +3,7 @@
 Takes events and parts of text. Knows nothing of models, conversations or how a run is stopped.
 """
 
+import re
 import time
 from collections.abc import Callable
 from typing import Protocol, TextIO
@@ -18,7 +19,9 @@ from mlx_diffusion.cli.chat.palette import RESET, Palette
 from mlx_diffusion.cli.chat.stage import Stage
 from mlx_diffusion.display import size_text
 from mlx_diffusion.events import Draft, Prefill, Segment
+from mlx_diffusion.visible_text import visible
 
+_EMPTY_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 LEAST_SECONDS = 1 / 25  # between two drawings
 LARGEST_SHARE = 0.02  # of the time that drawing may take
 
@@ -45,6 +48,7 @@ class PlainView:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.last = "\n"
+        self.begun = False
 
     def reading(self, event: Prefill) -> None:
         """Nothing: no text yet."""
@@ -54,10 +58,11 @@ class PlainView:
 
     def final(self, event: Segment, parts: list[TextPart]) -> None:
         text = "".join(part.text for part in parts if part.kind == "answer")
-        if self.last == "\n":
-            text = text.lstrip("\n")
+        if not self.begun:
+            text = without_empty_lines(text)
         if text:
-            text = printable(text) if self.stream.isatty() else text
+            self.begun = True
+            text = visible(text) if self.stream.isatty() else text
             self.stream.write(text)
             self.stream.flush()
             self.last = text[-1:] or self.last
@@ -157,16 +162,16 @@ class LiveView:
         self._print(markup.certain_length(self.pending))
 
     def close(self) -> None:
+        self.pending = self.pending.rstrip()
         self._print(len(self.pending))
         self._tell_thought()
         self.stage.clear()
 
     def _print(self, length: int) -> None:
         text, self.pending = self.pending[:length], self.pending[length:]
-        if text.strip():
+        text = text if self.printed else without_empty_lines(text)
+        if text:
             self.stage.clear()
-            if self.printed:
-                self.console.print()
             markup.show(self.console, text)
             self.printed = True
 
@@ -181,11 +186,16 @@ class LiveView:
         started = self.clock() if started is None else started
         columns, rows = self.stage.size()
         width = max(columns - 1, 1)
-        lines = wrap([(printable(self.pending.lstrip("\n")), SETTLED), *answer], width)
+        lines = wrap([(printable(without_empty_lines(self.pending)), SETTLED), *answer], width)
         height = max(rows - 2, 0)
         painted = [self.palette.paint(line) for line in _window(lines, height)] if self.pending or answer else []
         self.stage.draw([*painted, f"\x1b[{self.palette.status}m{one_line(status, width)}{RESET}"])
         self.pace.drew(started)
+
+
+def without_empty_lines(text: str) -> str:
+    """The text from its first line on that is not empty, with that line's indentation."""
+    return _EMPTY_LINES.sub("", text)
 
 
 def folded(thought: str, width: int) -> str:

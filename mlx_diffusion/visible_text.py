@@ -1,0 +1,30 @@
+"""Text from outside, fit for a terminal: what would steer the terminal or reorder its text is written out instead.
+
+Control characters (C0 and C1, with which every escape sequence begins), line separators, bidirectional controls and
+lone surrogates become the escapes that Python writes for them: a bell is shown as `\\x07`. All else stays as it is.
+"""
+
+import re
+
+LONGEST_NOTICE = 1000  # characters
+_STEERING = re.compile(
+    "\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_ELLIPSIS = " … "
+
+
+def visible(text: str) -> str:
+    """The text with all that steers a terminal written out; newlines, tabs and CRLF stay."""
+    return text if text.isprintable() else _STEERING.sub(_written_out, text)
+
+
+def notice(text: str) -> str:
+    """A message in one line of bounded length; of a longer one the middle goes, since its end says what to do."""
+    if len(text) > LONGEST_NOTICE:
+        half = (LONGEST_NOTICE - len(_ELLIPSIS)) // 2
+        text = text[:half] + _ELLIPSIS + text[-half:]
+    return visible(re.sub("[\t\n\r]", _written_out, text))
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
