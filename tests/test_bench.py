@@ -101,6 +101,11 @@ def test_a_context_can_be_gone_past_for_the_time_alone(folder: Path, capsys: pyt
         (["--plot", "bench.pdf"], 2, ".png or .svg"),
         (["--plot", "no/such/folder/bench.svg"], 2, "make it first"),
         (["--against", "other"], 2, "mlx-vlm"),
+        (["--predict", "--plot", "bench.png"], 2, "--plot is for a measurement"),
+        (["--predict", "--model", HUB], 2, "add --record PROMPT"),
+        (["--predict", "--agreement", "1.5"], 2, "'1.5' is no number from 0 to 1"),
+        (["--predict", "--prompt-tokens", "300000"], 2, "context of 262144"),
+        (["--agreement", "0.5"], 2, "add --predict"),
     ],
 )
 def test_a_wrong_call_is_told_so(argv: list[str], code: int, named: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,3 +164,24 @@ def test_the_peer_runs_in_turn_where_it_is_installed(tmp_path: Path, capsys: pyt
     assert report["peer"].startswith("mlx-vlm ")
     assert against["ours"]["steps"] == against["theirs"]["steps"] == {"median": 4, "low": 4, "high": 4}
     assert against["theirs"]["primitives"] > 100 and against["ratios"]["step_seconds"]["median"] > 0
+
+
+def test_a_prediction_runs_nothing_and_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--predict", "--recipe", "4bit-small", "--output-tokens", "256", "--steps", "12") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Predicted, not measured: published (4bit-small), 256 tokens behind 1,000. Denoised in 12")
+    assert err == "" and "\nM4 Max (40)" in out and "drafts of 32" in out
+    assert next(line for line in out.splitlines() if line.startswith("M1  ")).endswith("too large for 16 GB")
+
+
+def test_a_recorded_answer_is_predicted_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = ["--synthetic", str(config_folder(tmp_path)), "--output-tokens", "20"]
+    assert run("--predict", "--record", "1 2 3", "--model", HUB, *shape, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["predicted"] is True and found["recorded"]["schedule"]["tokens"] <= 20
+    (m4,) = [chip for chip in found["chips"] if chip["chip"] == "M4"]
+    ways = m4["ways"]
+    assert next(iter(ways)) == "denoised" and [*ways][-1] == "recorded" and m4["fastest"] in ways
+    for way in ways.values():
+        assert sum(way["parts"].values()) == pytest.approx(way["writing_seconds"])
+    assert set(found["recorded"]["distinct"]) >= {"1", "2", "4"}

@@ -17,7 +17,7 @@ from rich.console import Console
 from mlx_diffusion import load
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.cli.bench.command import print_results
+from mlx_diffusion.cli.bench.command import print_sections
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.display import quantity
 from mlx_diffusion.errors import OptionError
@@ -30,7 +30,7 @@ from mlx_diffusion.measure.speed.plots import benchmark_plot
 from mlx_diffusion.measure.speed.primitives import StepCounts
 from mlx_diffusion.measure.speed.results import BenchmarkResults, CaseResult, PeerComparison, Reach, Setup, Work
 from mlx_diffusion.measure.speed.runs import CaseRuns, RunFigures, Spread, library_runner, time_runs
-from mlx_diffusion.measure.speed.tables import busy_warning
+from mlx_diffusion.measure.speed.tables import benchmark_sections, busy_warning
 from mlx_diffusion.options import DEFAULTS, GenerationConfig
 
 TINY = ModelConfig.from_dict(config_dict())
@@ -103,7 +103,7 @@ def test_the_json_holds_all_of_it() -> None:
 
 def test_the_tables_say_it_to_people() -> None:
     console = Console(file=StringIO(), width=160)
-    print_results(recorded(), console)
+    print_sections(benchmark_sections(recorded()), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for said in (
         "weights 1.23 MB",
@@ -117,7 +117,7 @@ def test_the_tables_say_it_to_people() -> None:
     assert "0.500 (0.250–0.500)" in text and "0.700" in text and "unknown" in text
     assert "numpy" not in text and "…" not in text
     narrow = Console(file=StringIO(), width=80)
-    print_results(recorded(), narrow)
+    print_sections(benchmark_sections(recorded()), narrow)
     assert "…" not in narrow.file.getvalue(), "cells are wrapped, not cut"  # type: ignore[attr-defined]
 
 

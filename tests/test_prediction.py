@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from conftest import FIXTURES, config_dict, model_of
 
@@ -9,13 +12,21 @@ from mlx_diffusion import stream_generate
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import RECIPES
+from mlx_diffusion.cli.bench.predicting import asked
+from mlx_diffusion.cli.main import build_parser
+from mlx_diffusion.cli.progress import ProgressLine
+from mlx_diffusion.display import table
 from mlx_diffusion.events import Finish
-from mlx_diffusion.fit.chips import CHIPS, chips_named
+from mlx_diffusion.fit.chips import CHIPS, Chip, chips_named
 from mlx_diffusion.fit.draft_width import best_width, kept_tokens
 from mlx_diffusion.fit.kernels import READ_AGAIN, Rates
 from mlx_diffusion.fit.prediction import LAUNCH_SECONDS, LAUNCHES, ModelShape, Pass, Schedule, pass_seconds, predict
 from mlx_diffusion.fit.products import DENSE, EXPERTS, Product
 from mlx_diffusion.fit.schedules import autoregressive, denoising, schedule_of, speculative
+from mlx_diffusion.measure.speed.predictions import predict_chips, prediction_sections, step_seconds
+from mlx_diffusion.measure.speed.recording import RecordedRun, distinct_experts, record_run
+from mlx_diffusion.measure.speed.tables import TitledTable
+from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import load_tokenizer
 
 RATES = Rates(bandwidth=1e6, rows=1e6, tiles=4e6, tile=32, expert_tile=16)
@@ -98,6 +109,24 @@ def test_a_recorded_run_gives_its_own_schedule() -> None:
     assert denoised[-1].prefix == 3 + sum(one.positions for one in encoded[1:])
 
 
+def test_distinct_experts_of_neighbours_by_hand() -> None:
+    """Pairs of positions, and all four: {0,1,2} and {1,3}, {0,1,2,3}; a pass of one position has no pair."""
+    found = distinct_experts([np.array([[0, 1], [0, 2], [3, 1], [1, 3]]), np.array([[2, 0]])])
+    assert found == {1: 2.0, 2: 2.5, 4: 4.0}
+    assert RecordedRun(Schedule((), (), 1), 4, 2, found).touched()(3) == pytest.approx(3.25)
+
+
+def test_recording_changes_nothing() -> None:
+    model, tokenizer = model_of(FIXTURES / "hub"), load_tokenizer(FIXTURES / "hub")
+    wishes = GenerationConfig(max_tokens=16, max_denoising_steps=2, seed=3, eos_token_id=())
+    routers = [layer.router for layer in model.layers]
+    run = record_run(model, tokenizer, [5, 6, 7], wishes)
+    assert [layer.router for layer in model.layers] == routers
+    assert run.schedule == schedule_of(stream_generate(model, tokenizer, [5, 6, 7], config=wishes))
+    assert run.distinct[1] == run.chosen == model.config.top_k_experts
+    assert max(run.distinct) == model.config.canvas_length and max(run.distinct.values()) <= run.experts
+
+
 def test_a_run_that_did_not_end_has_no_schedule() -> None:
     with pytest.raises(ValueError, match="up to and with its Finish"):
         schedule_of([])
@@ -129,6 +158,37 @@ def test_bfloat16_costs_more_where_it_is_emulated() -> None:
     (m1,), step = chips_named("M1"), Schedule((), (Pass("denoise", 256, 1000, 256),), 256)
     assert predict(step, REAL, m1).writing.total > 1.5 * predict(step, REAL, m1, float16=True).writing.total
     assert predict(step, REAL, M4_PRO) == predict(step, REAL, M4_PRO, float16=True)
+
+
+def test_the_page_shows_what_is_predicted() -> None:
+    """Every table of docs/macs.md, from the code; where it fails, the new table is what the page should have."""
+    page = (Path(__file__).parent.parent / "docs" / "macs.md").read_text("utf-8")
+    args = build_parser().parse_args(["bench", "--predict"])
+    with ProgressLine() as line:
+        question = asked(args, line)
+    sections = prediction_sections(question, predict_chips(question))
+    for section in sections:
+        if isinstance(section, TitledTable):
+            assert table(section.header, section.rows, markdown=True) in page
+    for name, float16 in (("M1 Ultra", True), ("M1 Ultra", False), ("M4 Pro", False), ("M5 Max", False)):
+        chip = chips_named(name)[-1]
+        steps = step_seconds(REAL, chip, 1024, float16=float16)
+        cells = [
+            chip.label + ", float16" * float16,
+            *(f"{1000 * steps[width]:.0f}" for width in (16, 32, 64, 128, 256)),
+        ]
+        assert f"| {' | '.join(cells)} |" in page
+    for label, name in (("M3, M4", "M4 Pro"), ("M5", "M5 Max")):
+        chip = chips_named(name)[-1]
+        shares = [f"{reached_share(REAL, chip, width):.2f}" for width in (1, 8, 16, 32, 64, 128, 256)]
+        assert f"| {' | '.join([label, *shares])} |" in page
+
+
+def reached_share(shape: ModelShape, chip: Chip, width: int) -> float:
+    """The share of a chip's arithmetic that the products of a step of this width reach while they compute."""
+    products, rates = shape.cost(Pass("denoise", width, 1024, width)).products, Rates.of(chip)
+    seconds = sum(rates.seconds(product, 2)[1] for product in products)
+    return sum(product.flops for product in products) / seconds / (chip.matrix_flops or chip.flops)
 
 
 def test_the_width_of_drafts_follows_from_what_a_round_keeps() -> None:

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.cli.arguments import REAL_MODEL, add_command, add_model, add_revision
 from mlx_diffusion.cli.bench import PUBLISHED
+from mlx_diffusion.cli.bench.numbers import size, sizes
+from mlx_diffusion.cli.bench.predicting import add_prediction, asked, check_prediction
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.options import MODES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
-    from mlx_diffusion.measure import BenchmarkResults
+    from mlx_diffusion.measure import BenchmarkResults, TitledTable
 
 PEERS = ("mlx-vlm",)
 TABLE_WIDTH = 120  # where the output is no terminal
@@ -32,6 +36,7 @@ examples:
   mlx-diffusion bench --model {REAL_MODEL} --prompt-tokens 100,4000 --plot bench.png
   mlx-diffusion bench --synthetic {PUBLISHED} --recipe 4bit --layers 2 --canvas-length 32 --steps 4
   mlx-diffusion bench --against mlx-vlm --steps 8 --output-tokens 64 --json > bench.json
+  mlx-diffusion bench --predict --recipe 4bit-small
 
 Prompts are random tokens, and no token ends the text. A canvas is denoised until the checkpoint's
 rule ends it, which on random prompts may be soon; --steps fixes the work instead. Times are medians
@@ -47,10 +52,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         commands,
         "bench",
         run,
-        help="measure speed, memory, and how near they come to the device's limits",
+        help="measure speed and memory here, or predict the speed on Apple's chips",
         usage="[OPTION ...]",
         description="Measure how fast a checkpoint runs here, in how much memory, and how near that comes to what the "
-        "device itself reaches.",
+        "device itself reaches. With --predict, say instead how fast the published model would be on each of Apple's "
+        "chips, without running it.",
         epilog=EPILOG,
     )
     add_model(parser)
@@ -60,10 +66,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
     cases = parser.add_argument_group("what is run (every combination)")
     cases.add_argument(
-        "--prompt-tokens", type=_sizes, default=(100, 1000), metavar="N,...", help="prompt lengths (default: 100,1000)"
+        "--prompt-tokens", type=sizes, default=(100, 1000), metavar="N,...", help="prompt lengths (default: 100,1000)"
     )
     cases.add_argument(
-        "--output-tokens", type=_sizes, default=(64, 256), metavar="N,...", help="text lengths (default: 64,256)"
+        "--output-tokens", type=sizes, default=(64, 256), metavar="N,...", help="text lengths (default: 64,256)"
     )
     cases.add_argument(
         "--mode",
@@ -71,28 +77,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         choices=MODES,
         help=f"how canvases are denoised; may be repeated (default: {MODES[0]})",
     )
-    cases.add_argument("--steps", type=_size, metavar="N", help="take exactly N denoising steps a canvas")
-    cases.add_argument("--repeat", type=_size, default=3, metavar="N", help="how often each is run (default: 3)")
+    cases.add_argument("--steps", type=size, metavar="N", help="take exactly N denoising steps a canvas")
+    cases.add_argument("--repeat", type=size, default=3, metavar="N", help="how often each is run (default: 3)")
     cases.add_argument("--no-warm-up", action="store_true", help="count the first run too, where a run takes minutes")
     cases.add_argument("--seed", type=int, default=0, metavar="N", help="of the prompts and of the text (default: 0)")
-    cases.add_argument("--prefill-step-size", type=_size, metavar="N", help="the most prompt tokens encoded at once")
-    cases.add_argument("--canvas-length", type=_size, metavar="L", help="denoise canvases of L positions")
+    cases.add_argument("--prefill-step-size", type=size, metavar="N", help="the most prompt tokens encoded at once")
+    cases.add_argument("--canvas-length", type=size, metavar="L", help="denoise canvases of L positions")
     cases.add_argument(
         "--context",
-        type=_size,
+        type=size,
         metavar="N",
         help="run prompts past the model's context, up to N positions, for the time alone",
     )
 
-    synthetic = parser.add_argument_group("a model with random weights, made in memory")
-    synthetic.add_argument(
-        "--synthetic", metavar="CONFIG",
-        help=f'a folder with a config.json, or "{PUBLISHED}" for that of the published 26B model',
-    )  # fmt: skip
-    synthetic.add_argument(
-        "--recipe", metavar="R", help=f"its formats: one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})"
-    )
-    synthetic.add_argument("--layers", type=_size, metavar="N", help="its last N layers alone")
+    _add_random_weights(parser)
+    add_prediction(parser)
 
     peers = parser.add_argument_group("a peer")
     peers.add_argument(
@@ -101,14 +100,29 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )  # fmt: skip
 
 
+def _add_random_weights(parser: argparse.ArgumentParser) -> None:
+    synthetic = parser.add_argument_group("a model with random weights, made in memory")
+    synthetic.add_argument(
+        "--synthetic", metavar="CONFIG",
+        help=f'a folder with a config.json, or "{PUBLISHED}" for that of the published 26B model',
+    )  # fmt: skip
+    synthetic.add_argument(
+        "--recipe", metavar="R", help=f"its formats: one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})"
+    )
+    synthetic.add_argument("--layers", type=size, metavar="N", help="its last N layers alone")
+
+
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; returns the exit code."""
+    """Measure or predict, and print; returns the exit code."""
+    check_prediction(args)
+    if args.predict:
+        return _predict(args)
     if args.synthetic is None and (args.recipe or args.layers):
         args.usage_error("--recipe and --layers are for a model with random weights; add --synthetic CONFIG")
     if args.synthetic is not None and args.model != "demo":
         args.usage_error("--model and --synthetic exclude each other; leave out one of them")
 
-    from mlx_diffusion.measure import benchmark_plot, check_plot
+    from mlx_diffusion.measure import benchmark_plot, benchmark_sections, check_plot
     from mlx_diffusion.whole_files import write_whole
 
     if args.plot:
@@ -118,10 +132,24 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(results.as_dict(), ensure_ascii=False))
     else:
-        _print(results)
+        print_sections(benchmark_sections(results), _console())
     if args.plot:
         write_whole(args.plot, benchmark_plot(results, args.plot.suffix), error=EvaluationError)
         say(f"drawn into {args.plot}")
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    """Print a prediction; returns the exit code."""
+    from mlx_diffusion.measure import predict_chips, prediction_sections, predictions_dict
+
+    with ProgressLine() as line:
+        question = asked(args, line)
+    found = predict_chips(question)
+    if args.json:
+        print(json.dumps(predictions_dict(question, found), ensure_ascii=False))
+    else:
+        print_sections(prediction_sections(question, found), _console())
     return 0
 
 
@@ -138,20 +166,18 @@ def _measure(args: argparse.Namespace, line: ProgressLine) -> "BenchmarkResults"
         return benchmark.run(args.repeat, machine.as_dict(), line.announce, line.show, warm_up=not args.no_warm_up)
 
 
-def _print(results: "BenchmarkResults") -> None:
+def _console() -> "Console":
     from rich.console import Console
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else TABLE_WIDTH
-    print_results(results, Console(file=sys.stdout, width=width, highlight=False, markup=False))
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False)
 
 
-def print_results(results: "BenchmarkResults", console: "Console") -> None:
+def print_sections(sections: "Iterable[TitledTable | str]", console: "Console") -> None:
     """Print the sections with empty lines between them. Where there is no room, cells are wrapped and never cut."""
     from rich.table import Table
 
-    from mlx_diffusion.measure import benchmark_sections
-
-    for index, section in enumerate(benchmark_sections(results)):
+    for index, section in enumerate(sections):
         if index:
             console.print()
         if isinstance(section, str):
@@ -163,15 +189,3 @@ def print_results(results: "BenchmarkResults", console: "Console") -> None:
         for row in section.rows:
             drawn.add_row(*row)
         console.print(drawn)
-
-
-def _size(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    """Whole numbers of at least 1, with commas between them."""
-    return tuple(_size(part) for part in text.split(","))

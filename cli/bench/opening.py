@@ -113,18 +113,21 @@ def _options(args: argparse.Namespace) -> GenerationConfig:
 
 def _blueprint(args: argparse.Namespace) -> tuple[Blueprint, str]:
     """The blueprint of the model with random weights, and its name."""
-    raw: Mapping[str, Any] = CONFIG
-    if args.synthetic != PUBLISHED:
-        folder = local_folder(args.synthetic)
-        if folder is None:
-            raise CheckpointError(
-                f'--synthetic {args.synthetic}: no such folder; give one with a config.json, or "{PUBLISHED}"'
-            )
-        raw = read_json(folder / "config.json")
+    raw = synthetic_config(args.synthetic)
     recipe = recipe_named(args.recipe or DEFAULT_RECIPE)
     layers = f", {args.layers} layers" if args.layers else ""
     name = f"{args.synthetic} ({recipe.name}{layers}, random weights)"
     return Blueprint.of(raw, recipe, args.layers, args.canvas_length), name
+
+
+def synthetic_config(name: str) -> Mapping[str, Any]:
+    """The config.json of a folder, or of the published model. Raises CheckpointError where there is none."""
+    if name == PUBLISHED:
+        return CONFIG
+    folder = local_folder(name)
+    if folder is None:
+        raise CheckpointError(f'--synthetic {name}: no such folder; give one with a config.json, or "{PUBLISHED}"')
+    return read_json(folder / "config.json")
 
 
 def _peer(

@@ -33,3 +33,11 @@ MACS = (
     _mac(48, 38.7, 40.0),
     *(Mac(gib, gib * GIB * 3 // 4, gib * GIB * 3 // 4) for gib in (64, 96, 128)),
 )
+
+
+def gpu_bytes(memory_gib: int) -> int:
+    """What the GPU may use of that much memory on newer macOS: of a size in between, the share of the one below."""
+    if memory_gib >= MACS[-1].memory_gib:
+        return memory_gib * GIB * 3 // 4
+    sizes = [mac for mac in MACS if mac.memory_gib <= memory_gib]
+    return sizes[-1].newer_bytes if sizes else memory_gib * GIB // 2

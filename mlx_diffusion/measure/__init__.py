@@ -24,9 +24,16 @@ if TYPE_CHECKING:
     from mlx_diffusion.measure.speed.cases import Case, all_cases
     from mlx_diffusion.measure.speed.peer import Peer, check_peer_installed
     from mlx_diffusion.measure.speed.plots import benchmark_plot
+    from mlx_diffusion.measure.speed.predictions import (
+        Question,
+        predict_chips,
+        prediction_sections,
+        predictions_dict,
+    )
+    from mlx_diffusion.measure.speed.recording import RecordedRun, record_run
     from mlx_diffusion.measure.speed.results import BenchmarkResults
     from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer
-    from mlx_diffusion.measure.speed.tables import benchmark_sections
+    from mlx_diffusion.measure.speed.tables import TitledTable, benchmark_sections
 
 __all__ = [
     "Benchmark",
@@ -38,7 +45,10 @@ __all__ = [
     "EvaluationPlan",
     "EvaluationProgress",
     "Peer",
+    "Question",
+    "RecordedRun",
     "SyntheticTokenizer",
+    "TitledTable",
     "all_cases",
     "benchmark_plot",
     "benchmark_sections",
@@ -54,6 +64,10 @@ __all__ = [
     "make_plan",
     "markdown_page",
     "measure_recipes",
+    "predict_chips",
+    "prediction_sections",
+    "predictions_dict",
+    "record_run",
 ]
 
 _HOMES = {
@@ -72,9 +86,16 @@ _HOMES = {
     "mlx_diffusion.measure.speed.cases": ("Case", "all_cases"),
     "mlx_diffusion.measure.speed.peer": ("Peer", "check_peer_installed"),
     "mlx_diffusion.measure.speed.plots": ("benchmark_plot",),
+    "mlx_diffusion.measure.speed.predictions": (
+        "Question",
+        "predict_chips",
+        "prediction_sections",
+        "predictions_dict",
+    ),
+    "mlx_diffusion.measure.speed.recording": ("RecordedRun", "record_run"),
     "mlx_diffusion.measure.speed.results": ("BenchmarkResults",),
     "mlx_diffusion.measure.speed.synthetic": ("Blueprint", "SyntheticTokenizer"),
-    "mlx_diffusion.measure.speed.tables": ("benchmark_sections",),
+    "mlx_diffusion.measure.speed.tables": ("TitledTable", "benchmark_sections"),
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -25,7 +25,15 @@ LABELS = {
 }
 
 
-WORDS = ("", "mode", "part", "bound by")  # columns that hold words; the others hold numbers
+WORDS = (
+    "",
+    "mode",
+    "part",
+    "bound by",
+    "chip",
+    "fastest",
+    "what was run",
+)  # columns that hold words; the others hold numbers
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,94 @@
+"""A recorded run: the schedule of a text that a checkpoint really wrote, and the experts that its routers chose.
+
+The choices give the number of distinct experts that a pass over so many neighbouring positions needs, for every width
+up to that of the passes. Knows nothing of chips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_diffusion.fit.prediction import Schedule, Touched
+from mlx_diffusion.fit.schedules import schedule_of
+from mlx_diffusion.generation import stream_generate
+from mlx_diffusion.network.layers import Router
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.tokenizer import Prompt, Tokenizer
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """One text: its schedule, and the mean number of distinct experts a layer by number of neighbouring positions."""
+
+    schedule: Schedule
+    experts: int  # that a layer has
+    chosen: int  # for each position
+    distinct: Mapping[int, float]  # widths 1, 2, 4, … to what passes over so many positions needed
+
+    def touched(self) -> Touched:
+        """The distinct experts for any number of positions, between the recorded widths by interpolation."""
+        widths = sorted(self.distinct)
+        needed = [self.distinct[width] for width in widths]
+        return lambda positions: float(np.interp(positions, widths, needed))
+
+
+def record_run(model: DiffusionGemma, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig) -> RecordedRun:
+    """Let the model answer one prompt, untraced, and record its passes and its routers' choices."""
+    with choices_recorded(model) as choices:
+        schedule = schedule_of(stream_generate(model, tokenizer, prompt, config=config))
+        recorded = [np.array(one) for one in choices]
+    sizes = model.config
+    return RecordedRun(schedule, sizes.num_experts, sizes.top_k_experts, distinct_experts(recorded))
+
+
+@contextmanager
+def choices_recorded(model: DiffusionGemma) -> Iterator[list[mx.array]]:
+    """A list that every router appends its choices to, int [T, A] a layer and pass, while the context lasts."""
+    choices: list[mx.array] = []
+    compiled, model.compiled = model.compiled, False  # a trace would run the router's Python once
+    routers = [layer.router for layer in model.layers]
+    for layer, router in zip(model.layers, routers, strict=True):
+        layer.router = RecordingRouter(router, choices)
+    try:
+        yield choices
+    finally:
+        model.compiled = compiled
+        for layer, router in zip(model.layers, routers, strict=True):
+            layer.router = router
+
+
+class RecordingRouter(Router):
+    """A router that keeps what it has chosen."""
+
+    def __init__(self, router: Router, choices: list[mx.array]) -> None:
+        nn.Module.__init__(self)
+        self.router = router
+        self._choices = choices
+
+    def __call__(self, r: mx.array) -> tuple[mx.array, mx.array]:
+        """As the router that it wraps."""
+        experts, weights = self.router(r)
+        self._choices.append(experts)
+        return experts, weights
+
+
+def distinct_experts(choices: Sequence[np.ndarray]) -> dict[int, float]:
+    """The mean number of distinct experts among neighbouring positions, by their number: 1, 2, 4, …
+
+    choices  int [T, A] each: the experts of the positions of a pass, in one layer
+    """
+    counts: dict[int, list[int]] = {}
+    for one in choices:
+        width = 1
+        while width <= len(one):
+            windows = range(0, len(one) - width + 1, width)
+            counts.setdefault(width, []).extend(len(np.unique(one[first : first + width])) for first in windows)
+            width *= 2
+    return {width: float(np.mean(found)) for width, found in sorted(counts.items())}
