@@ -7,11 +7,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
+from mlx_diffusion.cli.streams import err
 from mlx_diffusion.errors import PromptError
 from mlx_diffusion.messages import check_tools
 from mlx_diffusion.options import MODES, NAMES, GenerationConfig
+from mlx_diffusion.visible_text import notice
 
 MOST_TOOLS = 4_000_000  # characters of a file
 REAL_MODEL = "mlx-community/diffusiongemma-26B-A4B-it-4bit"
@@ -19,6 +21,14 @@ TOY_NOTICE = f"""\
 mlx-diffusion: "demo" is a toy of 1.7 million parameters; it knows small tasks on lists, numbers, dates, not the world.
 mlx-diffusion: for the real model (an 18 GB download) add: --model {REAL_MODEL}
 """
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line behind the usage, whatever was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        err(self.format_usage() + f"{self.prog}: error: {notice(message)}")
+        sys.exit(2)
 
 
 class HelpFormat(Protocol):
@@ -134,3 +144,5 @@ def read_standard_input(args: argparse.Namespace) -> str:
     except UnicodeDecodeError as error:
         args.usage_error(f"standard input is not text ({error}); pass the prompt as UTF-8")
         raise
+    except OSError as error:
+        raise PromptError(f"standard input cannot be read ({error.strerror}); pass the prompt as an argument") from None

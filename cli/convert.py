@@ -4,9 +4,7 @@ Knows the command line and the terminal, and nothing of how weights are converte
 """
 
 import argparse
-import json
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES
 from mlx_diffusion.cli.arguments import add_command
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
+from mlx_diffusion.cli.streams import err, out, out_json, out_result
 from mlx_diffusion.display import duration, left_text, size_text
 from mlx_diffusion.errors import ConversionError
 
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _work(args)
     except KeyboardInterrupt:
-        print("\nmlx-diffusion: what is written stays; the same command goes on", end="", file=sys.stderr)
+        err("\nmlx-diffusion: what is written stays; the same command goes on", end="")
         raise
 
 
@@ -86,13 +85,13 @@ def _work(args: argparse.Namespace) -> int:
 
         check_upload(args.upload_to)
     result = _convert(args)
-    print(_summary(result), file=sys.stderr)
+    err(_summary(result))
     answer = result.as_dict()
     sound = not args.verify or _verify(args, result, answer)
     if sound and args.upload_to:
         _upload(args, result, answer)
     if args.json:
-        print(json.dumps(answer))
+        out_json(answer)
     if not sound:
         raise ConversionError(
             f"{result.target} differs from its source by more than it may, see the table; convert anew with --force"
@@ -142,7 +141,7 @@ def _dry_run(args: argparse.Namespace) -> int:
     from mlx_diffusion.convert.dry_run import dry_run
 
     report = dry_run(args.source, args.set, recipe=args.recipe, revision=args.revision)
-    print(json.dumps(report.as_dict()) if args.json else report.table())
+    out_result(args.json, report.as_dict, report.table)
     return 0
 
 
@@ -156,7 +155,7 @@ def _verify(args: argparse.Namespace, result: "Result", answer: dict[str, Any]) 
             folder, Path(result.target), report=lambda fraction, label: line.show(f"{fraction:4.0%} · {label}")
         )
     if not args.json:
-        print(report.table())
+        out(report.table())
     answer["verification"] = report.as_dict()
     return report.ok
 
@@ -164,6 +163,6 @@ def _verify(args: argparse.Namespace, result: "Result", answer: dict[str, Any]) 
 def _upload(args: argparse.Namespace, result: "Result", answer: dict[str, Any]) -> None:
     from mlx_diffusion.convert.upload import upload
 
-    print(f"uploading {result.target} to {args.upload_to}", file=sys.stderr)
+    err(f"uploading {result.target} to {args.upload_to}")
     upload(Path(result.target), args.upload_to)
     answer["uploaded_to"] = args.upload_to

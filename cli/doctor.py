@@ -4,10 +4,10 @@ Knows the command line and the terminal, and nothing of how memory is counted.
 """
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from mlx_diffusion.cli.arguments import add_command
+from mlx_diffusion.cli.streams import out_result
 
 if TYPE_CHECKING:
     from mlx_diffusion.fit.diagnosis import Diagnosis
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from mlx_diffusion.fit.diagnosis import diagnose
 
     diagnosis = diagnose()
-    print(json.dumps(diagnosis.as_dict(), ensure_ascii=False) if args.json else diagnosis_text(diagnosis))
+    out_result(args.json, diagnosis.as_dict, lambda: diagnosis_text(diagnosis))
     return 0
 
 

@@ -6,7 +6,6 @@ Knows the command line and the terminal, and nothing of how answers are measured
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from mlx_diffusion.cli.arguments import add_command, add_model, add_revision
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.state import state_folder
+from mlx_diffusion.cli.streams import err, out_result
 from mlx_diffusion.display import left_text
 from mlx_diffusion.errors import EvaluationError, OptionError
 
@@ -146,10 +146,7 @@ def _evaluation(args: argparse.Namespace) -> int:
     from mlx_diffusion.whole_files import write_whole
 
     evaluation = Evaluation.read(args.show) if args.show else _measure(args)
-    if args.json:
-        print(json.dumps(figures_dict(evaluation), ensure_ascii=False))
-    else:
-        print(evaluation_text(evaluation))
+    out_result(args.json, lambda: figures_dict(evaluation), lambda: evaluation_text(evaluation))
     for file in args.plot:
         write_whole(file, evaluation_plot(evaluation, file.suffix), error=EvaluationError)
     if args.markdown:
@@ -200,7 +197,7 @@ def _measure(args: argparse.Namespace) -> "Evaluation":
                 revision=args.revision,
             )
     except KeyboardInterrupt:
-        print("\nmlx-diffusion: what is measured stays; the same command goes on", end="", file=sys.stderr)
+        err("\nmlx-diffusion: what is measured stays; the same command goes on", end="")
         raise
 
 
@@ -217,10 +214,11 @@ def _compare(args: argparse.Namespace) -> int:
     from mlx_diffusion.measure import Evaluation, compare, comparison_text
 
     found = compare(*map(Evaluation.read, args.compare))
-    if args.json:
-        print(json.dumps([comparison.as_dict() for comparison in found], ensure_ascii=False))
-    else:
-        print("\n\n".join(map(comparison_text, found)))
+    out_result(
+        args.json,
+        lambda: [comparison.as_dict() for comparison in found],
+        lambda: "\n\n".join(map(comparison_text, found)),
+    )
     return 0
 
 
@@ -234,7 +232,7 @@ def _recipes(args: argparse.Namespace) -> int:
         write_whole(args.output, (json.dumps(report.as_dict(), indent=1) + "\n").encode(), error=EvaluationError)
     if args.markdown:
         write_whole(args.markdown, report.page((args.show or args.output).name).encode(), error=EvaluationError)
-    print(json.dumps(report.as_dict(), ensure_ascii=False) if args.json else report.text())
+    out_result(args.json, report.as_dict, report.text)
     return 0
 
 

@@ -19,7 +19,8 @@ from mlx_diffusion.cli.arguments import (
     read_tools,
 )
 from mlx_diffusion.cli.messages import say
-from mlx_diffusion.cli.report import figures_line, json_report
+from mlx_diffusion.cli.report import figures_line, report_fields
+from mlx_diffusion.cli.streams import err, out, out_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from mlx_diffusion.fit.opening import open_model
 
     if args.model == "demo":
-        print(TOY_NOTICE, end="", file=sys.stderr, flush=True)
+        err(TOY_NOTICE, end="")
     model, tokenizer = open_model(args.model, say, args.revision)
     if not (args.raw or tokenizer.has_chat_template):
         args.usage_error(f"{args.model} has no chat template; add --raw to use the prompt as it is")
@@ -92,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
     text, finish = _print_stream(events, quiet=args.json)
     if args.json:
         seed = model.generation_defaults.resolve(config).seed
-        print(json_report(text, finish, args.model, seed))
+        out_json(report_fields(text, finish, args.model, seed))
     elif sys.stderr.isatty():
-        print(figures_line(finish), file=sys.stderr)
+        err(figures_line(finish))
     return 0
 
 
@@ -122,9 +123,9 @@ def _print_stream(events: "Iterable[Event]", quiet: bool) -> "tuple[str, Finish]
     for event in events:
         text += event.text
         if event.text and not quiet:
-            print(event.text, end="", flush=True)
+            out(event.text, end="")
         if isinstance(event, Finish):
             finish = event
     if not quiet and not text.endswith("\n"):
-        print(flush=True)
+        out("")
     return text, finish

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 
 from mlx_diffusion import __version__
 from mlx_diffusion.cli import convert, doctor, eval, generate
+from mlx_diffusion.cli.arguments import Parser
 from mlx_diffusion.cli.bench import command as bench
 from mlx_diffusion.cli.chat import command as chat
+from mlx_diffusion.cli.messages import say
+from mlx_diffusion.cli.streams import OutputError, err, let_go, out, prepare
 from mlx_diffusion.errors import DiffusionError, OptionError
 
 DESCRIPTION = """\
@@ -36,7 +39,7 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command and of all its subcommands."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="mlx-diffusion",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -56,35 +59,41 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's arguments); returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = build_parser().parse_args(argv, argparse.Namespace(argv=list(argv)))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it warns of long prompts, which we refuse
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # else it advises to install PyTorch
     try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
+        prepare()
+        return _run(sys.argv[1:] if argv is None else argv)
+    except OutputError as error:
+        say(str(error))
+        let_go()
+        return 1
     except DiffusionError as error:
-        print(f"mlx-diffusion: {_one_line(str(error))}", file=sys.stderr)
+        say(str(error))
         return 2 if isinstance(error, OptionError) else 1
     except (MemoryError, RuntimeError) as error:
         if not _is_about_memory(error):
             raise
         reason = str(error).strip().split("\n")[0] or "the system gives no more"
-        print(f"mlx-diffusion: out of memory ({reason}); `mlx-diffusion doctor` says what fits here", file=sys.stderr)
+        say(f"out of memory ({reason}); `mlx-diffusion doctor` says what fits here")
         return 1
     except KeyboardInterrupt:
-        print("\nmlx-diffusion: interrupted", file=sys.stderr)
+        err("")
+        say("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader has gone, and may; keep Python from flushing into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go()  # the reader has gone, and may
         return 1
 
 
-def _one_line(text: str) -> str:
-    """The text with control characters, which file names may have, written out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _run(argv: Sequence[str]) -> int:
+    """Run the subcommand, and make sure that all it printed is written, be it help alone."""
+    try:
+        args = build_parser().parse_args(argv, argparse.Namespace(argv=list(argv)))
+        code: int = args.run(args)
+        return code
+    finally:
+        out("", end="")
 
 
 def _is_about_memory(error: MemoryError | RuntimeError) -> bool:

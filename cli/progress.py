@@ -3,11 +3,14 @@
 Knows nothing of the work.
 """
 
-import shutil
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import TextIO
+
+from mlx_diffusion.cli.streams import window_of
+from mlx_diffusion.visible_text import notice
 
 LIVE_SECONDS = 0.2
 LOG_SECONDS = 5.0
@@ -32,8 +35,7 @@ class ProgressLine:
         if self.text != self.shown:
             self._draw()
         if self.live and self.shown:
-            self.stream.write("\n")
-            self.stream.flush()
+            self._write("\n")
 
     def show(self, text: str) -> None:
         self.text = text
@@ -48,9 +50,13 @@ class ProgressLine:
 
     def _draw(self) -> None:
         if self.live:
-            width = shutil.get_terminal_size().columns - 1
-            self.stream.write("\r" + self.text[:width].ljust(width))
+            width = window_of(self.stream)[0] - 1
+            self._write("\r" + notice(self.text)[:width].ljust(width))
         else:
-            self.stream.write(self.text + "\n")
-        self.stream.flush()
+            self._write(self.text + "\n")
         self.shown, self.time = self.text, time.monotonic()
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # what cannot be shown does not stop the work
+            self.stream.write(text)
+            self.stream.flush()

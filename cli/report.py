@@ -1,26 +1,24 @@
-"""The report of a finished generation: one JSON object, or one line of figures.
+"""The report of a finished generation: the fields of a JSON object, or one line of figures.
 
 Knows nothing of where they are printed.
 """
 
 import dataclasses
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlx_diffusion.events import Finish
 
 
-def json_report(text: str, finish: "Finish", model: str, seed: int) -> str:
+def report_fields(text: str, finish: "Finish", model: str, seed: int) -> dict[str, Any]:
     """The JSON object of `--json`."""
-    fields = {
+    return {
         "text": text,
         "finish_reason": finish.finish_reason,
         "stats": dataclasses.asdict(finish.stats),
         "model": model,
         "seed": seed,
     }
-    return json.dumps(fields, ensure_ascii=False)
 
 
 def figures_line(finish: "Finish") -> str:

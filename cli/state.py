@@ -4,12 +4,22 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlx_diffusion.errors import DiffusionError
+
+
+class StateError(DiffusionError):
+    """A state that cannot be kept or read."""
+
 
 def state_folder(environment: Mapping[str, str]) -> Path:
-    """The folder of this program; it may not exist yet."""
+    """The folder of this program; it may not exist yet. Raises StateError where no home folder is known."""
     given = environment.get("XDG_STATE_HOME")
     if given and Path(given).is_absolute():
         return Path(given) / "mlx-diffusion"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise StateError("no home folder is known here; set XDG_STATE_HOME to a folder of yours") from None
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "mlx-diffusion"
-    return Path.home() / ".local" / "state" / "mlx-diffusion"
+        return home / "Library" / "Application Support" / "mlx-diffusion"
+    return home / ".local" / "state" / "mlx-diffusion"

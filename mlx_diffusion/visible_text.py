@@ -1,7 +1,7 @@
 """Text from outside, fit for a terminal: what would steer the terminal or reorder its text is written out instead.
 
 Control characters (C0 and C1, with which every escape sequence begins), line separators, bidirectional controls and
-lone surrogates become the escapes that Python writes for them: a bell is shown as `\\x07`. All else stays as it is.
+lone surrogates become escapes, a bell `\\x07` and others `\\u202e`, as JSON takes them. All else stays as it is.
 """
 
 import re
@@ -27,4 +27,5 @@ def notice(text: str) -> str:
 
 
 def _written_out(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+    code = ord(found[0])
+    return repr(found[0])[1:-1] if code < 0x20 else f"\\u{code:04x}"

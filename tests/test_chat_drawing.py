@@ -82,7 +82,7 @@ def test_runs_of_one_level_stay_together() -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert printable("a\x1b[2Jb\x07\r\nc\td\x9b\u202e") == "a\\x1b[2Jb\\x07\nc    d\\x9b\\u202e"
+    assert printable("a\x1b[2Jb\x07\r\nc\td\x9b\u202e") == "a\\x1b[2Jb\\x07\nc    d\\u009b\\u202e"
     assert one_line("one\ntwo three", 8) == "one two…"
     assert one_line("one", 8) == "one"
     assert one_line("漢字", 3) == "漢…"

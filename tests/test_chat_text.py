@@ -21,7 +21,7 @@ from mlx_diffusion.cli.chat.archive import Archive, read, write
 from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
 from mlx_diffusion.cli.chat.channels import MARKERS, Channels
 from mlx_diffusion.cli.chat.conversation import FORMAT, Conversation, ConversationError, Message
-from mlx_diffusion.cli.state import state_folder
+from mlx_diffusion.cli.state import StateError, state_folder
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.visible_text import visible
 
@@ -288,6 +288,16 @@ def test_the_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state_folder({"XDG_STATE_HOME": "relative"}) == Path.home() / ".local/state/mlx-diffusion"
     monkeypatch.setattr("sys.platform", "darwin")
     assert state_folder({}) == Path.home() / "Library/Application Support/mlx-diffusion"
+    monkeypatch.setattr(Path, "home", raising(RuntimeError("Could not determine home directory.")))
+    with pytest.raises(StateError, match="XDG_STATE_HOME"):
+        state_folder({})
+
+
+def raising(error: Exception) -> Any:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    return fail
 
 
 def test_attachments(tmp_path: Path) -> None:

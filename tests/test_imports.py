@@ -75,6 +75,7 @@ CLI_PLACES = (
     ("main",),
     ("bench", "chat", "convert", "doctor", "eval", "generate"),
     ("arguments", "messages", "progress", "report", "state"),
+    ("streams",),
 )
 CLI_LEVEL = {place: level for level, places in enumerate(CLI_PLACES) for place in places}
 CLI = "mlx_diffusion.cli."

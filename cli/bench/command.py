@@ -4,9 +4,8 @@ Knows the terminal, and nothing of how anything is measured.
 """
 
 import argparse
-import json
-import shutil
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from mlx_diffusion.cli.bench.numbers import size, sizes
 from mlx_diffusion.cli.bench.predicting import add_prediction, asked, check_prediction
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
+from mlx_diffusion.cli.streams import out, out_json, window_of
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.options import MODES
 
@@ -130,9 +130,9 @@ def run(args: argparse.Namespace) -> int:
     with ProgressLine() as line:
         results = _measure(args, line)
     if args.json:
-        print(json.dumps(results.as_dict(), ensure_ascii=False))
+        out_json(results.as_dict())
     else:
-        print_sections(benchmark_sections(results), _console())
+        _show(benchmark_sections(results))
     if args.plot:
         write_whole(args.plot, benchmark_plot(results, args.plot.suffix), error=EvaluationError)
         say(f"drawn into {args.plot}")
@@ -147,9 +147,9 @@ def _predict(args: argparse.Namespace) -> int:
         question = asked(args, line)
     found = predict_chips(question)
     if args.json:
-        print(json.dumps(predictions_dict(question, found), ensure_ascii=False))
+        out_json(predictions_dict(question, found))
     else:
-        print_sections(prediction_sections(question, found), _console())
+        _show(prediction_sections(question, found))
     return 0
 
 
@@ -166,11 +166,13 @@ def _measure(args: argparse.Namespace, line: ProgressLine) -> "BenchmarkResults"
         return benchmark.run(args.repeat, machine.as_dict(), line.announce, line.show, warm_up=not args.no_warm_up)
 
 
-def _console() -> "Console":
+def _show(sections: "Iterable[TitledTable | str]") -> None:
     from rich.console import Console
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else TABLE_WIDTH
-    return Console(file=sys.stdout, width=width, highlight=False, markup=False)
+    width = window_of(sys.stdout)[0] if sys.stdout.isatty() else TABLE_WIDTH
+    text = StringIO()
+    print_sections(sections, Console(file=text, width=width, highlight=False, markup=False, emoji=False))
+    out(text.getvalue(), end="")
 
 
 def print_sections(sections: "Iterable[TitledTable | str]", console: "Console") -> None:

@@ -19,8 +19,10 @@ from mlx_diffusion.cli.arguments import (
     build_config,
     read_standard_input,
 )
+from mlx_diffusion.cli.streams import err, has_all_characters, out_json
 from mlx_diffusion.errors import DiffusionError
 from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.visible_text import visible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,7 +99,7 @@ def _run(args: argparse.Namespace, config: GenerationConfig, message: str | None
     from mlx_diffusion.cli.chat.speaker import load_speaker
 
     if message is not None and args.model == "demo":
-        print(TOY_NOTICE, end="", file=sys.stderr, flush=True)
+        err(TOY_NOTICE, end="")
     speaker = load_speaker(args.model, args.revision)
     if not speaker.has_chat_template:
         args.usage_error(f"{args.model} has no chat template, so one cannot chat with it; use `mlx-diffusion generate`")
@@ -129,7 +131,7 @@ def _answer_once(args: argparse.Namespace, speaker: "Speaker", conversation: "Co
     from mlx_diffusion.cli.chat.channels import Channels
     from mlx_diffusion.cli.chat.following import Interrupt, follow
     from mlx_diffusion.cli.chat.views import SilentView
-    from mlx_diffusion.cli.report import figures_line, json_report
+    from mlx_diffusion.cli.report import figures_line, report_fields
 
     settings = speaker.settings(conversation.settings)
     conversation.ask(message)
@@ -137,18 +139,15 @@ def _answer_once(args: argparse.Namespace, speaker: "Speaker", conversation: "Co
     channels = Channels(speaker.markers, lambda: speaker.decoding(settings), prompt)
     with Interrupt() as interrupt:
         events = speaker.answer(prompt, conversation.settings)
-        view = (
-            SilentView(sys.stdout)
-            if args.json
-            else _make_view(args, Console(highlight=False, markup=False, emoji=False), speaker, settings)
-        )
+        console = Console(highlight=False, markup=False, emoji=False)
+        view = SilentView(sys.stdout) if args.json else _make_view(args, console, speaker, settings)
         outcome = follow(events, channels, view, interrupt, keep=lambda answer: None)
     if outcome.finish is None:
         raise KeyboardInterrupt
     if args.json:
-        print(json_report(outcome.answer, outcome.finish, args.model, settings.seed))
+        out_json(report_fields(outcome.answer, outcome.finish, args.model, settings.seed))
     elif sys.stderr.isatty():
-        print(figures_line(outcome.finish), file=sys.stderr)
+        err(figures_line(outcome.finish))
     return 0
 
 
@@ -166,11 +165,11 @@ def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conve
     session = Session(
         speaker, conversation, console, lambda settings: _make_view(args, console, speaker, settings), archive=None
     )
-    console.print(welcome(args.model))
+    console.print(visible(welcome(args.model)))
     history: Path | None = None
     if not args.no_save:
-        folder = state_folder(os.environ)
         try:
+            folder = state_folder(os.environ)
             make_private(folder)
             session.archive = Archive(folder)
             history = folder / "history"
@@ -217,7 +216,7 @@ def _make_view(args: argparse.Namespace, console: "Console", speaker: "Speaker",
     from mlx_diffusion.cli.chat.stage import Stage
     from mlx_diffusion.cli.chat.views import LiveView, PlainView
 
-    if args.plain or not sys.stdout.isatty() or console.is_dumb_terminal:
+    if args.plain or not sys.stdout.isatty() or console.is_dumb_terminal or not has_all_characters(sys.stdout):
         return PlainView(sys.stdout)
     return LiveView(
         console,

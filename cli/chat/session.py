@@ -19,6 +19,7 @@ from mlx_diffusion.cli.chat.speaker import Speaker
 from mlx_diffusion.cli.chat.views import AnswerView
 from mlx_diffusion.events import Finish
 from mlx_diffusion.options import Settings
+from mlx_diffusion.visible_text import notice, visible
 
 LONGEST_TOKEN = 64  # bytes; a file with more for each token of the context is not read at all
 
@@ -100,11 +101,11 @@ class Session:
 
     def tell(self, text: str) -> None:
         """Print lines beside the conversation."""
-        self.console.print(Text(text, style="dim"))
+        self.console.print(Text(visible(text), style="dim"))
 
     def complain(self, text: object) -> None:
         """Print in one line what could not be done and why."""
-        self.console.print(Text(" ".join(str(text).split()), style="red"))
+        self.console.print(Text(notice(" ".join(str(text).split())), style="red"))
 
     def _comment(self, outcome: Outcome, settings: Settings) -> None:
         """Print one line about the answer that has just been shown."""

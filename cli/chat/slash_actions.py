@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlx_diffusion.cli.chat import archive
-from mlx_diffusion.cli.chat.cells import one_line, printable
+from mlx_diffusion.cli.chat.cells import one_line
 from mlx_diffusion.cli.chat.conversation import ConversationError
 from mlx_diffusion.cli.chat.markup import show
 from mlx_diffusion.cli.chat.nearest import nearest
@@ -18,6 +18,7 @@ from mlx_diffusion.cli.chat.settings import describe, key_named, with_setting
 from mlx_diffusion.cli.report import figures_line
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.options import NAMES
+from mlx_diffusion.visible_text import notice
 
 SWITCH = ("on", "off", "show")
 
@@ -88,7 +89,7 @@ def load_conversation(session: Session, argument: str) -> None:
         session.archive.begin_anew()
     session.keep_changes()
     if saved_with != session.speaker.name:
-        session.tell(f"held with {saved_with}, goes on with {session.speaker.name}")
+        session.tell(notice(f"held with {saved_with}, goes on with {session.speaker.name}"))
     _recall(session)
 
 
@@ -132,7 +133,7 @@ def set_mode(session: Session, argument: str) -> None:
 def set_thinking(session: Session, argument: str) -> None:
     if argument == "show":
         thought = session.last.thought if session.last is not None else ""
-        session.tell(printable(thought) or "there was no thought before the last answer")
+        session.tell(thought or "there was no thought before the last answer")
         return
     if argument and argument not in SWITCH:
         raise OptionError(f"/think {argument}: the nearest is {nearest(argument, SWITCH)!r}, of {', '.join(SWITCH)}")

@@ -5,11 +5,12 @@ so the next drawing finds its place, whatever happened to the last one. Knows no
 """
 
 import contextlib
-import os
 import sys
 import termios
 from collections.abc import Iterator, Sequence
 from typing import IO
+
+from mlx_diffusion.cli.streams import window_of
 
 BEGIN = "\x1b[?2026h\x1b[?25l\x1b[?7l"  # all at once, without cursor, without folding
 END = "\x1b[?7h\x1b[?2026l"
@@ -27,11 +28,7 @@ class Stage:
 
     def size(self) -> tuple[int, int]:
         """The columns and rows of the window at this moment."""
-        try:
-            columns, rows = os.get_terminal_size(self.stream.fileno())
-        except OSError:
-            columns, rows = 80, 24
-        return max(columns, 1), max(rows, 1)
+        return window_of(self.stream)
 
     def draw(self, lines: Sequence[str]) -> None:
         """Show `lines`, at least one, in place of what was drawn; each must fit the window."""

@@ -17,9 +17,9 @@ from mlx_diffusion.cli.chat.cells import Line, one_line, printable, wrap
 from mlx_diffusion.cli.chat.channels import Kind, TextPart
 from mlx_diffusion.cli.chat.palette import RESET, Palette
 from mlx_diffusion.cli.chat.stage import Stage
+from mlx_diffusion.cli.streams import write
 from mlx_diffusion.display import size_text
 from mlx_diffusion.events import Draft, Prefill, Segment
-from mlx_diffusion.visible_text import visible
 
 _EMPTY_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 LEAST_SECONDS = 1 / 25  # between two drawings
@@ -62,15 +62,12 @@ class PlainView:
             text = without_empty_lines(text)
         if text:
             self.begun = True
-            text = visible(text) if self.stream.isatty() else text
-            self.stream.write(text)
-            self.stream.flush()
+            write(self.stream, text)
             self.last = text[-1:] or self.last
 
     def close(self) -> None:
         if self.last != "\n":
-            self.stream.write("\n")
-            self.stream.flush()
+            write(self.stream, "\n")
 
 
 class SilentView(PlainView):
