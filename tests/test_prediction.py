@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import FIXTURES, config_dict, model_of
 
-from mlx_diffusion import stream_generate
+from mlx_diffusion import generate, stream_generate
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import RECIPES
@@ -16,15 +16,15 @@ from mlx_diffusion.cli.bench.predicting import asked
 from mlx_diffusion.cli.main import build_parser
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.display import table
-from mlx_diffusion.events import Finish
+from mlx_diffusion.events import Finish, Stats
 from mlx_diffusion.fit.chips import CHIPS, Chip, chips_named
-from mlx_diffusion.fit.draft_width import best_width, kept_tokens
+from mlx_diffusion.fit.draft_width import best_width, kept_tokens, relative_costs
 from mlx_diffusion.fit.kernels import READ_AGAIN, Rates
 from mlx_diffusion.fit.prediction import LAUNCH_SECONDS, LAUNCHES, ModelShape, Pass, Schedule, pass_seconds, predict
 from mlx_diffusion.fit.products import DENSE, EXPERTS, Product
 from mlx_diffusion.fit.schedules import autoregressive, denoising, schedule_of, speculative
 from mlx_diffusion.measure.speed.predictions import predict_chips, prediction_sections, step_seconds
-from mlx_diffusion.measure.speed.recording import RecordedRun, distinct_experts, record_run
+from mlx_diffusion.measure.speed.recording import RecordedRun, distinct_experts, record_run, recorded
 from mlx_diffusion.measure.speed.tables import TitledTable
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import load_tokenizer
@@ -97,16 +97,25 @@ def test_schedules_by_hand() -> None:
 
 def test_a_recorded_run_gives_its_own_schedule() -> None:
     model, tokenizer = model_of(FIXTURES / "hub"), load_tokenizer(FIXTURES / "hub")
-    events = list(stream_generate(model, tokenizer, [5, 6, 7], max_tokens=20, max_denoising_steps=3, eos_token_id=[63]))
-    assert isinstance(events[-1], Finish)
-    stats, schedule = events[-1].stats, schedule_of(events)
-    assert schedule.tokens == stats.generated_tokens
+    wishes = GenerationConfig(max_tokens=20, max_denoising_steps=3, eos_token_id=(), prefill_step_size=2)
+    *_, end = stream_generate(model, tokenizer, [5, 6, 7], config=wishes)
+    assert isinstance(end, Finish)
+    stats, schedule = end.stats, record_run(model, tokenizer, [5, 6, 7], wishes).schedule
+    assert schedule.prompt == (Pass("encode", 2, 0, 0), Pass("encode", 1, 2, 0))
+    assert schedule.tokens == stats.generated_tokens == 20
     denoised = [one for one in schedule.writing if one.kind in ("draft", "denoise")]
     encoded = [one for one in schedule.prompt + schedule.writing if one.kind == "encode"]
+    assert {one.kind: one.times for one in denoised}["draft"] == stats.blocks
     assert sum(one.times for one in denoised) == stats.denoising_steps
     assert sum(one.positions * one.times for one in denoised) == stats.decoder_positions
-    assert sum(one.positions for one in encoded) == stats.encoder_positions
-    assert denoised[-1].prefix == 3 + sum(one.positions for one in encoded[1:])
+    assert sum(one.positions * one.times for one in encoded) == stats.encoder_positions
+
+
+def test_passes_that_are_alike_are_counted_together() -> None:
+    stats = Stats(4, 0, 9, 2, 3, 24, 12, 0.0, 0.0, None, 0)
+    prompt, canvases = Pass("encode", 4, 0, 0), [Pass("draft", 8, 4, 8), Pass("draft", 8, 12, 8)]
+    found = schedule_of([prompt, canvases[0], Pass("encode", 8, 4, 0), canvases[1]], stats)
+    assert found == Schedule((prompt,), (Pass("draft", 8, 8, 8, 2), Pass("encode", 8, 4, 0)), 9)
 
 
 def test_distinct_experts_of_neighbours_by_hand() -> None:
@@ -122,14 +131,13 @@ def test_recording_changes_nothing() -> None:
     routers = [layer.router for layer in model.layers]
     run = record_run(model, tokenizer, [5, 6, 7], wishes)
     assert [layer.router for layer in model.layers] == routers
-    assert run.schedule == schedule_of(stream_generate(model, tokenizer, [5, 6, 7], config=wishes))
+    assert "encode" not in vars(model) and "survey" not in vars(model) and "encode" not in model
+    texts = [generate(model, tokenizer, [5, 6, 7], config=wishes)]
+    with recorded(model):
+        texts.append(generate(model, tokenizer, [5, 6, 7], config=wishes))
+    assert texts[0] == texts[1]
     assert run.distinct[1] == run.chosen == model.config.top_k_experts
     assert max(run.distinct) == model.config.canvas_length and max(run.distinct.values()) <= run.experts
-
-
-def test_a_run_that_did_not_end_has_no_schedule() -> None:
-    with pytest.raises(ValueError, match="up to and with its Finish"):
-        schedule_of([])
 
 
 def test_a_schedule_takes_its_passes_and_their_launches() -> None:
@@ -192,7 +200,12 @@ def reached_share(shape: ModelShape, chip: Chip, width: int) -> float:
 
 
 def test_the_width_of_drafts_follows_from_what_a_round_keeps() -> None:
-    assert kept_tokens(2, 0.5) == pytest.approx(1 + 0.5 + 0.25) and kept_tokens(4, 1) == 5
+    assert kept_tokens(3, 0.5) == pytest.approx(1 + 0.5 + 0.25) and kept_tokens(4, 1) == 4
     assert best_width(REAL, M4_PRO, {8: 1.0, 16: 1.0}) == 0, "rounds that keep one token are slower than one token"
-    assert best_width(REAL, M4_PRO, {8: 9.0, 16: 1.0}) == 8
-    assert best_width(REAL, M4_PRO, {8: 9.0, 16: 17.0, 64: 65.0}) == 64
+    assert best_width(REAL, M4_PRO, {8: 8.0, 16: 1.0}) == 8
+    assert best_width(REAL, M4_PRO, {8: 8.0, 16: 16.0, 64: 64.0}) == 64
+
+
+def test_wider_passes_cost_more_but_less_than_their_positions() -> None:
+    costs = relative_costs(REAL, M4_PRO)
+    assert costs(1) == 1 and 1 < costs(4) < costs(8) < costs(32) < 32

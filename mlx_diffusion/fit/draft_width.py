@@ -5,10 +5,11 @@ Knows nothing of how drafts are made or checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 
 from mlx_diffusion.fit.chips import Chip
-from mlx_diffusion.fit.prediction import ModelShape, predict
+from mlx_diffusion.fit.prediction import ModelShape, Pass, Schedule, predict
 from mlx_diffusion.fit.schedules import autoregressive, speculative
 
 WIDTHS = (8, 16, 32, 64)
@@ -19,13 +20,23 @@ PROMPT, TOKENS = 1000, 256  # for which widths are compared
 
 
 def kept_tokens(width: int, agreement: float = AGREEMENT) -> float:
-    """Tokens that a round of this width keeps on average, the checking pass's own included.
+    """Tokens that a round makes final on average: a canvas of so many positions, whose first is the token before.
 
-    Every drafted token is taken to agree with the same probability, whatever agreed before it.
+    Every drafted token is taken to agree with the same probability, whatever agreed before it; the first that does not
+    is replaced by the encoder's own.
     """
-    if agreement == 1:
-        return width + 1
-    return (1 - agreement ** (width + 1)) / (1 - agreement)
+    return width if agreement == 1 else (1 - agreement**width) / (1 - agreement)
+
+
+def relative_costs(shape: ModelShape, chip: Chip, prefix: int = PROMPT) -> Callable[[int], float]:
+    """The predicted time of a causal pass over so many positions, in passes over one."""
+
+    @cache
+    def seconds(positions: int) -> float:
+        schedule = Schedule((), (Pass("decode", positions, prefix, positions),), positions)
+        return predict(schedule, shape, chip).writing.total
+
+    return lambda positions: seconds(positions) / seconds(1)
 
 
 def best_width(shape: ModelShape, chip: Chip, kept: Mapping[int, float], drafts: int = 1) -> int:

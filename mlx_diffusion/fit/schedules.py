@@ -7,11 +7,11 @@ knows nothing of time, chips or tokens.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
-from mlx_diffusion.events import Draft, Event, Finish, Segment
-from mlx_diffusion.fit.prediction import Pass, Schedule
+from mlx_diffusion.events import Stats
+from mlx_diffusion.fit.prediction import Pass, PassKind, Schedule
 from mlx_diffusion.options import DEFAULTS
 
 
@@ -51,33 +51,22 @@ def prompt_passes(prompt: int, part: int = DEFAULTS.prefill_step_size) -> tuple[
     return tuple(Pass("encode", min(part, prompt - first), first, 0) for first in range(0, prompt, part))
 
 
-def schedule_of(events: Iterable[Event]) -> Schedule:
-    """The schedule of a recorded run of one row that denoised canvases: its events, `Finish` included.
+def schedule_of(passes: Iterable[Pass], stats: Stats) -> Schedule:
+    """The schedule of a recorded run of one row, whatever its mode: its passes in their order, and its figures.
 
-    Where positions rested, every step is taken to have forwarded as many as all did on average. Of the prompt, those
-    tokens are encoded that were not found in a prefix store.
+    Passes before the whole prompt is encoded are the prompt's. Of the others, those alike in all but their prefix
+    become one entry, at the mean of their prefixes.
     """
-    steps: Counter[int] = Counter()
-    final: dict[int, int] = {}
-    stats = None
-    for event in events:
-        if isinstance(event, Draft):
-            steps[event.block] += 1
-        elif isinstance(event, Segment):
-            final[event.block] = final.get(event.block, 0) + len(event.tokens)
-        elif isinstance(event, Finish):
-            stats = event.stats
-    if stats is None or not steps:
-        raise ValueError("a recorded run is the events of one row with denoising steps, up to and with its Finish")
-    forwarded = round(stats.decoder_positions / stats.denoising_steps)
-    passes: list[Pass] = []
-    prefix = stats.prompt_tokens
-    for block in sorted(steps):
-        passes.append(Pass("draft", forwarded, prefix, forwarded))
-        if steps[block] > 1:
-            passes.append(Pass("denoise", forwarded, prefix, forwarded, steps[block] - 1))
-        if block != max(steps):
-            passes.append(Pass("encode", final[block], prefix, 0))
-            prefix += final[block]
-    fresh = stats.prompt_tokens - stats.cached_tokens
-    return Schedule(prompt_passes(fresh), tuple(passes), stats.generated_tokens)
+    prompt: list[Pass] = []
+    alike: dict[tuple[PassKind, int, int], list[Pass]] = {}
+    for one in passes:
+        if one.prefix < stats.prompt_tokens:
+            prompt.append(one)
+        else:
+            alike.setdefault((one.kind, one.positions, one.logits), []).append(one)
+    writing = []
+    for group in alike.values():
+        times = sum(one.times for one in group)
+        prefix = round(sum(one.prefix * one.times for one in group) / times)
+        writing.append(replace(group[0], prefix=prefix, times=times))
+    return Schedule(tuple(prompt), tuple(writing), stats.generated_tokens)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_diffusion.fit.prediction import Schedule, Touched
+from mlx_diffusion.events import Finish
+from mlx_diffusion.fit.prediction import Pass, Schedule, Touched
 from mlx_diffusion.fit.schedules import schedule_of
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.network.layers import Router
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage, Seen, View
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import Prompt, Tokenizer
 
@@ -41,24 +43,59 @@ class RecordedRun:
 
 def record_run(model: DiffusionGemma, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig) -> RecordedRun:
     """Let the model answer one prompt, untraced, and record its passes and its routers' choices."""
-    with choices_recorded(model) as choices:
-        schedule = schedule_of(stream_generate(model, tokenizer, prompt, config=config))
-        recorded = [np.array(one) for one in choices]
+    with recorded(model) as recording:
+        *_, end = stream_generate(model, tokenizer, prompt, config=config)
+        choices = [np.array(one) for one in recording.choices]
+    assert isinstance(end, Finish)
     sizes = model.config
-    return RecordedRun(schedule, sizes.num_experts, sizes.top_k_experts, distinct_experts(recorded))
+    schedule = schedule_of(recording.passes, end.stats)
+    return RecordedRun(schedule, sizes.num_experts, sizes.top_k_experts, distinct_experts(choices))
+
+
+@dataclass
+class Recording:
+    """What a model has been asked for: passes of one row, and its routers' choices, int [T, A] a layer and pass."""
+
+    passes: list[Pass] = field(default_factory=list)
+    choices: list[mx.array] = field(default_factory=list)
+
+    def take_encoding(self, passage: Passage) -> None:
+        self.passes.append(Pass("encode", passage.tokens.shape[0], passage.cache.offset, 0))
+
+    def take_step(self, view: View) -> None:
+        """The first step behind an encoded text has no soft signal."""
+        is_first = not self.passes or self.passes[-1].kind in ("encode", "decode")
+        count = view.tokens.shape[0]
+        self.passes.append(Pass("draft" if is_first else "denoise", count, int(np.array(view.prefix.position)), count))
 
 
 @contextmanager
-def choices_recorded(model: DiffusionGemma) -> Iterator[list[mx.array]]:
-    """A list that every router appends its choices to, int [T, A] a layer and pass, while the context lasts."""
-    choices: list[mx.array] = []
-    compiled, model.compiled = model.compiled, False  # a trace would run the router's Python once
+def recorded(model: DiffusionGemma) -> Iterator[Recording]:
+    """Record what the model is asked for while the context lasts; it computes the same, untraced."""
+    recording = Recording()
+    encode, survey, compiled = model.encode, model.survey, model.compiled
     routers = [layer.router for layer in model.layers]
-    for layer, router in zip(model.layers, routers, strict=True):
-        layer.router = RecordingRouter(router, choices)
+
+    def recording_encode(passages: Sequence[Passage]) -> mx.array:
+        for passage in passages:
+            recording.take_encoding(passage)
+        return encode(passages)
+
+    def recording_survey(
+        views: Sequence[View], temperatures: Sequence[mx.array], gumbels: Sequence[mx.array]
+    ) -> list[Seen]:
+        for view in views:
+            recording.take_step(view)
+        return survey(views, temperatures, gumbels)
+
+    model.compiled = False  # a trace would run a router's Python once
+    model.encode, model.survey = recording_encode, recording_survey  # type: ignore[method-assign]
+    for layer in model.layers:
+        layer.router = RecordingRouter(layer.router, recording.choices)
     try:
-        yield choices
+        yield recording
     finally:
+        del model.encode, model.survey
         model.compiled = compiled
         for layer, router in zip(model.layers, routers, strict=True):
             layer.router = router
