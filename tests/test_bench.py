@@ -170,7 +170,7 @@ def test_a_prediction_runs_nothing_and_says_what_it_is(capsys: pytest.CaptureFix
     assert run("--predict", "--recipe", "4bit-small", "--output-tokens", "256", "--steps", "12") == 0
     out, err = capsys.readouterr()
     assert out.startswith("Predicted, not measured: published (4bit-small), 256 tokens behind 1,000. Denoised in 12")
-    assert err == "" and "\nM4 Max (40)" in out and "drafts of 32" in out
+    assert err == "" and "\nM4 Max (40)" in out and "draft 32" in out
     assert next(line for line in out.splitlines() if line.startswith("M1  ")).endswith("too large for 16 GB")
 
 

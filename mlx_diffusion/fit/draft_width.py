@@ -12,7 +12,7 @@ from mlx_diffusion.fit.chips import Chip
 from mlx_diffusion.fit.prediction import ModelShape, Pass, Schedule, predict
 from mlx_diffusion.fit.schedules import autoregressive, speculative
 
-WIDTHS = (8, 16, 32, 64)
+WIDTHS = (4, 8, 16, 32, 64)
 # The share of drafted tokens that the encoder agrees with, each after an agreeing one. In stories of a bundled-size
 # checkpoint, drafts of 32 positions from one step kept 7.6 tokens a round; of the published one nobody has measured it.
 AGREEMENT = 0.87

@@ -23,7 +23,7 @@ from mlx_diffusion.measure.speed.recording import RecordedRun
 from mlx_diffusion.measure.speed.tables import TitledTable
 
 STEP_WIDTHS = (8, 16, 32, 64, 128, 256)
-DENOISED, ONE_A_PASS, DRAFTS, RECORDED = "denoised", "one a pass", "drafts of", "recorded"
+DENOISED, ONE_A_PASS, DRAFTS, RECORDED = "denoised", "one a pass", "draft", "recorded"
 
 
 @dataclass(frozen=True)
