@@ -4,6 +4,7 @@ Knows the command line and the terminal, and nothing of how memory is counted.
 """
 
 import argparse
+import textwrap
 from typing import TYPE_CHECKING
 
 from mlx_diffusion.cli.arguments import add_command
@@ -11,6 +12,8 @@ from mlx_diffusion.cli.streams import out_result
 
 if TYPE_CHECKING:
     from mlx_diffusion.fit.diagnosis import Diagnosis
+
+LINE = 120  # columns
 
 EPILOG = """\
 Put its output into a bug report. Exit code: 0.
@@ -89,4 +92,6 @@ def diagnosis_text(diagnosis: "Diagnosis") -> str:
     else:
         command = f"mlx-diffusion convert {diagnosis.model} OUTPUT --recipe {diagnosis.recommended} --stream"
         lines += ["The one to take on this machine:", "", command]
+    if diagnosis.advice is not None:
+        lines += ["", *textwrap.wrap(diagnosis.advice.line, LINE)]
     return "\n".join(lines)

@@ -24,11 +24,14 @@ from mlx_diffusion.cli.doctor import diagnosis_text
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.convert import RECIPES
 from mlx_diffusion.fit import machine
+from mlx_diffusion.fit.advice import advise
 from mlx_diffusion.fit.diagnosis import Diagnosis
+from mlx_diffusion.fit.draft_width import WIDTHS
 from mlx_diffusion.fit.footprint import context_text
 from mlx_diffusion.fit.machine import Machine, this_machine
-from mlx_diffusion.fit.macs import MACS
+from mlx_diffusion.fit.macs import MACS, gpu_bytes
 from mlx_diffusion.fit.recipe_fits import RecipeFit, recipe_fits, recommended, sizes_on
+from mlx_diffusion.options import MODES
 
 MAC = Machine(
     "Apple M2", 25_769_803_776, 17_179_869_184, "gpu", 8, "macOS 14.5", "3.12.1", {"mlx": "0.32.4"}, 250_000_000_000
@@ -152,6 +155,11 @@ def test_the_report(cache: Path) -> None:
     contexts = [context_text(small.longest_context), context_text(small.longest_context_short_steps)]
     assert ["4bit-small", "15.48", "GB", "14.33", "GB", *contexts] in [line.split() for line in lines]
     assert lines[-1] == "mlx-diffusion convert toy/model OUTPUT --recipe 4bit-small --stream"
+    advice = advise("Apple M4 Max", CONFIG, RECIPES["4bit-small"])
+    advised = diagnosis_text(Diagnosis(MAC, str(cache), found, "toy/model", recipes, "4bit-small", advice)).splitlines()
+    assert advised[: len(lines)] == lines
+    said = " ".join(advised[len(lines) + 1 :])
+    assert said.startswith("Predicted on M4 Max (32) in 4bit-small, not measured, tokens a second: reference ")
     assert max(map(len, lines)) <= 120
 
 
@@ -161,10 +169,22 @@ def test_the_command(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert err == "" and out.startswith("chip ") and f"cache     {hub_cache.cache_folder()}\n  toy/part" in out
     assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert list(facts) == ["machine", "hub_cache", "model", "recipes", "recommended"]
+    assert list(facts) == ["machine", "hub_cache", "model", "recipes", "recommended", "advice"]
     assert set(facts["recipes"]) == set(RECIPES)
     assert [entry["repo_id"] for entry in facts["hub_cache"]["checkpoints"]] == ["toy/part", "toy/whole"]
     assert facts["machine"]["device"] == this_machine().device
+    assert facts["advice"] is None or facts["advice"]["predicted"] is True
+
+
+def test_advice_is_for_chips_that_are_known() -> None:
+    assert advise("AMD EPYC", CONFIG, RECIPES["4bit"]) is advise(None, CONFIG, RECIPES["4bit"]) is None
+    advice = advise("Apple M4 Pro", CONFIG, RECIPES["4bit"])
+    assert advice is not None and set(advice.tokens_per_second) == set(MODES) and advice.fastest in MODES
+    assert advice.draft_width in (0, *WIDTHS)
+
+
+def test_the_gpus_share_of_a_memory_size() -> None:
+    assert [gpu_bytes(gib) for gib in (8, 36, 40, 512)] == [4 << 30, 30_000_000_000, 30_000_000_000, 384 << 30]
 
 
 def test_it_runs_in_a_process_of_its_own() -> None:

@@ -16,7 +16,6 @@ from mlx_diffusion.errors import OptionError
 if TYPE_CHECKING:
     from mlx_diffusion.measure import Question, RecordedRun
 
-REPORTED_STEPS = 26  # a canvas of 256 of the published model: github.com/lablup/mlxcel/pull/218
 NOT_PREDICTED = ("layers", "mode", "against", "plot", "context")
 
 
@@ -27,7 +26,7 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
         "--predict",
         action="store_true",
         help="predict the published model, or that of --synthetic, in --recipe on every chip of Apple's, with the "
-        f"longest of the prompts and texts and --steps denoising steps a canvas (default: {REPORTED_STEPS})",
+        "longest of the prompts and texts and --steps denoising steps a canvas (default: as reported)",
     )
     group.add_argument(
         "--agreement", type=share, metavar="P", help="the share of drafted tokens that agree (default: 0.87)"
@@ -57,6 +56,7 @@ def asked(args: argparse.Namespace, line: ProgressLine) -> "Question":
     from mlx_diffusion.cli.bench.opening import synthetic_config
     from mlx_diffusion.fit.draft_width import AGREEMENT
     from mlx_diffusion.fit.footprint import config_tensors, sizes_of
+    from mlx_diffusion.fit.schedules import REPORTED_STEPS
     from mlx_diffusion.measure import Question
 
     name = args.synthetic or PUBLISHED

@@ -14,6 +14,8 @@ from mlx_diffusion.events import Stats
 from mlx_diffusion.fit.prediction import Pass, PassKind, Schedule
 from mlx_diffusion.options import DEFAULTS
 
+REPORTED_STEPS = 26  # a canvas of 256 of the published model, long answers: github.com/lablup/mlxcel/pull/218
+
 
 def denoising(prompt: int, tokens: int, canvas: int, steps: int) -> Schedule:
     """Canvases of `canvas` positions, each denoised in `steps` steps; all but the last are encoded."""
