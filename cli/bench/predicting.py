@@ -12,11 +12,13 @@ from mlx_diffusion.cli.bench import PUBLISHED
 from mlx_diffusion.cli.bench.numbers import share
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.errors import OptionError
+from mlx_diffusion.options import MODES
 
 if TYPE_CHECKING:
     from mlx_diffusion.measure import Question, RecordedRun
+    from mlx_diffusion.options import Mode
 
-NOT_PREDICTED = ("layers", "mode", "against", "plot", "context")
+NOT_PREDICTED = ("layers", "against", "plot", "context")
 
 
 def add_prediction(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +34,9 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
         "--agreement", type=share, metavar="P", help="the share of drafted tokens that agree (default: 0.87)"
     )
     group.add_argument(
-        "--record", metavar="PROMPT", help="let --model answer PROMPT here, and predict its own passes too"
+        "--record",
+        metavar="PROMPT",
+        help="let --model answer PROMPT here, in every --mode, and predict the passes that it took, too",
     )
 
 
@@ -46,7 +50,7 @@ def check_prediction(args: argparse.Namespace) -> None:
     for name in NOT_PREDICTED:
         if getattr(args, name):
             args.usage_error(f"--{name} is for a measurement; leave it or --predict out")
-    if args.model != "demo" and args.record is None:
+    if args.record is None and (args.model != "demo" or args.mode):
         args.usage_error("--predict runs no model; add --record PROMPT to take the passes of --model's answer")
 
 
@@ -78,19 +82,23 @@ def asked(args: argparse.Namespace, line: ProgressLine) -> "Question":
         tokens=tokens,
         steps=args.steps or REPORTED_STEPS,
         agreement=AGREEMENT if args.agreement is None else args.agreement,
-        recorded=None if args.record is None else _recorded(args, line),
+        recorded={} if args.record is None else _recorded(args, line),
     )
 
 
-def _recorded(args: argparse.Namespace, line: ProgressLine) -> "RecordedRun":
-    """The run of --model on the prompt of --record."""
+def _recorded(args: argparse.Namespace, line: ProgressLine) -> "dict[Mode, RecordedRun]":
+    """The runs of --model on the prompt of --record, by mode."""
     from mlx_diffusion.cli.messages import say
     from mlx_diffusion.fit.opening import open_model
     from mlx_diffusion.measure import record_run
     from mlx_diffusion.options import GenerationConfig
 
-    line.announce(f"{args.model} answers")
     model, tokenizer = open_model(args.model, say, args.revision)
     messages = [{"role": "user", "content": args.record}]
     prompt = messages if tokenizer.has_chat_template else args.record
-    return record_run(model, tokenizer, prompt, GenerationConfig(max_tokens=max(args.output_tokens), seed=args.seed))
+    runs: dict[Mode, RecordedRun] = {}
+    for mode in args.mode or MODES[:1]:
+        line.announce(f"{args.model} answers, {mode}")
+        wishes = GenerationConfig(max_tokens=max(args.output_tokens), seed=args.seed, mode=mode)
+        runs[mode] = record_run(model, tokenizer, prompt, wishes)
+    return runs

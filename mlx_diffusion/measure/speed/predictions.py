@@ -6,7 +6,7 @@ Knows nothing of the terminal.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
@@ -21,6 +21,7 @@ from mlx_diffusion.fit.reports import REPORTS
 from mlx_diffusion.fit.schedules import autoregressive, denoising, speculative
 from mlx_diffusion.measure.speed.recording import RecordedRun
 from mlx_diffusion.measure.speed.tables import TitledTable
+from mlx_diffusion.options import Mode
 
 STEP_WIDTHS = (8, 16, 32, 64, 128, 256)
 DENOISED, ONE_A_PASS, DRAFTS, RECORDED = "denoised", "one a pass", "draft", "recorded"
@@ -38,7 +39,7 @@ class Question:
     tokens: int
     steps: int  # a canvas
     agreement: float  # share of drafted tokens that the encoder agrees with
-    recorded: RecordedRun | None = None
+    recorded: Mapping[Mode, RecordedRun] = field(default_factory=dict)  # by mode
 
     def schedules(self) -> dict[str, Schedule]:
         """The schedule of each way of writing."""
@@ -49,16 +50,16 @@ class Question:
         for width in WIDTHS:
             kept = kept_tokens(width, self.agreement)
             ways[f"{DRAFTS} {width}"] = speculative(self.prompt, self.tokens, width, kept)
-        if self.recorded is not None:
-            ways[RECORDED] = self.recorded.schedule
-        return ways
+        return ways | {f"{RECORDED} {mode}": run.schedule for mode, run in self.recorded.items()}
 
     def shape(self) -> ModelShape:
-        """The model; its routers choose as recorded, where a layer of the recorded model has as many experts."""
-        shape, run = ModelShape.of_recipe(self.config, self.recipe), self.recorded
-        if run is None or (run.experts, run.chosen) != (self.config.num_experts, self.config.top_k_experts):
-            return shape
-        return replace(shape, touched=run.touched())
+        """The model; its routers choose as first recorded, where a layer of the recorded model has as many experts."""
+        shape = ModelShape.of_recipe(self.config, self.recipe)
+        sizes = (self.config.num_experts, self.config.top_k_experts)
+        for run in self.recorded.values():
+            if (run.experts, run.chosen) == sizes:
+                return replace(shape, touched=run.touched())
+        return shape
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class ChipPredictions:
     @property
     def fastest(self) -> str | None:
         """The fastest way of those that can be chosen."""
-        ways = {way: found.tokens_per_second for way, found in self.ways.items() if way != RECORDED}
+        ways = {way: found.tokens_per_second for way, found in self.ways.items() if RECORDED not in way}
         return max(ways, key=lambda way: ways[way], default=None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def predictions_dict(question: Question, found: Sequence[ChipPredictions]) -> di
         "output_tokens": question.tokens,
         "steps": question.steps,
         "agreement": question.agreement,
-        "recorded": None if question.recorded is None else asdict(question.recorded),
+        "recorded": {mode: asdict(run) for mode, run in question.recorded.items()},
         "chips": [one.as_dict() | {"step_seconds": step_seconds(shape, one.chip, question.prompt)} for one in found],
         "reports": [
             {
@@ -150,13 +151,13 @@ def prediction_sections(question: Question, found: Sequence[ChipPredictions]) ->
             [
                 one.chip.label,
                 *(f"{one.ways[way].tokens_per_second:.1f}" if one.ways else "–" for way in ways),
-                one.fastest or f"too large for {one.chip.memory_gib} GB",
+                one.fastest or "too large",
             ]
             for one in found
         ],
     )
-    if question.recorded is not None:
-        yield experts_text(question.recorded)
+    for mode, run in question.recorded.items():
+        yield experts_text(mode, run)
     yield report_table()
 
 
@@ -184,13 +185,13 @@ def report_table() -> TitledTable:
     )
 
 
-def experts_text(run: RecordedRun) -> str:
+def experts_text(mode: Mode, run: RecordedRun) -> str:
     """The experts that passes of the recorded run needed, beside those of a router without preferences."""
     needed = ", ".join(
         f"{count:.1f} ({experts_touched(run.experts, run.chosen, width):.1f}) for {width}"
         for width, count in run.distinct.items()
     )
     return (
-        f"Recorded: {run.schedule.tokens} tokens. Distinct experts of {run.experts} a layer, by neighbouring positions "
-        f"(in brackets: a router without preferences): {needed}."
+        f"Recorded {mode}: {run.schedule.tokens} tokens. Distinct experts of {run.experts} a layer, by neighbouring "
+        f"positions (in brackets: a router without preferences): {needed}."
     )
