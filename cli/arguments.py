@@ -4,18 +4,21 @@ Knows nothing of what is done with them.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from mlx_diffusion.cli.streams import err
 from mlx_diffusion.errors import PromptError
+from mlx_diffusion.json_files import bounded_json
 from mlx_diffusion.messages import check_tools
 from mlx_diffusion.options import MODES, NAMES, GenerationConfig
+from mlx_diffusion.regular_files import read_regular
 from mlx_diffusion.visible_text import notice
 
-MOST_TOOLS = 4_000_000  # characters of a file
+MOST_TOOLS = 4_000_000  # bytes of a file
+LONGEST_PROMPT = 16_000_000  # characters of standard input; a context of 262,144 tokens has about a million
 REAL_MODEL = "mlx-community/diffusiongemma-26B-A4B-it-4bit"
 TOY_NOTICE = f"""\
 mlx-diffusion: "demo" is a toy of 1.7 million parameters; it knows small tasks on lists, numbers, dates, not the world.
@@ -118,12 +121,10 @@ def build_config(args: argparse.Namespace) -> GenerationConfig:
 def read_tools(path: str) -> list[dict[str, Any]]:
     """The declarations of tools in a JSON file. Raises PromptError."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MOST_TOOLS + 1)
-        tools = json.loads(text) if len(text) <= MOST_TOOLS else None
+        tools = bounded_json(read_regular(Path(path), MOST_TOOLS))
     except OSError as error:
         raise PromptError(f"{path} cannot be read ({error.strerror}); name a JSON file of tools") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise PromptError(f"{path} is not JSON ({error}); write a list of tools") from error
     if isinstance(tools, dict):
         tools = tools.get("tools", [tools])
@@ -138,11 +139,14 @@ def read_tools(path: str) -> list[dict[str, Any]]:
 
 
 def read_standard_input(args: argparse.Namespace) -> str:
-    """All of standard input; if it is no text, that is wrong usage."""
+    """All of standard input; if it is no text, or longer than any context, that is wrong usage."""
     try:
-        return sys.stdin.read()
+        text = sys.stdin.read(LONGEST_PROMPT + 1)
     except UnicodeDecodeError as error:
         args.usage_error(f"standard input is not text ({error}); pass the prompt as UTF-8")
         raise
     except OSError as error:
         raise PromptError(f"standard input cannot be read ({error.strerror}); pass the prompt as an argument") from None
+    if len(text) > LONGEST_PROMPT:
+        args.usage_error(f"standard input has more than {LONGEST_PROMPT:,} characters; pass less of it")
+    return text

@@ -50,9 +50,9 @@ def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_i
     with hub_errors(repo_id, GO_ON, revision):
         try:
             info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
-        except hub.HfHubHTTPError:  # an answer of the Hub's
+        except (hub.HfHubHTTPError, hub.HFValidationError):  # an answer of the Hub's, or a name that it cannot have
             raise
-        except (http_error(), OSError):
+        except (http_error(), OSError, ValueError):  # or an answer that is not the Hub's, but a portal's
             cached = _cached(repo_id, revision)
             return LocalSource(cached, label=repo_id, revision=cached.name)
     return HubSource(repo_id, str(info.sha), info.siblings or [], stream_into)
@@ -188,7 +188,11 @@ class HubSource:
             if response.is_error:
                 response.read()
             hf_raise_for_status(response)
-            content: bytes = response.read() if response.status_code == 206 else b""
+            content = b""
+            for part in response.iter_bytes() if response.status_code == 206 else ():
+                content += part
+                if len(content) > end - first:
+                    break
         if len(content) != end - first:
             raise CheckpointError(f"{self.label}/{shard}: the server does not answer requests for a part of a file")
         return content

@@ -1,12 +1,18 @@
 """The errors that the library raises on purpose, each one line: what is wrong, where, and what to do about it.
 
-Knows nothing of models, checkpoints or tokens: whoever raises an error writes its message. The command catches
-`DiffusionError` in one place; any other exception is a bug and shows its traceback.
+Knows nothing of models, checkpoints or tokens: whoever raises an error writes its message, and may put into it what a
+file or a user says. The command catches `DiffusionError` in one place; any other exception is a bug and shows its
+traceback.
 """
+
+from mlx_diffusion.visible_text import notice
 
 
 class DiffusionError(Exception):
-    """Base of all errors that this library raises on purpose."""
+    """Base of all errors that this library raises on purpose. Its message is made one line of bounded length."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(notice(message))
 
 
 class CheckpointError(DiffusionError, ValueError):

@@ -177,6 +177,9 @@ def _check(model: DiffusionGemma, settings: Settings, lengths: Sequence[int], pr
     canvas = settings.canvas_length or trained
     if canvas > trained:
         raise OptionError(f"canvas_length is {canvas}; this checkpoint was trained on at most {trained}")
+    for token in settings.eos_token_id:
+        if token >= model.config.vocab_size:
+            raise OptionError(f"eos_token_id is {token}; the vocabulary has ids 0 to {model.config.vocab_size - 1}")
     for length in lengths:
         if length > context - canvas:
             raise PromptError(

@@ -5,6 +5,7 @@ what a run uses, none missing. Bounds are those of Transformers' `DiffusionGemma
 """
 
 import difflib
+import math
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -16,6 +17,7 @@ from mlx_diffusion.json_files import read_json
 
 Mode = Literal["reference"]
 FLOAT32_MAX = 3.4e38
+LARGEST_COUNT = 2**63 - 1  # sys.maxsize, by which some mean "as many as there are"
 MODES: tuple[Mode, ...] = ("reference",)
 
 
@@ -120,7 +122,7 @@ class GenerationConfig:
         _number("t_max", self.t_max, least=0)
         _integer("stability_threshold", self.stability_threshold, 0)
         _number("confidence_threshold", self.confidence_threshold, above=0)
-        _integer("seed", self.seed, 0)
+        _integer("seed", self.seed, 0, None)
         _integer("canvas_length", self.canvas_length, 1)
         _integer("prefill_step_size", self.prefill_step_size, 1)
         if self.mode is not None and self.mode not in MODES:
@@ -183,16 +185,21 @@ def _plain_number(value: Any) -> Any:
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    return float(value) if isinstance(value, numbers.Real) else value
+    try:
+        return float(value) if isinstance(value, numbers.Real) else value
+    except OverflowError:  # of a fraction, say
+        return math.inf if value > 0 else -math.inf
 
 
-def _integer(name: str, value: object, least: int) -> None:
+def _integer(name: str, value: object, least: int, most: int | None = LARGEST_COUNT) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise OptionError(f"{name} is {value!r}; it must be a whole number")
     if value < least:
         raise OptionError(f"{name} is {value}; it must be {least} or more")
+    if most is not None and value > most:
+        raise OptionError(f"{name} is {value}; it must be {most} or less")
 
 
 def _number(name: str, value: object, *, least: float | None = None, above: float | None = None) -> None:

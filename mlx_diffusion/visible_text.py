@@ -20,10 +20,11 @@ def visible(text: str) -> str:
 
 def notice(text: str) -> str:
     """A message in one line of bounded length; of a longer one the middle goes, since its end says what to do."""
+    text = visible(re.sub("[\t\n\r]", _written_out, text))
     if len(text) > LONGEST_NOTICE:
         half = (LONGEST_NOTICE - len(_ELLIPSIS)) // 2
         text = text[:half] + _ELLIPSIS + text[-half:]
-    return visible(re.sub("[\t\n\r]", _written_out, text))
+    return text
 
 
 def _written_out(found: re.Match[str]) -> str:

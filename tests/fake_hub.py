@@ -21,6 +21,7 @@ class Repo:
     sha: str = "a" * 40
     gated: bool = False  # files are refused until a licence is accepted
     ranges: bool = True  # requests for a part of a file are answered with that part
+    portal: bool = False  # a page of the network's answers in its place, as in a hotel
     cuts: int = 0  # how many more downloads end half way
     lost: frozenset[str] = frozenset()  # files of which only parts can be had, their download is never answered
 
@@ -68,6 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.hub.repos.get(name)
         if repo is None:
             self._answer(401, {"X-Error-Code": "RepoNotFound"})
+        elif repo.portal:
+            page = b"<html>Accept our terms</html>"
+            self._answer(200, {"Content-Type": "text/html"}, page, len(page))
         elif not api:
             self._file(name, repo, words[3], "/".join(words[4:]))
         elif words[4:5] == ["tree"]:

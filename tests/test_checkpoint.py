@@ -103,6 +103,9 @@ def answer(kind: type[Exception]) -> Exception:
         (http_error()("connection lost"), r"the download failed \(connection lost\)"),
         (RuntimeError("CAS lost"), r"the download failed \(CAS lost\)"),
         (OSError("disk full"), r"the download failed \(disk full\)"),
+        (ValueError("no JSON"), r"the download failed \(no JSON\)"),
+        (KeyError("sha"), r"the download failed \('sha'\)"),
+        (UnicodeDecodeError("ascii", b"\xff", 0, 1, "odd host"), r"the download failed \(.*odd host\)"),
     ],
 )
 def test_every_failure_of_the_hub_is_one_line(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,22 @@ def test_a_wrong_call_is_told_so(argv: list[str], code: int, named: str, capsys:
     assert "Traceback" not in err
 
 
+def test_what_was_typed_makes_no_long_or_broken_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--max-tokens", "1\n" + "9" * 100_000], ["--model", "x\n" * 50_000, "hi"]):
+        assert run(*argv) in (1, 2)
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("mlx-diffusion") and len(line) < 1100
+
+
+def test_standard_input_without_end_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/zero", encoding="utf-8") as endless:
+        monkeypatch.setattr(sys, "stdin", endless)
+        assert run("-") == 2
+    assert "standard input has more than 16,000,000 characters" in capsys.readouterr().err
+
+
 def test_a_terminal_without_a_prompt_is_wrong_usage(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

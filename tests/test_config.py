@@ -119,6 +119,14 @@ def test_a_missing_field_of_the_top_is_named(field: str) -> None:
         ({"per_layer_config": {"9": {"head_dim": 2}}}, "per_layer_config has the entry '9'"),
         ({"per_layer_config": {"2": {"sliding_window": 2}}}, "per_layer_config.2 sets sliding_window"),
         ({"per_layer_config": {"0": {"head_dim": 8}}}, "gives layers of one type different sizes"),
+        ({"per_layer_config": {"9" * 5000: {"head_dim": 2}}}, "per_layer_config has the entry '999"),
+        ({"sliding_window": 2**31}, "text_config.sliding_window = 2147483648 is beyond 2147483647"),
+        ({"num_experts": 2.0}, "text_config.num_experts is 2.0, expected int"),
+        ({"rms_norm_eps": 10**400}, "is beyond the largest float32"),
+        ({"final_logit_softcapping": float("inf")}, "final_logit_softcapping = inf is beyond the largest float32"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps = nan is beyond the largest float32"),
+        ({"max_position_embeddings": 7}, "canvas_length = 8 must be at most 7"),
+        ({"layer_types": [FULL] * 1001, "num_hidden_layers": 1001}, "num_hidden_layers = 1001 is beyond 1000"),
     ],
 )
 def test_odd_values_are_refused_by_name(text: dict[str, Any], message: str) -> None:

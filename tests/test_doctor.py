@@ -118,6 +118,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (add("models--toy--part", FIXTURES / "transformers") / "model-00002-of-00003.safetensors").unlink()
     (add("models--toy--other", FIXTURES / "hub") / "config.json").write_text('{"model_type": "llama"}')
     (add("models--toy--broken", FIXTURES / "hub") / "config.json").write_text("{")
+    odd = {"model_type": "diffusion_gemma", "quantization": {"mode": [], "group_size": 64, "bits": 4}}
+    (add("models--toy--odd", FIXTURES / "hub") / "config.json").write_text(json.dumps(odd))
     add("datasets--toy--data", FIXTURES / "hub")
     (folder / "rubbish").write_text("")
     monkeypatch.setattr(huggingface_hub, "scan_cache_dir", lambda: scan_cache_dir(folder))

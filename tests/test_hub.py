@@ -102,6 +102,9 @@ def lost():
 def gated():
     return repr(open_source("toy/gated").headers())
 
+def portal():
+    return repr(open_source("toy/portal"))
+
 def no_such():
     return repr(open_source("no/such"))
 
@@ -190,7 +193,7 @@ class Desk:
 
 
 ONLINE = (
-    "facts headers long_headers fetched_into_the_cache room streamed prefetched_in_vain cut lost gated no_such "
+    "facts headers long_headers fetched_into_the_cache room streamed prefetched_in_vain cut lost gated portal no_such "
     "no_such_revision no_ranges pickled no_config evil_index evil_name folders_are_left_alone truncated uploaded"
 ).split()
 
@@ -208,6 +211,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "toy/cut": replace(whole, cuts=1),
         "toy/lost": replace(whole, lost=frozenset(SHARDS)),
         "toy/gated": replace(whole, gated=True),
+        "toy/portal": replace(whole, portal=True),
         "toy/no-ranges": replace(whole, ranges=False),
         "toy/pickled": Repo({"pytorch_model.bin": b"", "run.py": b""}),
         "toy/evil-index": replace(whole, files=whole.files | {"model.safetensors.index.json": evil}),
@@ -274,6 +278,7 @@ def test_a_connection_that_is_cut_is_taken_up_again(answers: dict[str, Any], des
     [
         ("lost", "toy/lost: the download failed (Server disconnected without sending a response.); the same command"),
         ("gated", "toy/gated: the Hub asks you to accept its licence first; do so on https://huggingface.co/toy/gated"),
+        ("portal", "toy/portal: not in the Hub's cache, and the Hub cannot be reached"),
         ("no_such", "no/such: no such folder, and no such model on the Hub"),
         ("no_such_revision", "toy/model has no revision v9"),
         ("no_ranges", "the server does not answer requests for a part of a file"),

@@ -24,7 +24,9 @@ PLACES = (
     ("template_sandbox",),
     ("template_bounds",),
     ("json_files",),
-    ("errors", "visible_text"),
+    ("regular_files",),
+    ("errors",),
+    ("visible_text",),
 )
 LEVEL = {place: level for level, places in enumerate(PLACES) for place in places}
 MEASURED = re.compile(r"mlx_diffusion\.measure\.(\w+)")

@@ -1,5 +1,6 @@
 """From a folder to a model: what load returns, how much memory it takes, and that nothing is half done."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from conftest import FIXTURES, config_dict, hub_tensors, write_checkpoint
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import Checkpoint
-from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.errors import CheckpointError, OptionError
+from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.loading import load, load_model
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
@@ -48,6 +50,37 @@ def test_a_revision_is_of_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_such_folder() -> None:
     with pytest.raises(CheckpointError, match=r"^\./nope: no such folder"):
         load("./nope")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [{"head_dim": 2**28}, {"vocab_size": 2**30}, {"moe_intermediate_size": 2**30}, {"num_attention_heads": 2**20}],
+)
+def test_sizes_that_the_files_do_not_have_are_refused_before_anything_is_made(
+    text: dict[str, int], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    raw["text_config"].update(text)
+    (folder / "config.json").write_text(json.dumps(raw))
+    monkeypatch.delattr("mlx_diffusion.loading.DiffusionGemma")
+    with pytest.raises(CheckpointError, match=r"config.json describes a model of [\d,]+ weights, and the weight files"):
+        load(folder)
+
+
+def test_a_stop_token_beyond_the_vocabulary_is_refused(folder: Path) -> None:
+    model, tokenizer = load(folder)
+    last = model.config.vocab_size - 1
+    with pytest.raises(OptionError, match=f"eos_token_id is {last + 1}; the vocabulary has ids 0 to {last}"):
+        stream_generate(model, tokenizer, [1], eos_token_id=(last, last + 1))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, last + 1]}))
+    with pytest.raises(CheckpointError, match=rf"generation_config\.json: eos_token_id = {last + 1} must be below"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "./" + "y" * 300, "a\0b", "~a\0/b", Path("z" * 300)])
+def test_names_that_no_file_can_have_are_one_line(name: str | Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be opened \(.+\); give a folder, a Hub id or demo"):
+        load(name)
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])

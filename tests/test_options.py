@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import pickle
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ def test_bounds_between_options_hold_after_resolving() -> None:
         {"t_min": 0.5, "t_max": 0.5},
         {"stability_threshold": -1},
         {"stability_threshold": 1.0},
+        {"stability_threshold": 2**63},
+        {"max_denoising_steps": 10**400},
+        {"t_max": Fraction(10**400)},
         {"confidence_threshold": 0.0},
         {"seed": -1},
         {"mode": "fast"},

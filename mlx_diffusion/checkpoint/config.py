@@ -15,6 +15,11 @@ from mlx_diffusion.errors import CheckpointError
 
 __all__ = ["FULL", "SLIDING", "LayerType", "ModelConfig", "Rope"]
 
+MOST_LAYERS = (
+    1000  # far beyond any model; a file may say anything, and each costs time before its weights are looked for
+)
+LONGEST_CANVAS = 65_536
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -50,6 +55,14 @@ class ModelConfig:
             "top_k_experts", "sliding_window", "max_position_embeddings", "canvas_length",
         ):  # fmt: skip
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require(
+            self.num_hidden_layers <= MOST_LAYERS,
+            "num_hidden_layers",
+            self.num_hidden_layers,
+            f"is beyond {MOST_LAYERS}",
+        )
+        most = min(self.max_position_embeddings, LONGEST_CANVAS)
+        require(self.canvas_length <= most, "canvas_length", self.canvas_length, f"must be at most {most}")
         for name in ("head_dim", "global_head_dim"):
             require(getattr(self, name) % 2 == 0, name, getattr(self, name), "must be even, RoPE turns pairs")
         for name in ("num_key_value_heads", "num_global_key_value_heads"):

@@ -7,6 +7,7 @@ refused by name. Knows nothing of what the numbers are for. All errors are Check
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,8 @@ WHOLE_NUMBERS = (
 TRANSFORMERS_SOFTCAP = 30.0
 # Its class's padding, where a file names none or null: it decides which token is shown as no text, nothing else.
 TRANSFORMERS_PAD = 0
+LARGEST_WHOLE = 2**31 - 1  # MLX counts entries and tokens by int32
+LARGEST_FLOAT = 3.4e38  # of float32
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _full_layer_sizes(text: Mapping[str, Any], layer_types: tuple[LayerType, ...
 def _per_layer(text: Mapping[str, Any], count: int) -> dict[int, dict[str, Any]]:
     overrides = {}
     for key, values in read_field(text, "per_layer_config", dict).items():
-        if not str(key).isdecimal() or int(key) >= count or not isinstance(values, dict):
+        if not re.fullmatch("[0-9]{1,9}", key) or int(key) >= count or not isinstance(values, dict):
             raise CheckpointError(
                 f"text_config.per_layer_config has the entry {key!r}: expected layer indices below {count} with sizes"
             )
@@ -150,21 +153,28 @@ def _softcap(text: Mapping[str, Any]) -> float:
 def _eos(text: Mapping[str, Any]) -> tuple[int, ...]:
     value = text.get("eos_token_id")
     ids = tuple(value) if isinstance(value, list) else () if value is None else (value,)
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+    if not all(type(i) is int for i in ids):
         raise CheckpointError(f"the field text_config.eos_token_id is {value!r}, expected an id or a list of ids")
     return ids
 
 
 def read_field(table: Mapping[str, Any], name: str, kind: type, prefix: str = "text_config.") -> Any:
-    """The value of a field that must be of this kind: a whole number is a float too, a bool is no number."""
+    """The value of a field that must be of this kind: a whole number is a float too, a bool is no number.
+
+    Numbers must fit into MLX's own: int32 and float32. Raises CheckpointError.
+    """
     label = name if kind is dict else prefix + name
     if name not in table:
         raise CheckpointError(f"the field {label} is missing; sizes are never guessed")
     value = table[name]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not fits or isinstance(value, bool):
         raise CheckpointError(f"the field {label} is {value!r}, expected {kind.__name__}")
+    if kind is int:
+        require(abs(value) <= LARGEST_WHOLE, label, value, f"is beyond {LARGEST_WHOLE}, the largest int32")
+    if kind is float:
+        require(abs(value) <= LARGEST_FLOAT, label, value, "is beyond the largest float32")
+        return float(value)
     return value
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import mlx.core as mx
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.headers import read_header
 from mlx_diffusion.checkpoint.hub_errors import hub_errors
+from mlx_diffusion.checkpoint.text_tensors import check_size
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import read_json
 
@@ -55,8 +57,9 @@ class Checkpoint:
             raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint; give the folder that has one")
         config = ModelConfig.from_dict(read_json(config_file), where=str(config_file))
         files = weight_files(folder)
-        for file in files:
-            read_header(file)  # MLX would read past the end of a truncated file without a word
+        # MLX would read past the end of a truncated file without a word.
+        stored = [entry for file in files for entry in read_header(file)]
+        check_size(config, stored, str(folder))
         return cls(folder, config, files)
 
     def tensors(self) -> dict[str, mx.array]:
@@ -96,12 +99,19 @@ def local_folder(path_or_id: str | Path) -> Path | None:
         return DEMO_FOLDER
     if path_or_id == "":
         raise CheckpointError("the checkpoint's name is empty; give a folder, a Hub id or demo")
-    folder = Path(os.path.expanduser(path_or_id))
-    if folder.is_dir():
+    try:
+        folder = Path(os.path.expanduser(path_or_id))
+        found = folder.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        found = None
+    except (OSError, ValueError) as error:  # a name too long for the system, or with a null character
+        reason = error.strerror if isinstance(error, OSError) else "no file can have that name"
+        raise CheckpointError(f"{path_or_id} cannot be opened ({reason}); give a folder, a Hub id or demo") from None
+    if found is not None and stat.S_ISDIR(found):
         if not os.access(folder, os.R_OK | os.X_OK):
             raise CheckpointError(f"{path_or_id} may not be read by this user; change the folder's permissions")
         return folder
-    if folder.exists():
+    if found is not None:
         if folder.suffix.lower() == ".gguf":
             raise CheckpointError(
                 f"{path_or_id} is a GGUF, llama.cpp's format, not read here; take the checkpoint in safetensors"

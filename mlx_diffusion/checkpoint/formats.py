@@ -91,10 +91,10 @@ def _foreign_format(table: Mapping[str, Any]) -> str:
 
 def _quant_spec(table: Mapping[str, Any], path: str) -> QuantSpec:
     """One entry of the table. Without a mode it is affine, whatever the default's mode is: MLX reads it so, too."""
-    mode = table.get("mode", "affine")
+    prefix = "quantization." if path == "quantization" else f"quantization.{path}."
+    mode = read_field({"mode": "affine", **table}, "mode", str, prefix)
     fixed = dict(zip(("group_size", "bits"), FIXED_MODES.get(mode, ()), strict=False))
     merged = {**fixed, **table}
-    prefix = "quantization." if path == "quantization" else f"quantization.{path}."
     return QuantSpec(read_field(merged, "group_size", int, prefix), read_field(merged, "bits", int, prefix), mode)
 
 

@@ -59,7 +59,7 @@ def is_whole(folder: Path) -> bool:
     """True if all weight files of the checkpoint are there."""
     try:
         return bool(weight_files(folder))
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return False
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.errors import CheckpointError, DiffusionError
 
 TRY_AGAIN = "try again"
 
@@ -25,7 +25,11 @@ def http_error() -> type[Exception]:
 def hub_errors(
     repo_id: str, remedy: str = TRY_AGAIN, revision: str | None = None, work: str = "download"
 ) -> Iterator[None]:
-    """Raise CheckpointError for what huggingface_hub raises; `remedy` is advice for errors that may pass."""
+    """Raise CheckpointError for whatever huggingface_hub raises; `remedy` is advice for errors that may pass.
+
+    Nothing of this library's own but its errors is raised within: a server's answers make huggingface_hub, its client
+    and the system's network raise what nobody has listed, so that what is not named here counts as a failed request.
+    """
     from huggingface_hub import errors as hub
 
     try:
@@ -46,7 +50,9 @@ def hub_errors(
             f"{repo_id}: not in the Hub's cache, and the Hub cannot be reached (offline mode, no network, or it is "
             f"down); connect once to download it, or give a folder{'' if remedy == TRY_AGAIN else f'; {remedy}'}"
         ) from None
-    except (http_error(), OSError, RuntimeError) as error:  # RuntimeError is hf_xet's
+    except DiffusionError:
+        raise
+    except Exception as error:
         raise CheckpointError(f"{repo_id}: the {work} failed ({_first_line(error)}); {remedy}") from None
 
 

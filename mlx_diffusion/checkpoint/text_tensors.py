@@ -5,15 +5,17 @@ Knows nothing of files or arrays.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mlx_diffusion.checkpoint.config import FULL, ModelConfig
-from mlx_diffusion.checkpoint.headers import Tensor
+from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor
 from mlx_diffusion.checkpoint.tensor_names import DECODER, VISION
 from mlx_diffusion.errors import CheckpointError
 
 FLOATING = ("BF16", "F16", "F32")
+MOST_A_BYTE = 4  # weights of 2 bits, the fewest
 
 
 def text_tensors(config: ModelConfig) -> list[Tensor]:
@@ -55,6 +57,20 @@ def text_tensors(config: ModelConfig) -> list[Tensor]:
         shapes |= {f"{DECODER}layers.{i}.{name}": shape for name, shape in layer.items()}
         shapes[f"model.encoder.language_model.layers.{i}.layer_scalar"] = (1,)
     return [Tensor(name, "BF16", shape) for name, shape in shapes.items()]
+
+
+def check_size(config: ModelConfig, stored: Iterable[StoredTensor], where: str) -> None:
+    """Refuse a config whose model has more weights than the files can hold, before anything of that size is made.
+
+    Which tensor differs is found once the model is filled. Raises CheckpointError.
+    """
+    described = sum(math.prod(tensor.shape) for tensor in text_tensors(config))
+    held = sum(entry.tensor.nbytes for entry in stored)
+    if described > held * MOST_A_BYTE:
+        raise CheckpointError(
+            f"{where}: config.json describes a model of {described:,} weights, and the weight files have {held:,} "
+            "bytes; one of them is another checkpoint's, so download it again"
+        )
 
 
 def check_complete(tensors: Sequence[Tensor], config: ModelConfig, where: str) -> None:
