@@ -43,7 +43,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=EPILOG,
     )
 
-    parser.add_argument("source", metavar="SOURCE", help="a folder or a Hub id, in the Hub's own format, unquantised")
+    parser.add_argument("source", metavar="SOURCE", help="a folder or a Hub id: bf16, FP8 or NVFP4")
     parser.add_argument("target", nargs="?", metavar="TARGET", help="the folder that is written")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
     parser.add_argument("--dry-run", action="store_true", help="only say how large it becomes and where it fits")

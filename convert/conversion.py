@@ -15,8 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,14 @@ import mlx.core as mx
 from mlx_diffusion.checkpoint.folder import UNFINISHED, local_folder
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
 from mlx_diffusion.convert.command_line import command_line
+from mlx_diffusion.convert.fetching import fetched, most_at_once
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.origin import ORIGIN
 from mlx_diffusion.convert.plan import ConversionPlan, plan_conversion
 from mlx_diffusion.convert.progress import Meter, Progress
 from mlx_diffusion.convert.same_source import check_source, check_unchanged, kept_files
 from mlx_diffusion.convert.shards import Shard, whole_files, write_shard
-from mlx_diffusion.convert.source import Source, fetched
+from mlx_diffusion.convert.source import Source
 from mlx_diffusion.convert.space import check_space
 from mlx_diffusion.convert.target import (
     begin,
@@ -142,23 +142,24 @@ def _carry_out(
     kept = set() if earlier is None else kept_files(plan, source, whole, noted)
     noted = {name: digest for name, digest in noted.items() if name in kept}
     missing = [shard for shard in plan.shards if shard.name not in kept]
-    names = list(dict.fromkeys(shard.source for shard in missing))  # of the source's files
+    needed_files = [shard.sources for shard in missing]
 
     outdated = outdated_files(target, earlier is not None, kept)
     in_full = replace(plan.origin, sources={shard.name: "0" * DIGEST_LENGTH for shard in plan.shards})
     beside = sum(map(len, [*plan.side_files.values(), in_full.content()]))
     needed = sum(shard.nbytes for shard in missing) + beside
-    check_space(target, needed, source.download_bytes(names), outdated, warn)
+    downloads = source.download_bytes(list(dict.fromkeys(chain(*needed_files))), most_at_once(needed_files))
+    check_space(target, needed, downloads, outdated, warn)
     begin(target, replace(plan.record, sources=noted), outdated, earlier is not None)
 
     def note(shard: Shard, digest: str) -> None:
         """Keep the digest of a file's source before the file is there: a file without one is made anew."""
-        check_unchanged(plan, source, [shard.source])
+        check_unchanged(plan, source, shard.sources)
         noted[shard.name] = digest
         replace(plan.record, sources=dict(sorted(noted.items()))).write(target)
 
     total, rest = (sum(shard.source_bytes for shard in some) for some in (plan.shards, missing))
-    _write_weights(missing, fetched(source, names), target, Meter(total, total - rest, report), note)
+    _write_weights(missing, fetched(source, needed_files), target, Meter(total, total - rest, report), note)
     check_unchanged(plan, source, plan.stamps)
     origin = replace(plan.origin, sources=dict(sorted(noted.items())))
     *others, config = plan.side_files.items()
@@ -168,19 +169,18 @@ def _carry_out(
 
 def _write_weights(
     missing: Iterable[Shard],
-    sources: Iterable[Path],
+    sources: Iterable[Mapping[str, Path]],
     target: Path,
     meter: Meter,
     note: Callable[[Shard, str], None],
 ) -> None:
-    """Write weight files from their source files, which come in the same order; `note` is told what each is made of."""
+    """Write weight files, each from its source files; `note` is told what it is made of."""
     cache = mx.set_cache_limit(CACHE_BYTES)
     try:
         with ThreadPoolExecutor(_threads()) as threads:
-            for path, (_, shards) in zip(sources, groupby(missing, key=attrgetter("source")), strict=True):
-                for shard in shards:
-                    meter.file = shard.name
-                    write_shard(shard, path, target, threads, meter.advance, partial(note, shard))
+            for shard, paths in zip(missing, sources, strict=True):
+                meter.file = shard.name
+                write_shard(shard, paths, target, threads, meter.advance, partial(note, shard))
     finally:
         mx.set_cache_limit(cache)
 

@@ -14,6 +14,7 @@ from typing import Any
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
 from mlx_diffusion.checkpoint.headers import Tensor
+from mlx_diffusion.checkpoint.layouts import check_claim, translated
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, recipe_named
 from mlx_diffusion.checkpoint.tensor_names import PARTS
 from mlx_diffusion.checkpoint.text_tensors import check_complete
@@ -125,7 +126,10 @@ def _read(source: Source) -> tuple[ModelConfig, list[Tensor], str]:
         except CheckpointError as error:
             raise CheckpointError(f"{source.label}/{CONFIG_FILE}: {error}") from None
     else:
-        tensors, read_from = [stored.tensor for stored in source.headers()], "safetensors headers"
+        sources = translated(source.headers(), source.label)
+        check_claim(raw, sources, f"{source.label}/{CONFIG_FILE}")
+        tensors = [one.tensor for one in sources]
+        read_from = "safetensors headers"
     check_complete(tensors, config, source.label)
     return config, tensors, read_from
 

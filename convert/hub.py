@@ -116,9 +116,9 @@ class HubSource:
     def stamp(self, shard: str) -> tuple[int, ...] | None:
         return None
 
-    def download_bytes(self, shards: Sequence[str]) -> dict[Path, int]:
+    def download_bytes(self, shards: Sequence[str], at_once: int = 2) -> dict[Path, int]:
         if self._stream_into is not None:
-            return {self._stream_into: sum(sorted(self._sizes[shard] for shard in shards)[-2:])}
+            return {self._stream_into: sum(sorted(self._sizes[shard] for shard in shards)[-at_once:])}
         missing = [name for name in shards if not is_cached(self.label, name, self.revision, self._digests.get(name))]
         return {cache_folder(): sum(self._sizes[name] for name in missing)}
 

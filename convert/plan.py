@@ -12,6 +12,7 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE, HUB_ID
+from mlx_diffusion.checkpoint.layouts import check_claim, translated
 from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.text_tensors import check_complete
@@ -51,11 +52,13 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
     content, raw, config = read_config(source)
     stamps = {name: source.stamp(name) for name in source.shards()}
     stored = source.headers()
-    tensors = [entry.tensor for entry in stored]
+    sources = translated(stored, label)
+    check_claim(raw, sources, f"{label}/{CONFIG_FILE}")
+    tensors = [one.tensor for one in sources]
     check_complete(tensors, config, label)
     made = apply_recipe(tensors, recipe)
     part_bytes, table = bytes_by_part(made), quantization_table(made)
-    shards = split_into_shards(stored, made)
+    shards = split_into_shards(sources, made)
     index = weight_index(shards)
 
     names = source.small_files()
@@ -64,7 +67,7 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
     return ConversionPlan(
         part_bytes,
         shards,
-        {shard.source: source.changed(shard.source) for shard in shards},
+        {name: source.changed(name) for shard in shards for name in shard.sources},
         stamps,
         side_files(
             small,

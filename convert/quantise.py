@@ -1,4 +1,4 @@
-"""Reads rows of a tensor from the source file, quantises them, and writes the results to their places.
+"""Reads rows of a tensor from the source files, quantises them, and writes the results to their places.
 
 MLX quantises groups along the last axis, so rows do not depend on each other: a matrix of 1 GB is converted one MiB at
 a time, and the result equals that of the whole, bit for bit. Knows nothing of folders, recipes or the order of the
@@ -9,91 +9,120 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusion.checkpoint.encodings import Nvfp4
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor
+from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.pieces import Piece
+from mlx_diffusion.checkpoint.stored import RowBlock, SourceTensor, Span
 from mlx_diffusion.errors import CheckpointError
 
 # Larger chunks are no faster, and MLX's mx and nv kernels for the CPU are slower with them.
 # Digests of a source are made of those of its chunks, so another size makes finished folders look foreign.
 CHUNK_BYTES = 1 << 20
+BF16_BYTES = 2
 BF16_EXPONENT = 0x7F80  # all its bits are set in NaN and infinity, and in nothing else
-NUMPY_TYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+
+Files = Mapping[str, int]  # a source file's name -> the descriptor of it, open
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Neighbouring rows of one tensor: where to read them, the format, and where to write each result."""
 
-    stored: StoredTensor
-    spec: QuantSpec | None
-    shape: tuple[int, int]  # [rows, entries of a row]
-    offset: int
+    tensor: Tensor
+    block: RowBlock
+    first: int  # of the rows, in the block
+    rows: int
+    place: int  # of the first row, in the tensor
+    piece: Piece
     targets: tuple[int, ...]  # offsets in the target file: weight, or weight, scales and (affine) biases
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * ITEM_BYTES[self.stored.tensor.dtype]
+        return self.rows * self.block.row_bytes
+
+    @property
+    def spans(self) -> list[Span]:
+        """The bytes that are read."""
+        return self.block.spans(self.first, self.rows)
 
 
-def chunks(stored: StoredTensor, piece: Piece, starts: Mapping[str, int]) -> Iterator[Chunk]:
+def chunks(source: SourceTensor, piece: Piece, starts: Mapping[str, int]) -> Iterator[Chunk]:
     """Cut a tensor into chunks; `starts` has the offsets of the written tensors in the target file."""
-    tensor = stored.tensor
-    width = tensor.shape[-1] if tensor.shape else 1
-    rows = math.prod(tensor.shape[:-1])
-    if not rows * width:
-        return
-    row_bytes = width * ITEM_BYTES[tensor.dtype]
-    step = max(1, CHUNK_BYTES // row_bytes)
-    for row in range(0, rows, step):
-        targets = tuple(starts[written.name] + row * (written.nbytes // rows) for written in piece.written)
-        shape = (min(step, rows - row), width)
-        yield Chunk(stored, piece.spec, shape, stored.offset + row * row_bytes, targets)
+    place, rows = 0, math.prod(source.tensor.shape[:-1])
+    for block in source.blocks:
+        if not block.rows * block.width:
+            continue
+        step = max(1, CHUNK_BYTES // max(block.row_bytes, BF16_BYTES * block.width))
+        for first in range(0, block.rows, step):
+            row = place + first
+            targets = tuple(starts[written.name] + row * (written.nbytes // rows) for written in piece.written)
+            yield Chunk(source.tensor, block, first, min(step, block.rows - first), row, piece, targets)
+        place += block.rows
 
 
-def transfer(chunk: Chunk, source: int, target: int) -> bytes:
+def transfer(chunk: Chunk, sources: Files, target: int) -> bytes:
     """Read a chunk, cast and check it, quantise it, write it; returns the digest of what was read.
 
-    `source` and `target` are descriptors of open files. MLX works on the calling thread's own stream, so several
-    threads may do this at once. Raises CheckpointError for NaN, infinity and a file that ends.
+    `target` is the descriptor of an open file. MLX works on the calling thread's own stream, so several threads may do
+    this at once. Raises CheckpointError for NaN, infinity and a file that ends.
     """
-    data = _read(source, chunk)
-    array = _rows(chunk, data)
+    data = _read(sources, chunk)
+    arrays = chunk.block.arrays(data, chunk.rows)
+    rows = _in_bf16(chunk, arrays)
     # NumPy has no type for bf16, so its bits are looked at.
-    bits = np.asarray(array.view(mx.uint16))
+    bits = np.asarray(rows.view(mx.uint16))
     if (bits & BF16_EXPONENT).max() == BF16_EXPONENT:
-        name = chunk.stored.tensor.name
         raise CheckpointError(
-            f"{chunk.stored.file}: {name} holds NaN or infinity, or a number beyond bf16; get the file again"
+            f"{chunk.spans[0].file}: {chunk.tensor.name} holds NaN or infinity, or a number beyond bf16; get the file "
+            "again"
         )
-    results = [array] if chunk.spec is None else quantised(array, chunk.spec)
+    results = _results(chunk, arrays, rows)
     mx.eval(results)
     for result, offset in zip(results, chunk.targets, strict=True):
         _write(target, np.asarray(result.view(mx.uint8)).reshape(-1).data, offset)
-    return sha256(data).digest()
+    return _digest(data)
 
 
-def digest(chunk: Chunk, source: int) -> bytes:
+def digest(chunk: Chunk, sources: Files) -> bytes:
     """The digest that `transfer` gives for a chunk."""
-    return sha256(_read(source, chunk)).digest()
+    return _digest(_read(sources, chunk))
 
 
-def read_rows(chunk: Chunk, source: int) -> mx.array:
+def read_rows(chunk: Chunk, sources: Files) -> mx.array:
     """The chunk's rows in bf16, [rows, entries of a row]."""
-    return _rows(chunk, _read(source, chunk))
+    return _in_bf16(chunk, chunk.block.arrays(_read(sources, chunk), chunk.rows))
 
 
-def _rows(chunk: Chunk, data: bytes) -> mx.array:
-    dtype = chunk.stored.tensor.dtype
-    array = mx.array(np.frombuffer(data, NUMPY_TYPES[dtype]).reshape(chunk.shape))
-    return array.view(mx.bfloat16) if dtype == "BF16" else array.astype(mx.bfloat16)
+def read_kept(chunk: Chunk, sources: Files) -> list[mx.array]:
+    """What a chunk becomes that is kept in its source's own bits."""
+    return _kept(chunk, chunk.block.arrays(_read(sources, chunk), chunk.rows))
+
+
+def _in_bf16(chunk: Chunk, arrays: Sequence[mx.array]) -> mx.array:
+    return chunk.block.encoding.values(arrays).astype(mx.bfloat16)
+
+
+def _results(chunk: Chunk, arrays: Sequence[mx.array], rows: mx.array) -> list[mx.array]:
+    """The arrays that are written."""
+    if chunk.piece.kept:
+        return _kept(chunk, arrays)
+    return [rows] if chunk.piece.spec is None else quantised(rows, chunk.piece.spec)
+
+
+def _kept(chunk: Chunk, arrays: Sequence[mx.array]) -> list[mx.array]:
+    """The packed bits and scales as they are, and the scale of all, once a row."""
+    encoding = chunk.block.encoding
+    assert isinstance(encoding, Nvfp4)
+    packed, scales, _ = arrays
+    return [packed, scales, mx.contiguous(mx.broadcast_to(encoding.factor(arrays), (chunk.rows,)))]
 
 
 def quantised(array: mx.array, spec: QuantSpec) -> list[mx.array]:
@@ -101,15 +130,26 @@ def quantised(array: mx.array, spec: QuantSpec) -> list[mx.array]:
     return list(mx.quantize(array, group_size=spec.group_size, bits=spec.bits, mode=spec.mode))
 
 
-def _read(source: int, chunk: Chunk) -> bytes:
+def _digest(data: Sequence[bytes]) -> bytes:
+    found = sha256()
+    for part in data:
+        found.update(part)
+    return found.digest()
+
+
+def _read(sources: Files, chunk: Chunk) -> list[bytes]:
+    return [_read_span(sources[span.file], span, chunk.tensor.name) for span in chunk.spans]
+
+
+def _read_span(source: int, span: Span, name: str) -> bytes:
     data = b""
-    while len(data) < chunk.nbytes:
+    while len(data) < span.nbytes:
         try:
-            more = os.pread(source, chunk.nbytes - len(data), chunk.offset + len(data))
+            more = os.pread(source, span.nbytes - len(data), span.offset + len(data))
         except OSError as error:
-            raise CheckpointError(f"{chunk.stored.file} cannot be read ({error.strerror})") from None
+            raise CheckpointError(f"{span.file} cannot be read ({error.strerror})") from None
         if not more:
-            raise CheckpointError(f"{chunk.stored.file} ends within {chunk.stored.tensor.name}; download it again")
+            raise CheckpointError(f"{span.file} ends within {name}; download it again")
         data = data + more if data else more
     return data
 

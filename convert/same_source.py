@@ -26,12 +26,12 @@ def check_source(
 ) -> None:
     """Refuse a finished output whose source has other contents by now."""
     noted = sources_of(target)
-    changeable = [shard for shard in plan.shards if plan.changed[shard.source] is not None]
+    changeable = [shard for shard in plan.shards if _may_change(plan, shard)]
     if changeable and not noted:
         warn(f"{target} does not say which contents of its source it was made from; --verify compares them")
         return
     same = _made_from_this(changeable, noted, source)
-    other = [shard.source for shard in changeable if shard.name not in same]
+    other = [shard.sources[-1] for shard in changeable if shard.name not in same]
     if other:
         raise ConversionError(
             f"{target} was made from other contents of {plan.record.source}, whose {other[0]} has changed since; add "
@@ -45,7 +45,7 @@ def _made_from_this(shards: Iterable[Shard], noted: Mapping[str, str], source: S
     with ThreadPoolExecutor(READERS) as threads:
         for shard in shards:
             if shard.name in noted:
-                found = source_digest(shard, source.fetch(shard.source), threads)
+                found = source_digest(shard, {name: source.fetch(name) for name in shard.sources}, threads)
                 same |= {shard.name} if found == noted[shard.name] else set()
     return same
 
@@ -53,8 +53,12 @@ def _made_from_this(shards: Iterable[Shard], noted: Mapping[str, str], source: S
 def kept_files(plan: ConversionPlan, source: Source, whole: set[str], noted: Mapping[str, str]) -> set[str]:
     """The files of an interrupted run that equal what would be written now."""
     shards = [shard for shard in plan.shards if shard.name in whole]
-    fixed = {shard.name for shard in shards if plan.changed[shard.source] is None}
+    fixed = {shard.name for shard in shards if not _may_change(plan, shard)}
     return fixed | _made_from_this([shard for shard in shards if shard.name not in fixed], noted, source)
+
+
+def _may_change(plan: ConversionPlan, shard: Shard) -> bool:
+    return any(plan.changed[name] is not None for name in shard.sources)
 
 
 def check_unchanged(plan: ConversionPlan, source: Source, names: Iterable[str]) -> None:

@@ -1,25 +1,28 @@
 """Distributes tensors over the output's weight files, and writes such a file whole or not at all.
 
 Output files follow the source's: each holds the results of one source file, in that file's order, so that only one
-source file has to be there at a time. Knows nothing of recipes, of where source files come from, or of what else
-lies in the folder.
+source file has to be there at a time. Tensors that lie in two of them (experts that come one by one, where a file ends)
+make an output file of their own. Knows nothing of recipes, of where source files come from, or of what else lies in the
+folder.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from io import FileIO
 from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import SINGLE_FILE
-from mlx_diffusion.checkpoint.headers import StoredTensor, write_header
+from mlx_diffusion.checkpoint.headers import write_header
 from mlx_diffusion.checkpoint.pieces import Piece, written_tensors
+from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.convert.large_files import flush_and_forget, forget, uncached
-from mlx_diffusion.convert.quantise import chunks, digest, transfer
+from mlx_diffusion.convert.quantise import Chunk, Files, chunks, digest, transfer
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.whole_files import PART, flush
 
@@ -29,23 +32,26 @@ FLUSH_BYTES = 32_000_000  # of the source, between two flushes
 
 @dataclass(frozen=True)
 class Shard:
-    """One output file, and the tensors of one source file from which it is made."""
+    """One output file, and the tensors of the same source files from which it is made."""
 
     name: str
-    source: str
-    entries: tuple[tuple[StoredTensor, Piece], ...]
+    sources: tuple[str, ...]
+    entries: tuple[tuple[SourceTensor, Piece], ...]
     header: bytes  # with which the file begins
     starts: Mapping[str, int]  # the offset of each written tensor in it
 
     @classmethod
-    def of(cls, name: str, entries: Sequence[tuple[StoredTensor, Piece]]) -> Shard:
+    def of(cls, name: str, entries: Sequence[tuple[SourceTensor, Piece]]) -> Shard:
         """The output file of that name, made from these tensors."""
         header, starts = write_header(written_tensors(piece for _, piece in entries))
-        return cls(name, entries[0][0].file, tuple(entries), header, starts)
+        return cls(name, _needed(entries[0]), tuple(entries), header, starts)
 
     @property
     def source_bytes(self) -> int:
-        return sum(stored.tensor.nbytes for stored, _ in self.entries)
+        return sum(source.nbytes for source, _ in self.entries)
+
+    def chunks(self) -> list[Chunk]:
+        return [chunk for source, piece in self.entries for chunk in chunks(source, piece, self.starts)]
 
     @property
     def nbytes(self) -> int:
@@ -53,15 +59,20 @@ class Shard:
         return len(self.header) + sum(piece.nbytes for _, piece in self.entries)
 
 
-def split_into_shards(stored: Sequence[StoredTensor], made: Sequence[Piece], limit: int = SHARD_BYTES) -> list[Shard]:
+def _needed(entry: tuple[SourceTensor, Piece]) -> tuple[str, ...]:
+    return tuple(sorted(entry[0].files))
+
+
+def split_into_shards(sources: Sequence[SourceTensor], made: Sequence[Piece], limit: int = SHARD_BYTES) -> list[Shard]:
     """The output files for these tensors, which are ordered by source file, and the pieces made of them."""
-    groups: list[list[tuple[StoredTensor, Piece]]] = []
+    groups: list[list[tuple[SourceTensor, Piece]]] = []
     filled = 0
-    for entry, piece in zip(stored, made, strict=True):
-        if not groups or entry.file != groups[-1][-1][0].file or filled + piece.nbytes > limit:
+    for entry in zip(sources, made, strict=True):
+        _, piece = entry
+        if not groups or _needed(entry) != _needed(groups[-1][-1]) or filled + piece.nbytes > limit:
             groups.append([])
             filled = 0
-        groups[-1].append((entry, piece))
+        groups[-1].append(entry)
         filled += piece.nbytes
     names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
     if len(names) == 1:
@@ -81,7 +92,9 @@ def whole_files(shards: Iterable[Shard], folder: Path, changed: Mapping[str, int
 
     `changed` has the time when each source file was last written, in nanoseconds (None: it cannot change).
     """
-    return {shard.name for shard in shards if _is_whole(shard, folder, changed[shard.source])}
+    return {
+        shard.name for shard in shards if all(_is_whole(shard, folder, changed[source]) for source in shard.sources)
+    }
 
 
 def _is_whole(shard: Shard, folder: Path, changed: int | None) -> bool:
@@ -97,26 +110,26 @@ def _is_whole(shard: Shard, folder: Path, changed: int | None) -> bool:
 
 def write_shard(
     shard: Shard,
-    source: Path,
+    sources: Mapping[str, Path],
     folder: Path,
     threads: Executor,
     advance: Callable[[int], None],
     note: Callable[[str], None],
 ) -> None:
-    """Write the file under a temporary name and rename it once it is whole.
+    """Write the file under a temporary name and rename it once it is whole; `sources` has the paths of source files.
 
     `advance` is told the bytes that were read, chunk by chunk; `note`, before the file gets its name, the digest of all
     that was read. However this ends, no thread works on it any more.
     """
     found = sha256()
     part = folder / (shard.name + PART)
-    with _open_source(source) as read, part.open("wb") as output:
+    with _open_sources(shard, sources) as files, part.open("wb") as output:
         output.write(shard.header)
         output.truncate(shard.nbytes)
         output.flush()
-        ends = uncached(read.fileno()), uncached(output.fileno())
-        todo = [chunk for stored, piece in shard.entries for chunk in chunks(stored, piece, shard.starts)]
-        work = [threads.submit(transfer, chunk, *ends) for chunk in todo]
+        end = uncached(output.fileno())
+        todo = shard.chunks()
+        work = [threads.submit(transfer, chunk, files, end) for chunk in todo]
         try:
             unflushed = 0
             for chunk, transferred in zip(todo, work, strict=True):
@@ -125,7 +138,8 @@ def write_shard(
                 unflushed += chunk.nbytes
                 if unflushed >= FLUSH_BYTES:  # the threads work on meanwhile
                     flush_and_forget(output.fileno())
-                    forget(read.fileno(), chunk.offset + chunk.nbytes)
+                    for span in chunk.spans:
+                        forget(files[span.file], span.offset + span.nbytes)
                     unflushed = 0
         finally:
             for transferred in work:
@@ -137,12 +151,11 @@ def write_shard(
     flush(folder)
 
 
-def source_digest(shard: Shard, source: Path, threads: Executor) -> str:
+def source_digest(shard: Shard, sources: Mapping[str, Path], threads: Executor) -> str:
     """The digest of all bytes from which the file is made, as `write_shard` notes it."""
     found = sha256()
-    todo = [chunk for stored, piece in shard.entries for chunk in chunks(stored, piece, shard.starts)]
-    with _open_source(source) as read:
-        work = [threads.submit(digest, chunk, uncached(read.fileno())) for chunk in todo]
+    with _open_sources(shard, sources) as files:
+        work = [threads.submit(digest, chunk, files) for chunk in shard.chunks()]
         try:
             for read_chunk in work:
                 found.update(read_chunk.result())
@@ -150,12 +163,19 @@ def source_digest(shard: Shard, source: Path, threads: Executor) -> str:
             for read_chunk in work:
                 read_chunk.cancel()
             wait(work)
-        forget(read.fileno())
+        for descriptor in files.values():
+            forget(descriptor)
     return found.hexdigest()
 
 
-def _open_source(file: Path) -> FileIO:
-    try:
-        return FileIO(file, "rb")
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error.strerror}); download it again") from None
+@contextmanager
+def _open_sources(shard: Shard, paths: Mapping[str, Path]) -> Iterator[Files]:
+    """The source files of which an output file is made, open."""
+    with ExitStack() as stack:
+        files = {}
+        for name in shard.sources:
+            try:
+                files[name] = uncached(stack.enter_context(FileIO(paths[name], "rb")).fileno())
+            except OSError as error:
+                raise CheckpointError(f"{paths[name]} cannot be read ({error.strerror}); download it again") from None
+        yield files

@@ -30,7 +30,8 @@ def side_files(
 def converted_config(config: Mapping[str, Any], quantization: Mapping[str, Any] | None) -> dict[str, Any]:
     """A source's config.json with the quantisation added, under both names that readers look for."""
     added = {} if quantization is None else {"quantization": quantization, "quantization_config": quantization}
-    return _in_bf16(config) | added
+    kept = {name: value for name, value in config.items() if name != "quantization_config"}  # another tool's, if any
+    return _in_bf16(kept) | added
 
 
 def _in_bf16(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,7 @@ Looks into no file but the index and the safetensors headers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -57,8 +56,11 @@ class Source(Protocol):
         """What differs once the shard was written or replaced; None if its revision fixes its content."""
         ...
 
-    def download_bytes(self, shards: Sequence[str]) -> dict[Path, int]:
-        """The most bytes that fetching these shards takes on disk, by the folder where they are put."""
+    def download_bytes(self, shards: Sequence[str], at_once: int = 2) -> dict[Path, int]:
+        """The most bytes that fetching these shards takes on disk, by the folder where they are put.
+
+        Of a source that drops them again, `at_once` are there together.
+        """
         ...
 
     def fetch(self, shard: str, after: str | None = None) -> Path:
@@ -113,7 +115,7 @@ class LocalSource:
         facts = (self.folder / shard).stat()
         return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns  # unlike the first time, the second cannot be set
 
-    def download_bytes(self, shards: Sequence[str]) -> dict[Path, int]:
+    def download_bytes(self, shards: Sequence[str], at_once: int = 2) -> dict[Path, int]:
         return {}
 
     def fetch(self, shard: str, after: str | None = None) -> Path:
@@ -129,10 +131,3 @@ def check_small(nbytes: int, where: str) -> None:
         raise CheckpointError(
             f"{where} has {size_text(nbytes)}, where {size_text(SMALL_BYTES)} are the most; remove or replace it"
         )
-
-
-def fetched(source: Source, shards: Sequence[str]) -> Iterator[Path]:
-    """Fetch the shards one by one and give their paths; each is dropped when the next is asked for."""
-    for shard, after in zip_longest(shards, shards[1:]):
-        yield source.fetch(shard, after)
-        source.drop(shard)

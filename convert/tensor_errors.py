@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,14 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor, Tensor
+from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor
 from mlx_diffusion.checkpoint.pieces import Piece
+from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.convert.format_bounds import allowed
-from mlx_diffusion.convert.quantise import Chunk, chunks, read_rows
+from mlx_diffusion.convert.quantise import Chunk, chunks, read_kept, read_rows
 from mlx_diffusion.errors import CheckpointError
 
+READ_AS = {"U32": np.uint32, "U8": np.uint8, "BF16": np.uint16, "F32": np.float32}
 LEAST = 2.0**-126  # smallest normal float32, for dividing by a bound of 0
 
 
@@ -43,23 +46,29 @@ class TensorError:
 
 
 def tensor_errors(
-    source: Mapping[str, tuple[Path, StoredTensor]],
+    folder: Path,
+    sources: Sequence[SourceTensor],
     target: Mapping[str, tuple[Path, StoredTensor]],
-    made: list[Piece],
+    made: Sequence[Piece],
     advance: Callable[[int], None],
 ) -> Iterator[TensorError]:
-    """The error of every piece; `source` and `target` map names to places, `advance` is told the bytes read."""
-    for piece in made:
-        file, stored = source[piece.source.name]
+    """The error of every piece, made of the source at its place; `target` maps names to places.
+
+    The sources lie in files of `folder`; `advance` is told the bytes read.
+    """
+    for source, piece in zip(sources, made, strict=True):
         kept, _ = target[piece.written[0].name]
         starts = {tensor.name: target[tensor.name][1].offset for tensor in piece.written}
         difference = most = norm = share = 0.0
         place = 0
-        with file.open("rb") as read, kept.open("rb") as written:
-            for chunk in chunks(stored, piece, starts):
-                rows = read_rows(chunk, read.fileno())
-                arrays = _read_back(chunk, piece, written.fileno())
-                error, bound = _errors(rows, arrays, piece.spec)
+        with ExitStack() as stack:
+            files = {name: stack.enter_context((folder / name).open("rb")).fileno() for name in source.files}
+            written = stack.enter_context(kept.open("rb")).fileno()
+            for chunk in chunks(source, piece, starts):
+                rows = read_rows(chunk, files)
+                arrays = _read_back(chunk, piece, written)
+                same = read_kept(chunk, files) if piece.kept else None
+                error, bound = _errors(rows, arrays, piece.spec) if same is None else _differences(rows, arrays, same)
                 shares = error / mx.maximum(bound, LEAST)
                 # A wrong scale has the bound −1, so that it is found even where it restores the source by chance.
                 shares = mx.where(mx.isnan(shares) | (bound < 0), mx.inf, shares).reshape(-1)
@@ -70,8 +79,7 @@ def tensor_errors(
                 difference, most, norm = difference + squares[0], most + squares[1], norm + squares[2]
                 if squares[3] > share:
                     share = float(squares[3])
-                    first = (chunk.offset - stored.offset) // ITEM_BYTES[stored.tensor.dtype]
-                    place = first + int(np.array(worst))
+                    place = chunk.place * chunk.block.width + int(np.array(worst))
                 advance(chunk.nbytes)
         scale = norm or 1.0
         indices = tuple(map(int, np.unravel_index(place, piece.source.shape))) if piece.source.shape else ()
@@ -92,6 +100,19 @@ def _errors(rows: mx.array, arrays: list[mx.array], spec: QuantSpec | None) -> t
     return mx.abs(restored - exact).reshape(bound.shape), bound
 
 
+def _differences(rows: mx.array, arrays: list[mx.array], same: list[mx.array]) -> tuple[mx.array, mx.array]:
+    """The same for rows that are kept in the source's own bits, of which none may differ."""
+    count = rows.shape[0]
+    pairs = zip(arrays, same, strict=True)
+    equal = [_bytes(one, count) == _bytes(other, count) for one, other in pairs]
+    every = mx.concatenate(equal, axis=-1).all(axis=-1)
+    return mx.where(every[:, None], 0.0, mx.full(rows.shape, mx.inf)), mx.zeros(rows.shape)
+
+
+def _bytes(array: mx.array, rows: int) -> mx.array:
+    return array.view(mx.uint8).reshape(rows, -1)
+
+
 def _squares(array: mx.array) -> mx.array:
     return mx.square(array.astype(mx.float32)).sum()
 
@@ -106,10 +127,10 @@ def _dequantised(arrays: list[mx.array], spec: QuantSpec) -> mx.array:
 
 def _read_back(chunk: Chunk, piece: Piece, target: int) -> list[mx.array]:
     """Read the chunk's rows from every tensor that was made of it."""
-    rows = chunk.shape[0]
+    rows = chunk.rows
     arrays = []
     for tensor, offset in zip(piece.written, chunk.targets, strict=True):
-        size = rows * _row_bytes(tensor)
+        size = rows * (tensor.nbytes // math.prod(piece.source.shape[:-1]))
         data = os.pread(target, size, offset)
         if len(data) < size:
             raise CheckpointError(f"{tensor.name} ends early in the converted file; convert again")
@@ -117,11 +138,7 @@ def _read_back(chunk: Chunk, piece: Piece, target: int) -> list[mx.array]:
     return arrays
 
 
-def _row_bytes(tensor: Tensor) -> int:
-    return tensor.nbytes // math.prod(tensor.shape[:-1])
-
-
 def _array(data: bytes, tensor: Tensor, rows: int) -> mx.array:
-    numbers = np.frombuffer(data, {"U32": np.uint32, "U8": np.uint8, "BF16": np.uint16}[tensor.dtype])
+    numbers = np.frombuffer(data, READ_AS[tensor.dtype])
     array = mx.array(numbers.reshape(rows, -1))
     return array.view(mx.bfloat16) if tensor.dtype == "BF16" else array

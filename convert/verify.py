@@ -153,11 +153,10 @@ def verify(source: Path, target: Path, *, report: Callable[[float, str], None] |
     `report` is told the share of the work that is done, and what is compared. Raises CheckpointError for
     folders that cannot be read and ConversionError where the target is no conversion of the source.
     """
-    original, converted = Checkpoint.open(source), Checkpoint.open(target)
+    original, converted = Checkpoint.open_source(source), Checkpoint.open(target)
     tell = report or (lambda share, label: None)
-    stored, kept = _stored(original.files), _stored(converted.files)
-    ordered = [entry.tensor for _, entry in stored.values()]
-    made = apply_recipe(ordered, _recipe(converted.config.quantization, kept))
+    kept = _stored(converted.files)
+    made = apply_recipe((one.tensor for one in original.sources), _recipe(converted.config.quantization, kept))
     written = {tensor.name: tensor for piece in made for tensor in piece.written}
     missing = [name for name, tensor in written.items() if tensor != _tensor(kept, name)]
     if missing:
@@ -165,7 +164,7 @@ def verify(source: Path, target: Path, *, report: Callable[[float, str], None] |
     foreign = sorted(kept.keys() - written.keys())
     if foreign:
         raise ConversionError(f"{target} is no conversion of {source}, which has nothing like {foreign[0]}")
-    total = sum(tensor.nbytes for tensor in ordered)
+    total = sum(one.nbytes for one in original.sources)
     done = 0
 
     def advance(nbytes: int) -> None:
@@ -173,7 +172,7 @@ def verify(source: Path, target: Path, *, report: Callable[[float, str], None] |
         done += nbytes
         tell(0.5 * done / total, "tensors")
 
-    errors = list(tensor_errors(stored, kept, made, advance))
+    errors = list(tensor_errors(original.folder, original.sources, kept, made, advance))
     logits, canvases = logit_errors(original, converted, lambda share, label: tell(0.5 + 0.5 * share, label))
     bounds = [BOUNDS[_format(piece.spec)] for piece in made]
     bound = LogitBounds(max(one.divergence for one in bounds), min(one.equal for one in bounds))

@@ -192,10 +192,10 @@ class Remote:
     def changed(self, shard: str) -> int | None:
         return None
 
-    def download_bytes(self, shards: list[str]) -> dict[Path, int]:
-        return {self.into: sum(sorted((self.folder.folder / name).stat().st_size for name in shards)[-2:])}
+    def download_bytes(self, shards: list[str], at_once: int) -> dict[Path, int]:
+        return {self.into: sum(sorted((self.folder.folder / name).stat().st_size for name in shards)[-at_once:])}
 
-    def fetch(self, shard: str, after: str | None) -> Path:
+    def fetch(self, shard: str, after: str | None = None) -> Path:
         self.into.mkdir(exist_ok=True)
         for name in filter(None, (shard, after)):
             shutil.copyfile(self.folder.fetch(name), self.into / name)
@@ -239,7 +239,7 @@ def test_the_space_for_downloads_is_counted_on_their_own_disk(
     source: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    monkeypatch.setattr(LocalSource, "download_bytes", lambda self, shards: {cache: 1_000_000 * len(shards)})
+    monkeypatch.setattr(LocalSource, "download_bytes", lambda self, shards, at_once: {cache: 1_000_000 * len(shards)})
     convert(source, target, "bf16")
     needed = sum(map(len, contents(target).values()))
     shutil.rmtree(target)

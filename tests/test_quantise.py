@@ -13,6 +13,7 @@ from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor, read_header, write_header
 from mlx_diffusion.checkpoint.pieces import apply_recipe
 from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.convert import quantise
 from mlx_diffusion.convert.quantise import chunks, transfer
 from mlx_diffusion.errors import CheckpointError
@@ -34,8 +35,8 @@ def convert(folder: Path, array: mx.array, spec: QuantSpec | None, name: str = N
     header, starts = write_header(piece.written)
     target.write_bytes(header + bytes(piece.nbytes))
     with source.open("rb") as read, target.open("r+b") as written:
-        for chunk in chunks(stored, piece, starts):
-            transfer(chunk, read.fileno(), written.fileno())
+        for chunk in chunks(SourceTensor.plain(stored), piece, starts):
+            transfer(chunk, {source.name: read.fileno()}, written.fileno())
     loaded = mx.load(str(target))
     assert isinstance(loaded, dict)
     return loaded
@@ -100,7 +101,7 @@ def test_what_is_kept_may_have_any_shape(shape: tuple[int, ...], tmp_path: Path)
 def test_nothing_is_no_chunk(shape: tuple[int, ...]) -> None:
     stored = StoredTensor(Tensor("model.encoder.vision_tower.x", "BF16", shape), "source", 8)
     (piece,) = apply_recipe([stored.tensor], Recipe("", (("*", None),)))
-    assert list(chunks(stored, piece, {stored.tensor.name: 8})) == []
+    assert list(chunks(SourceTensor.plain(stored), piece, {stored.tensor.name: 8})) == []
 
 
 @pytest.mark.parametrize("spec", [None, QuantSpec(32, 4, "affine"), QuantSpec(32, 4, "mxfp4")], ids=str)
@@ -127,14 +128,14 @@ def test_a_file_that_ends_early_is_named(tmp_path: Path) -> None:
     mx.save_safetensors(str(source), {NAME: random((2, 3, 64), mx.bfloat16)})
     (stored,) = read_header(source)
     (piece,) = apply_recipe([stored.tensor], Recipe("", (("*", None),)))
-    (chunk,) = chunks(stored, piece, {piece.written[0].name: 0})
+    (chunk,) = chunks(SourceTensor.plain(stored), piece, {piece.written[0].name: 0})
     os.truncate(source, source.stat().st_size - 1)
     with (
         source.open("rb") as read,
         target.open("wb") as written,
         pytest.raises(CheckpointError, match=rf"source\.safetensors ends within {NAME}; download it again"),
     ):
-        transfer(chunk, read.fileno(), written.fileno())
+        transfer(chunk, {source.name: read.fileno()}, written.fileno())
 
 
 def test_short_reads_and_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec, read_quantization
+from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec, claimed_encoding, read_quantization
 from mlx_diffusion.errors import CheckpointError
 
 
@@ -33,9 +33,8 @@ def test_quantization_is_read_per_path() -> None:
         ({"group_size": 64, "bits": 4, "a.b": {"bits": 9}}, "affine with group_size 64 and bits 9"),
         ({"group_size": 64, "bits": 4, "a.b": {"group_size": 32}}, "quantization.a.b.bits is missing"),
         ({"quant_method": "gptq", "bits": 4}, "was not written by MLX, it is of gptq;"),
-        ({"quant_method": "fp8", "fmt": "e4m3"}, "it is of fp8 e4m3;"),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "it is of modelopt NVFP4;"),
-        ({"quant_method": "compressed-tensors", "config_groups": {"0": {"format": "nvfp4-pack"}}}, "nvfp4-pack;"),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "it is of modelopt W4A8_AWQ;"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"0": {"format": "pack-quantized"}}}, "pack-quant"),
         ("4bit", "was not written by MLX"),
     ],
 )
@@ -54,6 +53,21 @@ def test_odd_quantization_is_refused(table: object, message: str) -> None:
 )
 def test_other_spellings_of_mlx_formats_are_read(raw: dict[str, Any]) -> None:
     assert read_quantization(raw) == Quantization(QuantSpec(32, 4, "affine"))
+
+
+@pytest.mark.parametrize(
+    ("table", "encoding"),
+    [
+        ({"quant_method": "fp8", "fmt": "e4m3"}, "FP8"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "NVFP4"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"0": {"format": "nvfp4-pack-quantized"}}}, "NVFP4"),
+        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "FP8"),
+    ],
+)
+def test_encodings_of_other_tools_are_for_the_tensors_to_show(table: dict[str, Any], encoding: str) -> None:
+    raw = {"quantization_config": table}
+    assert read_quantization(raw) is None
+    assert claimed_encoding(raw) == encoding
 
 
 def test_a_matrix_with_bits_alone_has_the_groups_of_mlx() -> None:

@@ -3,13 +3,14 @@
 from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor
 from mlx_diffusion.checkpoint.pieces import Piece, apply_recipe
 from mlx_diffusion.checkpoint.recipes import RECIPES
+from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.convert.shards import split_into_shards, weight_index
 
 
-def vision(*sizes: tuple[str, int]) -> tuple[list[StoredTensor], list[Piece]]:
+def vision(*sizes: tuple[str, int]) -> tuple[list[SourceTensor], list[Piece]]:
     """Tensors of so many bf16 numbers in these files; none is quantised."""
     stored = [
-        StoredTensor(Tensor(f"model.encoder.vision_tower.{number}", "F32", (size,)), file, 8)
+        SourceTensor.plain(StoredTensor(Tensor(f"model.encoder.vision_tower.{number}", "F32", (size,)), file, 8))
         for number, (file, size) in enumerate(sizes)
     ]
     return stored, apply_recipe([entry.tensor for entry in stored], RECIPES["4bit"])
@@ -17,7 +18,7 @@ def vision(*sizes: tuple[str, int]) -> tuple[list[StoredTensor], list[Piece]]:
 
 def test_output_files_follow_the_source_s() -> None:
     shards = split_into_shards(*vision(("b", 1), ("b", 2), ("a", 3)))
-    assert [(shard.name, shard.source, len(shard.entries)) for shard in shards] == [
+    assert [(shard.name, *shard.sources, len(shard.entries)) for shard in shards] == [
         ("model-00001-of-00002.safetensors", "b", 2),
         ("model-00002-of-00002.safetensors", "a", 1),
     ]

@@ -15,6 +15,7 @@ from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
 from mlx_diffusion.checkpoint.pieces import apply_recipe
 from mlx_diffusion.checkpoint.recipes import recipe_named
+from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.convert import RECIPES, convert
 from mlx_diffusion.convert import quantise as quantise_module
 from mlx_diffusion.convert import tensor_errors as module
@@ -32,11 +33,11 @@ def stored(folder: Path) -> dict[str, tuple[Path, StoredTensor]]:
 
 
 def errors(source: Path, target: Path, recipe: str) -> list[TensorError]:
-    original = stored(source)
-    made = apply_recipe([entry.tensor for _, entry in original.values()], recipe_named(recipe))
+    original = [SourceTensor.plain(entry) for _, entry in stored(source).values()]
+    made = apply_recipe([one.tensor for one in original], recipe_named(recipe))
     read: list[int] = []
-    found = list(tensor_errors(original, stored(target), made, read.append))
-    assert sum(read) == sum(entry.tensor.nbytes for _, entry in original.values())
+    found = list(tensor_errors(source, original, stored(target), made, read.append))
+    assert sum(read) == sum(one.tensor.nbytes for one in original)
     return found
 
 

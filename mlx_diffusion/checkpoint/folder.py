@@ -11,7 +11,7 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,12 @@ import huggingface_hub  # loads only the parts that are used
 import mlx.core as mx
 
 from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.formats import FIXED_MODES, NVFP4, Quantization, QuantSpec
 from mlx_diffusion.checkpoint.headers import read_header
 from mlx_diffusion.checkpoint.hub_errors import hub_errors
+from mlx_diffusion.checkpoint.layouts import check_claim, check_loadable, encodings, translated
+from mlx_diffusion.checkpoint.lazy_tensors import lazy_tensors
+from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.checkpoint.text_tensors import check_size
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import read_json
@@ -45,9 +49,18 @@ class Checkpoint:
     folder: Path
     config: ModelConfig
     files: tuple[Path, ...]
+    sources: tuple[SourceTensor, ...]  # the tensors in them
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
+        """A checkpoint that MLX can compute with as it is; the error for another has the command that converts it."""
+        found = cls.open_source(folder)
+        check_loadable(found.sources, str(folder))
+        return found
+
+    @classmethod
+    def open_source(cls, folder: Path) -> Checkpoint:
+        """A checkpoint in any layout that is read at all."""
         check_finished(folder)
         check_utf8(folder)
         config_file = folder / CONFIG_FILE
@@ -55,15 +68,20 @@ class Checkpoint:
             weight_files(folder)  # says what a GGUF is
         if not config_file.is_file():
             raise CheckpointError(f"{folder} has no config.json, so it is no checkpoint; give the folder that has one")
-        config = ModelConfig.from_dict(read_json(config_file), where=str(config_file))
+        raw = read_json(config_file)
+        config = ModelConfig.from_dict(raw, where=str(config_file))
         files = weight_files(folder)
-        # MLX would read past the end of a truncated file without a word.
+        # MLX would read past the end of a truncated file without a word, so all headers are read.
         stored = [entry for file in files for entry in read_header(file)]
         check_size(config, stored, str(folder))
-        return cls(folder, config, files)
+        sources = translated(stored, str(folder))
+        check_claim(raw, sources, str(config_file))
+        if config.quantization is None and NVFP4 in encodings(sources):
+            config = replace(config, quantization=Quantization(QuantSpec(*FIXED_MODES["nvfp4"], "nvfp4")))
+        return cls(folder, config, files, tuple(sources))
 
-    def tensors(self) -> dict[str, mx.array]:
-        """All tensors by name, lazy: a tensor is read when it is evaluated."""
+    def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, mx.array]:
+        """The tensors of a name that is wanted, lazy: one is read when it is evaluated."""
         tensors: dict[str, mx.array] = {}
         for file in self.files:
             try:
@@ -72,11 +90,8 @@ class Checkpoint:
                 reason = str(error).split("\n")[0][:100]
                 raise CheckpointError(f"{file} cannot be read by MLX ({reason}); download it again") from None
             assert isinstance(loaded, dict)
-            twice = sorted(tensors.keys() & loaded.keys())
-            if twice:
-                raise CheckpointError(f"{file} holds {twice[0]} a second time; remove the shard that is not its own")
             tensors.update(loaded)
-        return tensors
+        return lazy_tensors((one for one in self.sources if wanted(one.tensor.name)), tensors)
 
 
 def find_folder(path_or_id: str | Path, revision: str | None = None) -> Path:

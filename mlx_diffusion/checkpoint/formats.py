@@ -16,6 +16,7 @@ from mlx_diffusion.errors import CheckpointError
 AFFINE_GROUPS, AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
 FIXED_MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 
+FP8, NVFP4 = "FP8", "NVFP4"  # encodings of other tools, see `encodings`
 
 MLX_GROUP = 64  # what MLX takes for one matrix where its entry has bits alone
 
@@ -65,9 +66,12 @@ def read_quantization(raw: Mapping[str, Any]) -> Quantization | None:
     if table is None:
         return None
     if not isinstance(table, dict) or table.get("quant_method", "mlx") != "mlx":
+        if claimed_encoding(raw) is not None:
+            return None
         kind = _foreign_format(table) if isinstance(table, dict) else repr(table)
         raise CheckpointError(
-            f"quantization_config was not written by MLX, it is of {kind}; take the unquantised or an MLX checkpoint"
+            f"quantization_config was not written by MLX, it is of {kind}; known beside MLX's are FP8 and NVFP4, else "
+            "take the unquantised or an MLX checkpoint"
         )
     overrides = {
         path: _quant_spec({"group_size": MLX_GROUP} | value if "mode" not in value else value, path)
@@ -77,6 +81,18 @@ def read_quantization(raw: Mapping[str, Any]) -> Quantization | None:
         if isinstance(value, dict) or value is False
     }
     return Quantization(_quant_spec(table, "quantization"), overrides)
+
+
+def claimed_encoding(raw: Mapping[str, Any]) -> str | None:
+    """The encoding of which config.json says that another tool wrote it, FP8 or NVFP4; None where it says neither."""
+    table = raw.get("quantization")
+    table = raw.get("quantization_config") if table is None else table
+    if not isinstance(table, dict) or table.get("quant_method", "mlx") == "mlx":
+        return None
+    words = _foreign_format(table).lower()
+    if "nvfp4" in words:
+        return NVFP4
+    return FP8 if "fp8" in words or "float-quantized" in words else None
 
 
 def _foreign_format(table: Mapping[str, Any]) -> str:

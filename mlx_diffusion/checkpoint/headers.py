@@ -26,7 +26,10 @@ HEADER_LIMIT = 100_000_000  # the format's own bound
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's name, element type as safetensors spells it (BF16, U32 …) and shape."""
+    """A tensor's name, element type as safetensors spells it (BF16, U32 …) and shape.
+
+    Where a tensor of the model is stored as several (see layouts), its type is the name of its encoding (FP8 …).
+    """
 
     name: str
     dtype: str

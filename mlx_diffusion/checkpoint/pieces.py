@@ -10,22 +10,39 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from mlx_diffusion.checkpoint.formats import AFFINE_GROUPS, QuantSpec
+from mlx_diffusion.checkpoint.formats import AFFINE_GROUPS, FIXED_MODES, NVFP4, QuantSpec
 from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.recipes import Recipe
-from mlx_diffusion.checkpoint.tensor_names import DECODER, PARTS, UNQUANTISED_PARTS, module_of, part_of
+from mlx_diffusion.checkpoint.tensor_names import (
+    DECODER,
+    EMBEDDINGS,
+    PARTS,
+    ROW_SCALE,
+    UNQUANTISED_PARTS,
+    module_of,
+    part_of,
+)
 from mlx_diffusion.errors import CheckpointError, OptionError
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor of the source and the tensors it becomes: itself in bf16, or weight, scales and (affine) biases."""
+    """One tensor of the source and the tensors it becomes: itself in bf16, or weight, scales and (affine) biases.
+
+    Of a source in NVFP4, weight, scales and weight_scale_2 may stay as they are: one float32 for each row, which MLX's
+    own quantiser does without.
+    """
 
     source: Tensor
     part: str  # of the model, one of PARTS
     module: str
     spec: QuantSpec | None
     written: tuple[Tensor, ...]
+
+    @property
+    def kept(self) -> bool:
+        """True where the source has the very bits that are written, and a scale for each row beside them."""
+        return _stays(self.source, self.spec)
 
     @property
     def nbytes(self) -> int:
@@ -43,7 +60,7 @@ def apply_recipe(tensors: Iterable[Tensor], recipe: Recipe) -> list[Piece]:
         part, module = part_of(tensor.name), module_of(tensor.name)
         spec = None
         if part not in UNQUANTISED_PARTS:
-            spec = recipe.spec(module)
+            spec = recipe.spec(module, tensor.dtype)
             unused -= {pattern for pattern in unused if fnmatchcase(module, pattern)}
         made.append(Piece(tensor, part, module, spec, _converted(tensor, part, module, spec)))
     if unused:
@@ -70,9 +87,22 @@ def _converted(tensor: Tensor, part: str, module: str, spec: QuantSpec | None) -
         )
     weight = Tensor(f"{module}.weight", "U32", (*rows, width * spec.bits // 32))
     groups = (*rows, width // spec.group_size)
+    if _stays(tensor, spec):
+        return weight, Tensor(f"{module}.scales", "U8", groups), Tensor(f"{module}.{ROW_SCALE}", "F32", tuple(rows))
     if spec.mode != "affine":
         return weight, Tensor(f"{module}.scales", "U8", groups)
     return weight, Tensor(f"{module}.scales", "BF16", groups), Tensor(f"{module}.biases", "BF16", groups)
+
+
+def _stays(tensor: Tensor, spec: QuantSpec | None) -> bool:
+    return spec is not None and spec.mode == "nvfp4" and tensor.dtype == NVFP4 and tensor.name != EMBEDDINGS
+
+
+def as_stored(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensors that stand for one of a checkpoint once it is loaded: itself, or the three of NVFP4."""
+    spec = QuantSpec(*FIXED_MODES["nvfp4"], "nvfp4")
+    module = module_of(tensor.name)
+    return _converted(tensor, part_of(tensor.name), module, spec) if _stays(tensor, spec) else (tensor,)
 
 
 def written_tensors(made: Iterable[Piece]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from mlx_diffusion.checkpoint.formats import FIXED_MODES, QuantSpec
+from mlx_diffusion.checkpoint.formats import FIXED_MODES, NVFP4, QuantSpec
 from mlx_diffusion.errors import CheckpointError, OptionError
 
 Rule = tuple[str, QuantSpec | None]
@@ -32,10 +32,14 @@ class Recipe:
     name: str
     rules: tuple[Rule, ...]
     own: tuple[Rule, ...] = ()
+    keeps: QuantSpec | None = None  # the format of what the source has in NVFP4, whatever `rules` say of it
 
-    def spec(self, module: str) -> QuantSpec | None:
-        """The format of this module's matrix; None is bf16."""
-        fitting = [spec for pattern, spec in (*self.rules, *self.own) if fnmatchcase(module, pattern)]
+    def spec(self, module: str, kept_as: str = "") -> QuantSpec | None:
+        """The format of this module's matrix, which its source has in the encoding `kept_as`; None is bf16."""
+        rules = self.rules
+        if self.keeps is not None and kept_as == NVFP4:
+            rules = (("*", self.keeps),)
+        fitting = [spec for pattern, spec in (*rules, *self.own) if fnmatchcase(module, pattern)]
         return fitting[-1] if fitting else None
 
     def with_rules(self, rules: Iterable[str]) -> Recipe:
@@ -65,7 +69,10 @@ _TABLE: Mapping[str, tuple[Rule, ...]] = {
     "mxfp8": (("*", _affine(8)), ("*.experts.*", _fixed("mxfp8"))),
     "nvfp4": (("*", _affine(8)), ("*.experts.*", _fixed("nvfp4"))),
 }
-RECIPES: Mapping[str, Recipe] = MappingProxyType({name: Recipe(name, rules) for name, rules in _TABLE.items()})
+_KEEPS = {"nvfp4": _fixed("nvfp4")}
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {name: Recipe(name, rules, keeps=_KEEPS.get(name)) for name, rules in _TABLE.items()}
+)
 
 
 def recipe_named(name: str) -> Recipe:

@@ -9,6 +9,8 @@ import re
 from functools import cache
 
 DECODER = "model.decoder."
+EMBEDDINGS = f"{DECODER}embed_tokens.weight"
+ROW_SCALE = "weight_scale_2"  # modelopt's and mlx-vlm's name for what NVFP4 multiplies by beside its groups' scales
 VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 
 # Parts of the model and the names of their tensors; the first pattern that matches counts.

@@ -6,11 +6,10 @@ Knows nothing of files or arrays.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from mlx_diffusion.checkpoint.config import FULL, ModelConfig
-from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor
+from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor, Tensor
 from mlx_diffusion.checkpoint.tensor_names import DECODER, VISION
 from mlx_diffusion.errors import CheckpointError
 
@@ -86,9 +85,6 @@ def check_complete(tensors: Sequence[Tensor], config: ModelConfig, where: str) -
         raise CheckpointError(f"{where} is converted already; convert the original checkpoint")
     if any(name.endswith(".scales") for name in found):
         raise CheckpointError(f"{where} is quantised already; convert the original checkpoint, a second loss adds up")
-    if len(found) < len(tensors):
-        (name, _), *_ = Counter(tensor.name for tensor in tensors).most_common(1)
-        raise CheckpointError(f"{where}: {name} is there twice; remove the shard that is not its own")
     unknown = [name for name in found if name not in expected and not name.startswith(VISION)]
     missing = [name for name in expected if name not in found]
     for names, problem in (
@@ -104,5 +100,5 @@ def check_complete(tensors: Sequence[Tensor], config: ModelConfig, where: str) -
                 f"{where}: {tensor.name} has shape {list(tensor.shape)}, config.json makes it "
                 f"{list(expected[tensor.name])}"
             )
-        if tensor.dtype not in FLOATING:
+        if tensor.dtype in ITEM_BYTES and tensor.dtype not in FLOATING:  # other names are those of encodings
             raise CheckpointError(f"{where}: {tensor.name} holds {tensor.dtype}, not one of {', '.join(FLOATING)}")

@@ -17,7 +17,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec
-from mlx_diffusion.checkpoint.tensor_names import VISION
+from mlx_diffusion.checkpoint.scaled_layers import with_row_scales
+from mlx_diffusion.checkpoint.tensor_names import ROW_SCALE, VISION
 from mlx_diffusion.device import activation_dtype, transposed
 from mlx_diffusion.errors import CheckpointError
 
@@ -65,12 +66,13 @@ def fill(model: nn.Module, tensors: dict[str, mx.array], quantization: Quantizat
         array = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)  # expert rows [E, 2F, …]
         del parts
         if mx.issubdtype(array.dtype, mx.floating):
-            array = array.astype(dtype)
+            exact = path.endswith(ROW_SCALE)
+            array = array.astype(mx.float32 if exact else dtype)
             if not mx.isfinite(array).all().item():
                 raise CheckpointError(
                     f"{where}: {' and '.join(names)} holds NaN or infinity; download or convert the checkpoint again"
                 )
-            if array.ndim > 1 and path != EMBEDDINGS:
+            if array.ndim > 1 and path != EMBEDDINGS and not exact:
                 array = transposed(array).swapaxes(-1, -2)
         mx.eval(array)
         model.update(tree_unflatten([(path, array)]))
@@ -129,6 +131,13 @@ def _quantise_modules(
         return {"group_size": spec.group_size, "bits": spec.bits, "mode": spec.mode}
 
     nn.quantize(model, class_predicate=spec_of)
+    layers = [
+        (path, with_row_scales(module))
+        for path, module in model.named_modules()
+        if f"{path}.{ROW_SCALE}" in sources and getattr(module, "mode", None) == "nvfp4"
+    ]
+    if layers:
+        model.update_modules(tree_unflatten(layers))
 
 
 def _spec(quantization: Quantization, names: tuple[str, ...], where: str) -> QuantSpec:

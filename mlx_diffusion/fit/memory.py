@@ -7,13 +7,14 @@ Knows nothing of machines.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mlx_diffusion.checkpoint.config import FULL, ModelConfig
-from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Tensor, read_header
-from mlx_diffusion.checkpoint.tensor_names import VISION
+from mlx_diffusion.checkpoint.headers import Tensor
+from mlx_diffusion.checkpoint.pieces import as_stored
+from mlx_diffusion.checkpoint.tensor_names import ROW_SCALE, VISION
 from mlx_diffusion.network.cache import PrefixCache
 from mlx_diffusion.network.masks import QUERIES
 from mlx_diffusion.network.sampling import columns
@@ -104,12 +105,16 @@ def item_bytes_on(device: str) -> int:
 def weight_bytes(tensors: Iterable[Tensor], item_bytes: int = GPU_ITEM) -> int:
     """Bytes of the text model's weights in memory: packed bits as they are, all else in the type of activations."""
     return sum(
-        tensor.nbytes if tensor.dtype.startswith("U") else tensor.nbytes // ITEM_BYTES[tensor.dtype] * item_bytes
+        tensor.nbytes if _is_as_stored(tensor) else math.prod(tensor.shape) * item_bytes
         for tensor in tensors
         if not tensor.name.startswith(VISION)
     )
 
 
-def stored_weight_bytes(files: Iterable[Path], item_bytes: int = GPU_ITEM) -> int:
-    """The same for the tensors in a checkpoint's files, read from their headers."""
-    return weight_bytes((stored.tensor for file in files for stored in read_header(file)), item_bytes)
+def _is_as_stored(tensor: Tensor) -> bool:
+    return tensor.dtype.startswith("U") or tensor.name.endswith(f".{ROW_SCALE}")
+
+
+def stored_weight_bytes(tensors: Iterable[Tensor], item_bytes: int = GPU_ITEM) -> int:
+    """The same for a checkpoint whose tensors are stored in these types or encodings."""
+    return weight_bytes((loaded for tensor in tensors for loaded in as_stored(tensor)), item_bytes)

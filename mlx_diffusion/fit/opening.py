@@ -56,7 +56,7 @@ def copies_here(found: Checkpoint) -> int | None:
 def memory_of(found: Checkpoint, device: str) -> Memory:
     """The memory that a run of the checkpoint takes on "gpu" or "cpu", from the headers of its files."""
     item_bytes = item_bytes_on(device)
-    return Memory(found.config, stored_weight_bytes(found.files, item_bytes), item_bytes)
+    return Memory(found.config, stored_weight_bytes((one.tensor for one in found.sources), item_bytes), item_bytes)
 
 
 def download_warning(repo_id: str) -> str | None:

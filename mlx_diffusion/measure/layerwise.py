@@ -176,9 +176,9 @@ def _behind(prompt: tuple[int, ...]) -> Prefix:
 
 def _fill(module: nn.Module, checkpoint: Checkpoint, wanted: Callable[[str], bool]) -> None:
     """Fill a part of the model with the tensors that belong to it."""
-    tensors = {
-        name: array
-        for name, array in checkpoint.tensors().items()
-        if (path := weights.parameter_path(name)) is not None and wanted(path) and not name.startswith(VISION)
-    }
-    weights.fill(module, tensors, checkpoint.config.quantization, where=str(checkpoint.folder))
+
+    def belongs(name: str) -> bool:
+        path = weights.parameter_path(name)
+        return path is not None and wanted(path) and not name.startswith(VISION)
+
+    weights.fill(module, checkpoint.tensors(belongs), checkpoint.config.quantization, where=str(checkpoint.folder))
