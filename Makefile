@@ -4,6 +4,7 @@
 # make check   lint and test
 # make picture draw the README's picture from recorded events
 # make house   draw docs/house.* anew from the modules' docstrings
+# make macs    write the tables of docs/macs.md anew from the code
 # make quality measure the bundled checkpoint and write docs/quality.* and tests/floor.json; COUNT prompts a family
 #
 # PYTHON is the interpreter that .venv is made from, 3.11 or later; by default the first one found.
@@ -17,7 +18,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 COUNT ?= 100
 
-.PHONY: demo test lint check picture house quality clean
+.PHONY: demo test lint check picture house macs quality clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -40,6 +41,9 @@ picture: $(VENV)/.installed
 
 house: $(VENV)/.made
 	@$(BIN)/python tests/draw_house.py
+
+macs: $(VENV)/.installed
+	@$(BIN)/python tests/macs_page.py
 
 quality: $(VENV)/.tested
 	@rm -f docs/quality.json

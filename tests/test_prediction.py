@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import macs_page
 import numpy as np
 import pytest
 from conftest import FIXTURES, config_dict, model_of
@@ -12,20 +11,14 @@ from mlx_diffusion import generate, stream_generate
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import RECIPES
-from mlx_diffusion.cli.bench.predicting import asked
-from mlx_diffusion.cli.main import build_parser
-from mlx_diffusion.cli.progress import ProgressLine
-from mlx_diffusion.display import table
 from mlx_diffusion.events import Finish, Stats
-from mlx_diffusion.fit.chips import CHIPS, Chip, chips_named
+from mlx_diffusion.fit.chips import CHIPS, chips_named
 from mlx_diffusion.fit.draft_width import best_width, kept_tokens, relative_costs
 from mlx_diffusion.fit.kernels import READ_AGAIN, Rates
 from mlx_diffusion.fit.prediction import LAUNCH_SECONDS, LAUNCHES, ModelShape, Pass, Schedule, pass_seconds, predict
 from mlx_diffusion.fit.products import DENSE, EXPERTS, Product
 from mlx_diffusion.fit.schedules import autoregressive, denoising, schedule_of, speculative
-from mlx_diffusion.measure.speed.predictions import predict_chips, prediction_sections, step_seconds
 from mlx_diffusion.measure.speed.recording import RecordedRun, distinct_experts, record_run, recorded
-from mlx_diffusion.measure.speed.tables import TitledTable
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import load_tokenizer
 
@@ -169,34 +162,8 @@ def test_bfloat16_costs_more_where_it_is_emulated() -> None:
 
 
 def test_the_page_shows_what_is_predicted() -> None:
-    """Every table of docs/macs.md, from the code; where it fails, the new table is what the page should have."""
-    page = (Path(__file__).parent.parent / "docs" / "macs.md").read_text("utf-8")
-    args = build_parser().parse_args(["bench", "--predict"])
-    with ProgressLine() as line:
-        question = asked(args, line)
-    sections = prediction_sections(question, predict_chips(question))
-    for section in sections:
-        if isinstance(section, TitledTable):
-            assert table(section.header, section.rows, markdown=True) in page
-    for name, float16 in (("M1 Ultra", True), ("M1 Ultra", False), ("M4 Pro", False), ("M5 Max", False)):
-        chip = chips_named(name)[-1]
-        steps = step_seconds(REAL, chip, 1024, float16=float16)
-        cells = [
-            chip.label + ", float16" * float16,
-            *(f"{1000 * steps[width]:.0f}" for width in (16, 32, 64, 128, 256)),
-        ]
-        assert f"| {' | '.join(cells)} |" in page
-    for label, name in (("M3, M4", "M4 Pro"), ("M5", "M5 Max")):
-        chip = chips_named(name)[-1]
-        shares = [f"{reached_share(REAL, chip, width):.2f}" for width in (1, 8, 16, 32, 64, 128, 256)]
-        assert f"| {' | '.join([label, *shares])} |" in page
-
-
-def reached_share(shape: ModelShape, chip: Chip, width: int) -> float:
-    """The share of a chip's arithmetic that the products of a step of this width reach while they compute."""
-    products, rates = shape.cost(Pass("denoise", width, 1024, width)).products, Rates.of(chip)
-    seconds = sum(rates.seconds(product, 2)[1] for product in products)
-    return sum(product.flops for product in products) / seconds / (chip.matrix_flops or chip.flops)
+    page = macs_page.PAGE.read_text("utf-8")
+    assert macs_page.with_tables(page) == page, "make macs"
 
 
 def test_the_width_of_drafts_follows_from_what_a_round_keeps() -> None:

@@ -1,17 +1,16 @@
 """Apple's chips by name: memory, bandwidth and arithmetic, as published, with the sources.
 
 Bandwidth and memory are Apple's: its newsroom pages of each chip (apple.com/newsroom, 2020 to 2026) and the technical
-specifications of the Macs, which also tell chips with fewer GPU cores apart. Apple publishes operations a second in
-float32 for M1 (2.6 T), M1 Pro (5.2), M1 Max (10.4), M2 (3.6), M2 Pro (6.8), M2 Max (13.6) and M2 Ultra (27.2); the
-others are cores × 128 lanes × 2 × the clock that was measured:
+specifications of the Macs, which also tell chips with fewer GPU cores apart; M5 Pro and Max also at
+pepelac.news/en/posts/id30875. Operations a second in float32 are cores × 128 lanes × 2 × the clock, as given in:
 
-    M1, M2     github.com/philipturner/metal-benchmarks
-    M3, M4     hmc-tech.com/gpu (1.40 GHz), github.com/huggingface/huggingface.js/pull/1044 (4.6 T for ten cores of M4)
-    M5         michaelstinkerings.org/apple-m5-gpu-roofline-analysis (1.58 GHz; 94 % of the peak reached)
+    M1, M2     akunu.prabod.rathnayaka.me/part1/ch05-chip-generations.html, github.com/philipturner/metal-benchmarks
+    M3, M4     hmc-tech.com/gpu (1.40 GHz of M3), github.com/huggingface/huggingface.js/pull/1044 (M4: 4.6 T, ten cores)
+    M5         michaelstinkerings.org/apple-m5-gpu-roofline-analysis (1.58 GHz, 94 % of the peak reached)
 
-float16 is no faster than float32 in the lanes. M5 has matrix units beside them ("Neural Accelerators in the GPU"), of
-1,024 float16 operations a core and clock: tzakharko.github.io/apple-neural-accelerators-benchmark, which gives 70 T for
-40 cores at 1.75 GHz. M5 Pro and Max (307 and 614 GB/s): pepelac.news/en/posts/id30875; their clock is that estimate's.
+float16 is taken to be no faster than float32 in the lanes. M5 has matrix units beside them ("Neural Accelerators in the
+GPU") of 1,024 float16 operations a core and clock: tzakharko.github.io/apple-neural-accelerators-benchmark, which
+estimates 70 T for 40 cores at 1.75 GHz; the figures of M5 Pro and Max are at that clock.
 
 Knows nothing of models, and nothing of how much of this a program reaches.
 """

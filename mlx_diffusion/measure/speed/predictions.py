@@ -168,7 +168,7 @@ def step_seconds(shape: ModelShape, chip: Chip, prefix: int, *, float16: bool = 
 
 
 def report_table() -> TitledTable:
-    """Every report beside its prediction, with the error; "–" where a rate was taken from the report."""
+    """Every report beside its prediction, with the error, or that a rate was taken from the report."""
     return TitledTable(
         "predicted and reported seconds",
         ("chip", "what was run", "reported", "predicted", "error"),
