@@ -27,7 +27,7 @@ examples:
   mlx-diffusion convert ./diffusiongemma mine --recipe 3bit --set '*.self_attn.*=6' --set '*.layers.0.*=8,32'
 
 Interrupted, by whatever, the same command goes on. Results go to standard output, all else to standard error.
-Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 

@@ -43,7 +43,7 @@ modes:
   random:0.5        keep tokens by chance: a broken sampler, to see that it shows
 
 Interrupted, the same command goes on. Results go to standard output, all else to standard error.
-Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 

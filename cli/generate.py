@@ -35,7 +35,7 @@ examples:
   mlx-diffusion generate --model ./my-checkpoint --seed 7 --max-denoising-steps 16 "Write a haiku."
 
 Text goes to standard output, all else to standard error.
-Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 

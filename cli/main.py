@@ -1,14 +1,18 @@
 """The frame of the command: finds the subcommand, runs it, and turns its errors into lines and exit codes.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Knows nothing of what the subcommands do. They
-import what is heavy when they run, so that --help and wrong usage answer at once.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated. Knows nothing of what the
+subcommands do. They import what is heavy when they run, so that --help and wrong usage answer at once.
 """
 
 import argparse
+import contextlib
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from mlx_diffusion import __version__
 from mlx_diffusion.cli import convert, doctor, eval, generate
@@ -18,6 +22,8 @@ from mlx_diffusion.cli.chat import command as chat
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.streams import OutputError, err, let_go, out, prepare
 from mlx_diffusion.errors import DiffusionError, OptionError
+
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 DESCRIPTION = """\
 DiffusionGemma on MLX: text that is written by denoising.
@@ -63,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # else it advises to install PyTorch
     try:
         prepare()
-        return _run(sys.argv[1:] if argv is None else argv)
+        with ended_by_signals():
+            return _run(sys.argv[1:] if argv is None else argv)
     except OutputError as error:
         say(str(error))
         let_go()
@@ -84,6 +91,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         let_go()  # the reader has gone, and may
         return 1
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let signals that end a process do so as an exception, so that all is put back that was to be."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        ignored = {number for number in ENDING if signal.getsignal(number) is signal.SIG_IGN}  # as nohup asks for
+        handlers = {number: signal.signal(number, end) for number in ENDING if number not in ignored}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _run(argv: Sequence[str]) -> int:

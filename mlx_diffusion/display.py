@@ -19,6 +19,11 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number of things: 1 block, 2,000 blocks."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as m:ss, or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)

@@ -27,6 +27,15 @@ def notice(text: str) -> str:
     return text
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text has no lone surrogates, which stand for bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _written_out(found: re.Match[str]) -> str:
     code = ord(found[0])
     return repr(found[0])[1:-1] if code < 0x20 else f"\\u{code:04x}"

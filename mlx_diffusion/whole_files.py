@@ -46,6 +46,8 @@ def whole_file(file: Path, *, private: bool = False, suffix: str = PART) -> Iter
     is given, for writers that look at it. Raises OSError.
     """
     file = file.resolve()  # a link stays one
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise OSError(errno.EEXIST, "it is no regular file")  # a device, say, in whose place a file would come
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}{suffix}")
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE if private else PUBLIC))
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import stat
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prompt_toolkit.history import FileHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from rich.console import Console
@@ -210,6 +213,7 @@ def test_settings(talk: Talk) -> None:
     ("line", "named"),
     [
         ("/hlep", "'/help'"),
+        ("/HELP", "'/help'"),
         ("/sett max_tokens 3", "'/set'"),
         ("/", "'/"),
         ("/set max_tokns 3", "'max_tokens'"),
@@ -226,7 +230,6 @@ def test_settings(talk: Talk) -> None:
         ("/save /no/such/folder/x", "cannot be written"),
         ("/load /no/such/file", "No such file"),
         ("/load", "no earlier conversation"),
-        ("/file", "needs the file"),
         ("/file /no/such/file", "No such file"),
     ],
 )
@@ -251,6 +254,97 @@ def test_save_and_load(talk: Talk, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"script"', '"other"'))
     assert "held with other, goes on with script" in talk.command(f"/load {file}")
     assert talk.session.conversation.model == "script"
+
+
+def test_save_writes_over_no_file_unasked(talk: Talk, tmp_path: Path) -> None:
+    talk.session.say("one")
+    victim = tmp_path / "victim.py"
+    victim.write_text("precious")
+    for name in (victim, tmp_path, "/dev/null"):
+        with pytest.raises(DiffusionError, match="is there already"):
+            talk.command(f"/save {name}")
+    with pytest.raises(DiffusionError, match="no regular file"):
+        talk.command("/save --force /dev/null")
+    assert victim.read_text() == "precious" and not Path("/dev/null").is_file()
+    for line in (f"/save --force {victim}", f"/save {victim} --force"):
+        talk.command(line)
+        assert Conversation.from_json(victim.read_text()).messages[0].content == "one"
+
+
+def test_a_page_to_read_is_markdown(talk: Talk, tmp_path: Path) -> None:
+    talk.command("/system be brief")
+    talk.session.say("one\ntwo")
+    talk.command(f"/save {tmp_path / 'talk.MD'}")
+    assert (tmp_path / "talk.MD").read_text() == (
+        "# Conversation with script\n\n## System\n\nbe brief\n\n## Question\n\none\ntwo\n\n"
+        "## Answer\n\nanswer with seed 0\n"
+    )
+    with pytest.raises(DiffusionError, match="a page to read"):
+        talk.command(f"/load {tmp_path / 'talk.MD'}")
+
+
+def test_load_says_which_settings_come_with_a_conversation(talk: Talk, tmp_path: Path) -> None:
+    talk.session.say("one")
+    for line in ("/set max_tokens 12", "/think on", "/system be\x1b brief", f"/save {tmp_path / 'talk'}"):
+        talk.command(line)
+    for line in ("/reset", "/set default", "/think off", "/system off", "/set seed 3"):
+        said = talk.command(line)
+    said = talk.command(f"/load {tmp_path / 'talk'}")
+    for part in (
+        "max_tokens            12\n",
+        "seed                  0  (default)\n",
+        "thinking is on\n",
+        "system: be\\x1b brief",
+    ):
+        assert part in said
+    assert "/set default" in said and "entropy_bound" not in said
+    assert "other settings" not in talk.command(f"/load {tmp_path / 'talk'}")
+    assert talk.command("/set default").count("(default)") == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "{}/my notes.txt", r"{}/my\ notes.txt", "'{}/my notes.txt'", '"{}/my notes.txt"', "file://{}/my%20notes.txt",
+        "file://localhost{}/my%20notes.txt", "file:{}/my%20notes.txt", "'file://{}/my%20notes.txt'", "~/my notes.txt",
+        r"~/my\ notes.txt", "'~/my notes.txt'", r"{}/'my '\notes.txt",
+    ],
+)  # fmt: skip
+def test_paths_as_people_paste_them(typed: str, talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    talk.session.say("one")
+    talk.command(f"/save {typed.format(tmp_path)}")
+    assert [file.name for file in tmp_path.glob("*.txt")] == ["my notes.txt"]
+    talk.command(f"/load {typed.format(tmp_path)}")
+    talk.command(f"/file {typed.format(tmp_path)}")
+    assert talk.session.attachments[0][0] == "my notes.txt"
+
+
+def test_a_name_that_a_shell_would_change_is_taken_as_it_is(talk: Talk, tmp_path: Path) -> None:
+    for name in ("it's.txt", r"a\ b.txt", '"quoted".txt', "~.txt"):
+        (tmp_path / name).write_text("text")
+        talk.command(f"/file {tmp_path / name}")
+    assert len(talk.session.attachments) == 4
+    for wrong in ("a\0b", "file://elsewhere/notes.txt", "x" * 5000, "'open"):
+        with pytest.raises(DiffusionError):
+            talk.command(f"/file {wrong}")
+
+
+def test_devices_and_pipes_are_not_read(talk: Talk, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for command in ("/load", "/file"):
+        for name in ("/dev/zero", tmp_path / "pipe"):
+            with pytest.raises(DiffusionError, match="no regular file"):
+                talk.command(f"{command} {name}")
+
+
+def test_an_attached_file_can_be_dropped(talk: Talk, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("buy figs\n")
+    talk.command(f"/file {tmp_path / 'notes.txt'}")
+    assert "notes.txt" in talk.command("/file")
+    assert "no file" in talk.command("/file off")
+    talk.session.say("what?")
+    assert talk.contents()[0] == "what?"
 
 
 def test_a_conversation_is_kept_as_it_goes_and_offered_again(talk: Talk, tmp_path: Path) -> None:
@@ -311,7 +405,7 @@ def test_a_call_of_a_tool_is_no_text(talk: Talk) -> None:
 
 def test_files_go_into_the_next_message_once(talk: Talk, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("buy figs\n")
-    assert "notes.txt goes with your next message: 1 lines" in talk.command(f"/file {tmp_path / 'notes.txt'}")
+    assert "notes.txt goes with your next message: 1 line, " in talk.command(f"/file {tmp_path / 'notes.txt'}")
     talk.session.say("what?")
     talk.session.say("why?")
     assert talk.contents()[0] == "what?\n\nnotes.txt:\n\nbuy figs" and talk.contents()[2] == "why?"
@@ -407,6 +501,29 @@ def test_keys(typed: Callable[..., list[str]]) -> None:
 def test_what_was_typed_is_found_again(typed: Callable[..., list[str]], tmp_path: Path) -> None:
     typed("first\r", "second\nline\r", history=tmp_path / "history")
     assert typed(UP + UP + UP + "\r", f"{CTRL_R}FIR\r\r", history=tmp_path / "history") == ["first", "first"]
+
+
+def test_what_was_typed_is_the_users_alone(typed: Callable[..., list[str]], tmp_path: Path) -> None:
+    history = tmp_path / "history"
+    history.touch(0o644)
+    typed("first\r", history=history)
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600 and "first" in history.read_text()
+
+
+def test_a_history_that_cannot_be_used_is_said_once_and_stops_nothing(
+    talk: Talk, typed: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in (".", "missing/history", "pipe"):
+        assert typed("one\r", "two\r", UP + UP + "\r", history=tmp_path / name) == ["one", "two", "one"]
+        assert talk.shown().count("is not kept") == 1
+
+    def fail(history: FileHistory, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FileHistory, "store_string", fail)
+    assert typed("one\r", "two\r", UP + UP + "\r", history=tmp_path / "history") == ["one", "two", "one"]
+    assert talk.shown().count("No space left") == 1
 
 
 def test_a_conversation_from_its_first_key_to_its_last(talk: Talk, tmp_path: Path) -> None:

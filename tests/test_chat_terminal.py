@@ -170,3 +170,20 @@ def test_what_is_typed_meanwhile_is_sent_afterwards(screen: Screen) -> None:
     screen.type("/think on")
     text = screen.wait_for("thinking is on")
     assert "> /set seed 5\nseed                  5\n> /think on\nthinking is on\n" in text
+
+
+def test_a_suspended_chat_goes_on(screen: Screen) -> None:
+    screen.tmux("new-session", "-d", "-x", "80", "-y", "24", "env PS1='shell> ' bash --norc")
+    screen.wait_for("shell>")
+    command = [sys.executable, "-m", "mlx_diffusion.cli", "chat", "--no-save", *ENDLESS]
+    screen.type(f"PYTHONPATH={shlex.quote(os.pathsep.join(sys.path))} {shlex.join(command)}")
+    screen.wait(is_prompt)
+    screen.type(STORY)
+    screen.wait_for("settled")
+    screen.press("C-z")
+    text = screen.wait_for("Stopped")
+    assert "settled" not in text and screen.tmux("display", "-p", "#{cursor_flag}") == "1\n"
+    screen.type("fg")
+    screen.wait_for("settled")
+    screen.press("C-c")
+    screen.wait(lambda text: "/retry answers anew" in text and is_prompt(text))

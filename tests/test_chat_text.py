@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
 from mlx_diffusion.cli.chat.channels import MARKERS, Channels
 from mlx_diffusion.cli.chat.conversation import FORMAT, Conversation, ConversationError, Message
 from mlx_diffusion.cli.state import StateError, state_folder
-from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.options import NAMES, GenerationConfig
 from mlx_diffusion.visible_text import visible
 
 # Channels
@@ -240,6 +241,49 @@ def test_files_that_are_no_conversation(tmp_path: Path) -> None:
             read(tmp_path / name)
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([*NAMES, "role", "x"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+FIELDS = ("format", "model", "system", "think", "settings", "messages")
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES), st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=2))
+def test_a_conversation_is_taken_whole_or_not_at_all(changes: dict[str, Any], settings: dict[str, Any]) -> None:
+    try:
+        taken = Conversation.from_json(broken(**{"settings": settings, **changes}))
+    except ConversationError as error:
+        assert str(error)
+    else:
+        assert Conversation.from_json(taken.to_json()) == taken
+        taken.to_markdown().encode()
+
+
+@given(st.dictionaries(st.sampled_from(["role", "content", "seed"]), VALUES))
+def test_a_message_is_taken_whole_or_not_at_all(entry: dict[str, Any]) -> None:
+    try:
+        taken = Conversation.from_json(broken(messages=[{"role": "user", "content": "x", **entry}]))
+    except ConversationError as error:
+        assert str(error)
+    else:
+        assert Conversation.from_json(taken.to_json()) == taken
+
+
+@given(st.binary(max_size=40), st.integers(0, 600), st.integers(0, 600))
+def test_a_damaged_file_is_one_line(damage: bytes, start: int, length: int) -> None:
+    content = talk().to_json().encode()
+    with NamedTemporaryFile(suffix=".json") as file:
+        file.write(content[:start] + damage + content[start + length :])
+        file.flush()
+        try:
+            read(Path(file.name))
+        except ConversationError as error:
+            assert file.name in str(error)
+
+
 # Files
 
 
@@ -316,6 +360,7 @@ def test_attachments(tmp_path: Path) -> None:
         "missing": "No such",
         ".": "folder",
         "pipe": "regular",
+        "/dev/zero": "regular",
     }
     for name, named in cases.items():
         with pytest.raises(ConversationError, match=named):

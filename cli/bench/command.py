@@ -42,7 +42,7 @@ Prompts are random tokens, and no token ends the text. A canvas is denoised unti
 rule ends it, which on random prompts may be soon; --steps fixes the work instead. Times are medians
 of --repeat runs behind one that does not count, with the lowest and the highest in brackets.
 Results go to standard output, all else to standard error.
-Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 

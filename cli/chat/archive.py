@@ -8,25 +8,31 @@ import time
 from pathlib import Path
 
 from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
+from mlx_diffusion.cli.chat.files import read_regular
 from mlx_diffusion.whole_files import write_whole
 
 MOST_KEPT = 30
+PAGES = (".md", ".markdown")  # names of files that are Markdown
+LONGEST = 64_000_000  # bytes of a conversation that is read
 
 
 def write(path: Path, conversation: Conversation) -> None:
-    """Save a conversation. Raises ConversationError."""
-    write_whole(path, conversation.to_json().encode(), error=ConversationError, private=True)
+    """Save a conversation: as a page to read where the file's name asks for Markdown. Raises ConversationError."""
+    as_page = path.suffix.lower() in PAGES
+    content = conversation.to_markdown() if as_page else conversation.to_json()
+    write_whole(path, content.encode(), error=ConversationError, private=True)
 
 
 def read(path: Path) -> Conversation:
     """A saved conversation. Raises ConversationError."""
+    content = read_regular(path, LONGEST, "the file of a conversation")
     try:
-        return Conversation.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConversationError(f"{path} cannot be read ({error.strerror}); give the file of a conversation") from None
+        return Conversation.from_json(content.decode("utf-8"))
     except UnicodeDecodeError:
         raise ConversationError(f"{path} is not text; give the file of a conversation") from None
     except ConversationError as error:
+        if path.suffix.lower() in PAGES:
+            raise ConversationError(f"{path} is a page to read; load what was saved as .json") from None
         raise ConversationError(f"{path} is broken ({error}); mend it or delete it") from None
 
 

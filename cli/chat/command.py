@@ -22,7 +22,7 @@ from mlx_diffusion.cli.arguments import (
 from mlx_diffusion.cli.streams import err, has_all_characters, out_json
 from mlx_diffusion.errors import DiffusionError
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.visible_text import visible
+from mlx_diffusion.visible_text import is_unicode, visible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ examples:
   mlx-diffusion chat --plain --system "Answer in one sentence."
 
 A conversation is kept on disk as it goes, and offered again at the next start; --no-save keeps nothing.
-Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 
@@ -82,13 +82,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Converse, or answer one message; returns the exit code."""
     config = build_config(args)
+    if args.system is not None and not is_unicode(args.system):
+        args.usage_error("--system is not valid Unicode text; pass it as UTF-8")
     message = _read_message(args)
     if message is None and args.json:
         args.usage_error('--json is for one answer; add -m "..."')
     if message is None and not sys.stdout.isatty():
         args.usage_error('a conversation needs a terminal, and standard output is none; for one answer add -m "..."')
 
-    from mlx_diffusion.cli.chat.stage import no_echo
+    from mlx_diffusion.cli.chat.terminal_state import no_echo
 
     with no_echo():
         return _run(args, config, message)
@@ -104,7 +106,7 @@ def _run(args: argparse.Namespace, config: GenerationConfig, message: str | None
     if not speaker.has_chat_template:
         args.usage_error(f"{args.model} has no chat template, so one cannot chat with it; use `mlx-diffusion generate`")
     speaker.settings(config)
-    conversation = Conversation(args.model, args.system, args.think, config)
+    conversation = Conversation(speaker.name, args.system, args.think, config)
     if message is not None:
         return _answer_once(args, speaker, conversation, message)
     _converse(args, speaker, conversation)

@@ -10,8 +10,10 @@ from typing import Any
 
 from mlx_diffusion.errors import DiffusionError, OptionError
 from mlx_diffusion.options import NAMES, GenerationConfig
+from mlx_diffusion.visible_text import is_unicode, notice
 
 FORMAT = "mlx-diffusion chat 1"
+SEEDS = 2**64
 ROLES = ("user", "assistant")
 
 
@@ -90,6 +92,13 @@ class Conversation:
         }
         return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
+    def to_markdown(self) -> str:
+        """The conversation as a page to read; it cannot be read back."""
+        sections = [("System", self.system)] if self.system else []
+        sections += [("Question" if message.role == "user" else "Answer", message.content) for message in self.messages]
+        title = f"# Conversation with {notice(self.model)}\n"
+        return "\n".join([title, *(f"## {name}\n\n{content}\n" for name, content in sections)])
+
     @classmethod
     def from_json(cls, text: str) -> "Conversation":
         """Read what `to_json` gave. Raises ConversationError, which does not name the file: the caller does."""
@@ -120,6 +129,8 @@ def _message(entry: object, number: int) -> Message:
     if entry.get("role") != role:
         raise ConversationError(f"{where} has role {entry.get('role')!r}; questions and answers must take turns")
     seed = None if entry.get("seed") is None else _get(entry, "seed", int, where)
+    if seed is not None and not 0 <= seed < SEEDS:
+        raise ConversationError(f"{where} has seed {seed}; it must be 0 or more and below {SEEDS}")
     return Message(role, _get(entry, "content", str, where), seed)
 
 
@@ -127,14 +138,6 @@ def _get(content: Mapping[str, Any], name: str, kind: type, where: str = "the fi
     value = content.get(name)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConversationError(f"{where} has no {name!r} that is of type {kind.__name__}")
-    if isinstance(value, str) and not _is_unicode(value):
+    if isinstance(value, str) and not is_unicode(value):
         raise ConversationError(f"{where} has a {name!r} that is not valid Unicode text")
     return value
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,5 +5,5 @@ from collections.abc import Collection
 
 
 def nearest(word: str, words: Collection[str]) -> str:
-    """The one of `words` that looks most like `word`; `words` must not be empty."""
-    return difflib.get_close_matches(word, words, n=1, cutoff=0.0)[0]
+    """The one of `words`, in small letters, that looks most like `word`; `words` must not be empty."""
+    return difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.0)[0]

@@ -11,12 +11,14 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 
+from mlx_diffusion.cli.chat.history import PrivateHistory
 from mlx_diffusion.cli.chat.session import Session
+from mlx_diffusion.cli.chat.slash_actions import FORCE
 from mlx_diffusion.cli.chat.slash_commands import completions
 
 
@@ -34,7 +36,7 @@ class CommandCompleter(Completer):
         words = completions(self.session, line)
         word = line.rpartition(" ")[2]
         if words is None:
-            path = line.partition(" ")[2]
+            path = line.partition(" ")[2].removeprefix(FORCE).lstrip()
             yield from self.paths.get_completions(Document(path), complete_event)
             return
         for offered in words:
@@ -47,7 +49,10 @@ class Prompt:
     def __init__(
         self, session: Session, history_file: Path | None, *, input: Input | None = None, output: Output | None = None
     ) -> None:
-        history: History = FileHistory(history_file) if history_file is not None else InMemoryHistory()
+        self.kept = PrivateHistory(history_file) if history_file is not None else None
+        self.complain = session.complain
+        self._tell_problem()
+        history: History = self.kept or InMemoryHistory()
         self.session: PromptSession[str] = PromptSession(
             history=history,
             multiline=True,
@@ -56,6 +61,7 @@ class Prompt:
             complete_while_typing=Condition(self._is_command),
             key_bindings=_bindings(),
             enable_open_in_editor=True,
+            enable_suspend=True,
             search_ignore_case=True,
             reserve_space_for_menu=4,
             input=input,
@@ -64,8 +70,17 @@ class Prompt:
 
     def read(self) -> str:
         """Read the next message. Raises EOFError at the end and KeyboardInterrupt for Ctrl-C in an empty line."""
-        text = self.session.prompt("> ")
+        try:
+            text = self.session.prompt("> ")
+        finally:
+            self._tell_problem()
         return text.encode("utf-8", "replace").decode("utf-8")  # bytes that are no text come as surrogates
+
+    def _tell_problem(self) -> None:
+        """Say once why the history is not kept."""
+        if self.kept is not None and self.kept.problem is not None:
+            self.complain(self.kept.problem)
+            self.kept = None
 
     def _is_command(self) -> bool:
         return self.session.default_buffer.text.startswith("/")

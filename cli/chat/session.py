@@ -17,6 +17,7 @@ from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
 from mlx_diffusion.cli.chat.following import Interrupt, Outcome, follow
 from mlx_diffusion.cli.chat.speaker import Speaker
 from mlx_diffusion.cli.chat.views import AnswerView
+from mlx_diffusion.display import count_of
 from mlx_diffusion.events import Finish
 from mlx_diffusion.options import Settings
 from mlx_diffusion.visible_text import notice, visible
@@ -70,7 +71,8 @@ class Session:
     def attach(self, path: Path) -> None:
         """Put a file into the next message. Raises ConversationError."""
         text = read_attachment(path, self.speaker.longest_prompt * LONGEST_TOKEN)
-        attachments = [*self.attachments, (path.name, text)]
+        name = visible(path.name)
+        attachments = [*self.attachments, (name, text)]
         trial = replace(self.conversation, messages=list(self.conversation.messages))
         trial.ask(with_attachments("", attachments))
         tokens = len(self.speaker.encode(trial.prompt(), trial.think))
@@ -81,7 +83,8 @@ class Session:
             )
         self.attachments = attachments
         self.tell(
-            f"{path.name} goes with your next message: {len(text.splitlines())} lines, {tokens:,} tokens with all"
+            f"{name} goes with your next message: {count_of(len(text.splitlines()), 'line')}, "
+            f"{count_of(tokens, 'token')} with all"
         )
 
     def keep(self) -> None:

@@ -4,22 +4,26 @@ Each is given the text that was typed after the command's name. Knows nothing of
 completed.
 """
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from mlx_diffusion.cli.chat import archive
 from mlx_diffusion.cli.chat.cells import one_line
-from mlx_diffusion.cli.chat.conversation import ConversationError
+from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
+from mlx_diffusion.cli.chat.files import typed_path
 from mlx_diffusion.cli.chat.markup import show
 from mlx_diffusion.cli.chat.nearest import nearest
 from mlx_diffusion.cli.chat.session import Session
-from mlx_diffusion.cli.chat.settings import describe, key_named, with_setting
+from mlx_diffusion.cli.chat.settings import DEFAULT, describe, key_named, with_setting
 from mlx_diffusion.cli.report import figures_line
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.options import NAMES
+from mlx_diffusion.options import NAMES, GenerationConfig
 from mlx_diffusion.visible_text import notice
 
+FORCE = "--force"
 SWITCH = ("on", "off", "show")
 
 
@@ -70,18 +74,23 @@ def retry(session: Session, argument: str) -> bool:
 
 
 def save_conversation(session: Session, argument: str) -> None:
-    if not argument:
-        raise OptionError("/save needs the file to write, as in: /save talk.json")
-    path = Path(argument).expanduser()
+    words = argument.split(" ")
+    force = FORCE in (words[0], words[-1])
+    name = argument.removeprefix(FORCE).removesuffix(FORCE).strip() if force else argument
+    if not name:
+        raise OptionError("/save needs the file to write, as in: /save talk.json (to load again) or talk.md (to read)")
+    path = typed_path(name)
+    if os.path.lexists(path) and not force:
+        raise OptionError(f"{path} is there already; /save {FORCE} {name} writes over it")
     archive.write(path, session.conversation)
     session.tell(f"saved to {path}")
 
 
 def load_conversation(session: Session, argument: str) -> None:
-    path = Path(argument).expanduser() if argument else _last(session)
+    path = typed_path(argument) if argument else _last(session)
     loaded = archive.read(path)
     session.speaker.settings(loaded.settings)
-    saved_with = loaded.model
+    before, saved_with = session.conversation, loaded.model
     session.conversation = replace(loaded, model=session.speaker.name)
     session.attachments.clear()
     session.tried = None
@@ -91,6 +100,22 @@ def load_conversation(session: Session, argument: str) -> None:
     if saved_with != session.speaker.name:
         session.tell(notice(f"held with {saved_with}, goes on with {session.speaker.name}"))
     _recall(session)
+    _tell_what_changed(session, before)
+
+
+def _tell_what_changed(session: Session, before: Conversation) -> None:
+    """Say which settings a loaded conversation has brought with it, and how they are left."""
+    now = session.conversation
+    settings = session.speaker.settings(now.settings)
+    changed = [name for name in NAMES if getattr(now.settings, name) != getattr(before.settings, name)]
+    lines = [describe(now.settings, settings, name) for name in changed]
+    if now.think != before.think:
+        lines.append(f"thinking is {'on' if now.think else 'off'}")
+    if now.system != before.system:
+        lines.append(notice(f"system: {now.system or '(none)'}"))
+    if lines:
+        session.tell("\n".join(["it was held with other settings, which count from here on:", *lines]))
+        session.tell(f"/set {DEFAULT} takes the defaults of all options; /think off and /system off take back those")
 
 
 def _last(session: Session) -> Path:
@@ -115,6 +140,10 @@ def _recall(session: Session) -> None:
 
 def set_option(session: Session, argument: str) -> None:
     conversation = session.conversation
+    if argument == DEFAULT:
+        conversation.settings = GenerationConfig()
+        session.keep_changes()
+        argument = ""
     key, _, value = argument.partition(" ")
     names = [key_named(key)] if key else NAMES
     if value.strip():
@@ -160,9 +189,13 @@ def show_figures(session: Session, argument: str) -> None:
 
 
 def attach_file(session: Session, argument: str) -> None:
-    if not argument:
-        raise OptionError("/file needs the file to put into your message, as in: /file notes.txt")
-    session.attach(Path(argument).expanduser())
+    if argument == "off":
+        session.attachments.clear()
+    if argument in ("", "off"):
+        names = ", ".join(name for name, _ in session.attachments)
+        session.tell(f"with your next message: {names or 'no file'}; /file notes.txt adds one, /file off drops all")
+        return
+    session.attach(typed_path(argument))
 
 
 def leave(session: Session, argument: str) -> None:
@@ -181,7 +214,3 @@ def offer_last(session: Session) -> None:
         session.tell(
             f"Your last conversation ({when}, {count_of(questions, 'question')}) is kept: /load goes on with it."
         )
-
-
-def count_of(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mlx_diffusion.cli.chat import slash_actions
 from mlx_diffusion.cli.chat.nearest import nearest
 from mlx_diffusion.cli.chat.session import Session
-from mlx_diffusion.cli.chat.settings import key_named, suggestions
+from mlx_diffusion.cli.chat.settings import DEFAULT, key_named, suggestions
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.options import MODES, NAMES
 
@@ -50,7 +50,7 @@ def completions(session: Session, line: str) -> list[str] | None:
     if name in COMMANDS and PATH in COMMANDS[name].argument:
         return None
     if name == "/set" and len(words) == 1:
-        offered = list(NAMES)
+        offered = [*NAMES, DEFAULT]
     elif name == "/set" and len(words) == 2 and words[0].replace("-", "_") in NAMES:
         offered = suggestions(key_named(words[0]), session.speaker.settings(session.conversation.settings))
     elif name == "/mode" and len(words) == 1:
@@ -78,17 +78,23 @@ COMMANDS = {
     "/retry": SlashCommand("[SEED]", "another answer to the last question", slash_actions.retry),
     "/undo": SlashCommand("", "take the last question and its answer back", slash_actions.undo),
     "/reset": SlashCommand("", "begin a new conversation", slash_actions.reset),
-    "/file": SlashCommand(PATH, "put a text file into your next message", slash_actions.attach_file),
+    "/file": SlashCommand(
+        f"[{PATH}|off]", "put a text file into your next message; drop all such files", slash_actions.attach_file
+    ),
     "/system": SlashCommand("[TEXT]", 'show or set the system message; "off" takes it away', slash_actions.set_system),
     "/think": SlashCommand(
         "[on|off|show]", "whether to think first; show the last thought", slash_actions.set_thinking
     ),
     "/set": SlashCommand(
-        "[KEY [VALUE]]", 'show or set options; "default" is the checkpoint\'s', slash_actions.set_option
+        "[KEY [VALUE]]",
+        'show or set options; "default" is the checkpoint\'s, of one or of all',
+        slash_actions.set_option,
     ),
     "/mode": SlashCommand("[MODE]", "how a canvas is denoised", slash_actions.set_mode),
     "/stats": SlashCommand("", "figures of the last answer and of all", slash_actions.show_figures),
-    "/save": SlashCommand(PATH, "write the conversation to a file", slash_actions.save_conversation),
+    "/save": SlashCommand(
+        f"[--force] {PATH}", "write the conversation to a file, a .md to read", slash_actions.save_conversation
+    ),
     "/load": SlashCommand(
         f"[{PATH}]", "go on with a saved conversation, or with your last one", slash_actions.load_conversation
     ),

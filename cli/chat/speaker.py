@@ -19,6 +19,7 @@ from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.tokenizer import TextStream, Tokenizer
+from mlx_diffusion.visible_text import visible
 
 PREFIX_BYTES = 4_000_000_000  # for the keys and values of earlier turns, which are then not encoded again
 
@@ -108,4 +109,4 @@ def _markers(tokenizer: Tokenizer) -> dict[int, str]:
 
 def load_speaker(name: str, revision: str | None = None) -> CheckpointSpeaker:
     """Load "demo", a folder or a Hub id. Raises CheckpointError."""
-    return CheckpointSpeaker(name, *open_model(name, say, revision))
+    return CheckpointSpeaker(visible(name), *open_model(name, say, revision))
