@@ -175,6 +175,14 @@ def test_a_prediction_runs_nothing_and_says_what_it_is(capsys: pytest.CaptureFix
     assert next(line for line in out.splitlines() if line.startswith("M1  ")).rstrip().endswith("too large")
 
 
+def test_recorded_runs_have_a_table_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--predict", "--record", "1 2 3", "--model", HUB, "--output-tokens", "9") == 0
+    out = capsys.readouterr().out
+    ways, recorded_runs = [line for line in out.splitlines() if line.startswith("chip  ")][:2]
+    assert "denoised" in ways and "recorded" not in ways
+    assert recorded_runs.split() == ["chip", "recorded", "reference"] and "\nRecorded reference: " in out
+
+
 def test_a_recorded_answer_is_predicted_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shape = ["--synthetic", str(config_folder(tmp_path)), "--output-tokens", "20"]
     assert run("--predict", "--record", "1 2 3", "--model", HUB, *shape, "--json") == 0

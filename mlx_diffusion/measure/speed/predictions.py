@@ -144,21 +144,26 @@ def prediction_sections(question: Question, found: Sequence[ChipPredictions]) ->
         "agree, each behind an agreeing one."
     )
     ways = list(question.schedules())
+    recorded = [way for way in ways if RECORDED in way]
+    synthetic = [way for way in ways if RECORDED not in way]
     yield TitledTable(
         "predicted tokens a second",
-        ("chip", *ways, "fastest"),
-        [
-            [
-                one.chip.label,
-                *(f"{one.ways[way].tokens_per_second:.1f}" if one.ways else "–" for way in ways),
-                one.fastest or "too large",
-            ]
-            for one in found
-        ],
+        ("chip", *synthetic, "fastest"),
+        [[one.chip.label, *_cells(one, synthetic), one.fastest or "too large"] for one in found],
     )
+    if recorded:
+        yield TitledTable(
+            "predicted tokens a second, recorded",
+            ("chip", *recorded),
+            [[one.chip.label, *_cells(one, recorded)] for one in found],
+        )
     for mode, run in question.recorded.items():
         yield experts_text(mode, run)
     yield report_table()
+
+
+def _cells(one: ChipPredictions, ways: Sequence[str]) -> list[str]:
+    return [f"{one.ways[way].tokens_per_second:.1f}" if one.ways else "–" for way in ways]
 
 
 def step_seconds(shape: ModelShape, chip: Chip, prefix: int, *, float16: bool = False) -> dict[int, float]:
