@@ -24,7 +24,7 @@ PLACES = (
     ("template_sandbox",),
     ("template_bounds",),
     ("json_files",),
-    ("regular_files",),
+    ("regular_files", "typed_json"),
     ("errors",),
     ("visible_text",),
 )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,6 +96,28 @@ def test_a_damaged_record_is_one_line(damage: Callable[[str], str], tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [("canvas_length",), ("canvas_length", 0), ("model", ["m"]), ("device", 5), ("plan", "ways", []),
+     ("plan", "ways", 0, "options", ["x"]), ("plan", "ways", 0, "options", {"t_min": 10**400}), ("plan", "seed", -1),
+     ("plan", "families", "f0", "prompts", True), ("cells", 0, "canvases", [0, 1]), ("cells", 0, "tokens", [0, 8]),
+     ("cells", 0, "way", []), ("cells", 0, "seconds", 10**400), ("cells", 0, "answers", [1, 2]), ("cells", 5),
+     ("plan", "ways", 0, "label", "\ud800")],
+)  # fmt: skip
+def test_a_record_is_checked_whole_before_anything_is_made_of_it(damage: tuple[Any, ...], tmp_path: Path) -> None:
+    content = json.loads(record(["10"]).to_json(answers=True))
+    *way, last, value = damage if len(damage) > 1 else (*damage, None)
+    place = content
+    for step in way:
+        place = place[step]
+    place[last] = value
+    if len(damage) == 1:
+        del place[last]
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(EvaluationError, match=r"r\.json is damaged"):
+        Evaluation.read(tmp_path / "r.json")
+
+
 def test_report_has_all_figures() -> None:
     found = figures_dict(record(["10", "11"], ["11", "11"]))
     assert found["recommended"] == "w1" and [way["label"] for way in found["ways"]] == ["w0", "w1"]
@@ -105,7 +128,12 @@ def test_report_has_all_figures() -> None:
 @pytest.mark.parametrize(
     "damage",
     [lambda text: text[:50], lambda text: text.replace("recipes 1", "recipes 0"),
-     lambda text: text.replace('"recipe"', '"repice"'), lambda text: text.replace('"limited"', '"limit"')],
+     lambda text: text.replace('"recipe"', '"repice"'), lambda text: text.replace('"limited"', '"limit"'),
+     lambda text: text.replace('"weight_bytes": ', '"weight_bytes": -0.5e'), lambda text: text.replace('"p"', '"q"'),
+     lambda text: text.replace('"steps_per_canvas": 4.2555555555555555', '"steps_per_canvas": 0'),
+     lambda text: text.replace('"differences": [', '"differences": [], "d": ['),
+     lambda text: text.replace('"copy": {', '"copy": 5, "x": {'),
+     lambda text: text.replace('"equal": 1.0', '"equal": []')],
 )  # fmt: skip
 def test_a_damaged_cost_report_is_one_line(damage: Callable[[str], str], tmp_path: Path) -> None:
     file = tmp_path / "r.json"

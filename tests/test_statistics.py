@@ -36,6 +36,11 @@ def test_tails_by_hand() -> None:
     assert binomial_at_most(0, 2, 0.9) == pytest.approx(0.01)
     assert binomial_at_most(5, 5, 0.3) == pytest.approx(1)
     assert binomial_at_most(3, 4, 1.0) == 0
+    assert binomial_at_most(0, 4, 0.0) == 1
+
+
+def test_thousands_of_prompts_stay_in_the_range_of_numbers() -> None:
+    assert binomial_at_most(2999, 6000, 0.5) == pytest.approx(0.5 - math.comb(6000, 3000) / 2**6001)
 
 
 def test_the_sign_test_by_hand() -> None:

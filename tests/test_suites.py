@@ -135,6 +135,18 @@ def test_a_file_s_checks(given: dict[str, Any], right: list[str], wrong: list[st
         ('{"prompt": "p", "checker": "sudoku", "clues": ["10", "00"]}', "4 rows of 4"),
         ('{"prompt": "p", "answer": "a", "anwser": "b"}', "unknown field 'anwser'"),
         ('{"prompt": "p", "answer": "a", "family": 3}', "family is 3"),
+        ('{"prompt": "p", "answer": "a", "family": "two\\nlines"}', "text of one line"),
+        ('{"prompt": "p", "answer": "a", "family": "' + "x" * 101 + '"}', "at most 100 characters"),
+        ('{"prompt": "p", "regex": "' + "x" * 10_001 + '"}', "10,000 are the most"),
+        ('{"prompt": "p", "regex": "a{99999999999999}"}', "no regular expression"),
+        ('{"prompt": "p", "checker": []}', "unknown checker []"),
+        ('{"prompt": "p", "checker": "number", "value": 1' + "0" * 400 + "}", "it must be a finite number"),
+        ('{"prompt": "p", "checker": "number", "value": 1, "tolerance": NaN}', "tolerance is nan"),
+        ('{"prompt": "p", "checker": "sudoku", "clues": ["12 34", "0000", "0000", "0000"]}', "4 rows of 4"),
+        ('{"prompt": [{"role": "user", "content": 5}], "answer": "a"}', "prompt: message 1 has a content that is 5"),
+        ('{"prompt": [7], "answer": "a"}', "prompt: message 1 is 7"),
+        ('{"prompt": "\\ud800", "answer": "a"}', "not valid Unicode"),
+        ('{"prompt": ' + "[" * 200 + "]" * 200 + "}", "no JSON (it goes more than 100 levels deep)"),
     ],
 )
 def test_a_bad_line_is_named(line: str, message: str, tmp_path: Path) -> None:
@@ -143,6 +155,28 @@ def test_a_bad_line_is_named(line: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"own\.jsonl, line 2") as caught:
         read_suite(file)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_pattern_that_would_run_for_years_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_diffusion.measure.answers.patterns.SECONDS", 0.05)
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"prompt": "p", "regex": "(?:(?:a{1,1000}){1,1000}){1,1000}b"}')
+    ((item,),) = read_suite(file).values()
+    assert item.is_right("aaab")
+    with pytest.raises(EvaluationError, match=r"own\.jsonl, line 1: regex takes more than 0\.05 s on an answer"):
+        item.is_right("a" * 60 + "b" + "c")
+
+
+def test_an_answer_that_json_nests_too_deep_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"prompt": "p", "checker": "json", "value": [[1]]}')
+    ((item,),) = read_suite(file).values()
+    assert item.is_right("[[1]]") and not item.is_right("[" * 100_000)
+
+
+def test_a_suite_is_read_from_no_pipe_or_device(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="it is no regular file"):
+        read_suite(Path("/dev/zero"))
 
 
 def test_an_answer_follows_its_thoughts() -> None:

@@ -6,12 +6,13 @@ files or of prompts.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+
+from mlx_diffusion.json_files import bounded_json
 
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 EMPTY = ("0", ".", "_")  # an empty cell of a Sudoku's clues
@@ -31,7 +32,7 @@ def number(text: str, *, value: float, tolerance: float = 0.0) -> bool:
 def json_value(text: str, *, value: Any) -> bool:
     """The answer is JSON and equals the value; keys may stand in any order."""
     try:
-        return bool(json.loads(text) == value)
+        return bool(bounded_json(text) == value)
     except ValueError:
         return False
 
@@ -43,17 +44,20 @@ def permutation(text: str, *, items: Sequence[str]) -> bool:
 
 def insertion(text: str, *, items: Sequence[str], item: str) -> bool:
     """The items in their order with the one item somewhere between them."""
-    return any(text.split() == [*items[:i], item, *items[i:]] for i in range(len(items) + 1))
+    words = text.split()
+    return len(words) == len(items) + 1 and any(words == [*items[:i], item, *items[i:]] for i in range(len(items) + 1))
 
 
 def removal(text: str, *, items: Sequence[str]) -> bool:
     """The items in their order, one of them missing."""
-    return any(text.split() == [*items[:i], *items[i + 1 :]] for i in range(len(items)))
+    words = text.split()
+    return len(words) == len(items) - 1 and any(words == [*items[:i], *items[i + 1 :]] for i in range(len(items)))
 
 
 def replacement(text: str, *, items: Sequence[str], item: str) -> bool:
     """The items in their order, one of them replaced with the one item."""
-    return any(text.split() == [*items[:i], item, *items[i + 1 :]] for i in range(len(items)))
+    words = text.split()
+    return len(words) == len(items) and any(words == [*items[:i], item, *items[i + 1 :]] for i in range(len(items)))
 
 
 def latin(text: str, *, items: Sequence[str]) -> bool:
@@ -63,7 +67,7 @@ def latin(text: str, *, items: Sequence[str]) -> bool:
 
 def sudoku(text: str, *, clues: Sequence[str]) -> bool:
     """A solved Sudoku of 4×4 or 9×9 digits that keeps the clues, of which each row is a string with EMPTY cells."""
-    rows, given = _rows(text), [_cells(row) for row in clues]
+    rows, given = _rows(text), [cells(row) for row in clues]
     size = len(given)
     box = round(size**0.5)
     digits = [str(n + 1) for n in range(size)]
@@ -82,12 +86,13 @@ def sudoku(text: str, *, clues: Sequence[str]) -> bool:
     return kept and all(len(found) == size for found in boxes)
 
 
-def _cells(line: str) -> list[str]:
+def cells(line: str) -> list[str]:
+    """The cells of a row: its words, or its characters where it has no spaces."""
     return line.split() if " " in line.strip() else list(line.strip())
 
 
 def _rows(text: str) -> list[list[str]]:
-    return [_cells(line) for line in text.splitlines() if line.strip()]
+    return [cells(line) for line in text.splitlines() if line.strip()]
 
 
 def _is_latin(rows: Sequence[Sequence[str]], items: Sequence[str]) -> bool:

@@ -8,14 +8,16 @@ tests, so p-values are corrected by Holm's method: over all families together, t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlx_diffusion.errors import EvaluationError
 from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.statistics import holm, sign_test
+from mlx_diffusion.typed_json import from_json
 
 LEVEL = 0.05
+DERIVED = ("real", "real_steps")  # follow from the other figures of a difference
 ALL = "all"
 
 
@@ -58,11 +60,12 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Comparison:
-        """The comparison that `as_dict` described."""
-        names = [field.name for field in fields(Difference)]
-        entries = [{name: entry[name] for name in names} for entry in content["differences"]]
-        pairs = [{**entry, **{key: tuple(entry[key]) for key in ("accuracy", "steps")}} for entry in entries]
-        return cls(content["a"], content["b"], tuple(Difference(**entry) for entry in pairs))
+        """The comparison that `as_dict` described. Raises ValueError, KeyError or TypeError for anything else."""
+        entries = [{key: part for key, part in entry.items() if key not in DERIVED} for entry in content["differences"]]
+        found = from_json(cls, {"a": content["a"], "b": content["b"], "differences": entries})
+        if not found.differences:
+            raise ValueError("a comparison without differences")
+        return found
 
 
 def matched_pairs(a: Sequence[PromptOutcome], b: Sequence[PromptOutcome]) -> tuple[int, int]:

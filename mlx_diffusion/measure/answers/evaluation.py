@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.errors import EvaluationError
+from mlx_diffusion.json_files import bounded_json
+from mlx_diffusion.measure.answers.header import read_header
 from mlx_diffusion.measure.answers.one_step_bound import FirstStep, check_first_step
+from mlx_diffusion.regular_files import read_regular
+from mlx_diffusion.typed_json import LARGEST_COUNT, from_json
 
 FORMAT = "mlx-diffusion evaluation 1"
-LARGEST_COUNT = 2**53  # of steps or tokens; JSON readers agree on whole numbers up to here
-HEADER = ("model", "checkpoint", "canvas_length", "device", "plan")
+MOST_BYTES = 200_000_000  # of a file of results; 30,000 prompts with their answers have about 20 MB
 COLUMNS = ("steps", "canvases", "limited", "tokens")
 
 
@@ -35,7 +38,7 @@ class PromptOutcome:
 
 
 def check_outcomes(outcomes: Sequence[PromptOutcome], seconds: object, prompts: int) -> None:
-    """Refuse what was read for so many prompts by a ValueError, unless it is whole and of the right kinds."""
+    """Refuse what was read for so many prompts by a ValueError, unless it is whole, of the right kinds, and can be."""
     if len(outcomes) != prompts:
         raise ValueError(f"{len(outcomes)} outcomes of {prompts} prompts")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
@@ -45,6 +48,8 @@ def check_outcomes(outcomes: Sequence[PromptOutcome], seconds: object, prompts: 
         kinds = isinstance(outcome.right, bool) and isinstance(outcome.answer, str)
         if not kinds or not all(type(count) is int and 0 <= count < LARGEST_COUNT for count in counts):
             raise ValueError("an outcome of the wrong kind")
+        if not 1 <= outcome.canvases <= outcome.steps or not outcome.tokens or outcome.limited > outcome.canvases:
+            raise ValueError("an outcome whose counts cannot be")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,29 @@ class Cell:
 
     outcomes: tuple[PromptOutcome, ...]
     seconds: float  # of work, summed over batches
+
+
+@dataclass(frozen=True)
+class _StoredCell:
+    """A cell as it stands in a file: a column for each figure."""
+
+    way: int
+    family: str
+    seconds: float
+    right: str  # 1 for each right answer, 0 for a wrong one
+    steps: Sequence[int]
+    canvases: Sequence[int]
+    limited: Sequence[int]
+    tokens: Sequence[int]
+    answers: Sequence[str] | None = None
+
+    def cell(self) -> Cell:
+        """Raises ValueError where the columns are not of one length."""
+        if set(self.right) - {"0", "1"}:
+            raise ValueError("a mark that is neither right nor wrong")
+        answers = self.answers or [""] * len(self.right)
+        rows = zip(self.right, *(getattr(self, name) for name in COLUMNS), answers, strict=True)
+        return Cell(tuple(PromptOutcome(mark == "1", *rest) for mark, *rest in rows), self.seconds)
 
 
 @dataclass(frozen=True)
@@ -107,30 +135,32 @@ class Evaluation:
         """Read a file that `to_json` made. Raises `EvaluationError`."""
         content = read_results(file, FORMAT)
         try:
-            cells = {(entry["way"], entry["family"]): _cell(entry) for entry in content["cells"]}
-            steps = tuple(FirstStep(**entry) for entry in content["first_steps"])
-            evaluation = cls({key: content[key] for key in HEADER}, cells, steps)
+            header = read_header(content)
+            stored = [from_json(_StoredCell, entry) for entry in content["cells"]]
+            cells = {(entry.way, entry.family): entry.cell() for entry in stored}
+            steps = tuple(from_json(FirstStep, entry) for entry in content["first_steps"])
+            evaluation = cls(header, cells, steps)
             expected = {
                 (variant, family) for variant in range(len(evaluation.labels)) for family in evaluation.families
             }
+            if cells.keys() != expected or len(stored) != len(expected):
+                raise ValueError("families or ways are missing, or twice")
             for (_, family), cell in cells.items():
                 check_outcomes(cell.outcomes, cell.seconds, evaluation.plan["families"][family]["prompts"])
             for step in steps:
                 check_first_step(step)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise damaged(file, str(error)[:100]) from None
-        if cells.keys() != expected:
-            raise damaged(file, "families or ways are missing")
         return evaluation
 
 
 def read_results(file: Path, format: str) -> dict[str, Any]:
     """The JSON object in a file of results, which names its format. Raises `EvaluationError`."""
     try:
-        content = json.loads(file.read_bytes())
+        content = bounded_json(read_regular(file, MOST_BYTES))
     except OSError as error:
         raise EvaluationError(f"{file} cannot be read ({error.strerror}); give a file that --output wrote") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise EvaluationError(f"{file} is no JSON; give a file that --output wrote") from None
     if not isinstance(content, dict) or content.get("format") != format:
         raise EvaluationError(f"{file} is no measurement of this version; measure again with --output {file}")
@@ -155,12 +185,3 @@ def _cell_line(variant: int, family: str, cell: Cell, answers: bool) -> str:
     if answers:
         columns["answers"] = [outcome.answer for outcome in cell.outcomes]
     return "  " + json.dumps(columns, ensure_ascii=False, separators=(",", ":"))
-
-
-def _cell(entry: Mapping[str, Any]) -> Cell:
-    right: str = entry["right"]
-    answers: Sequence[str] = entry.get("answers") or [""] * len(right)
-    if set(right) - {"0", "1"}:
-        raise ValueError("a mark that is neither right nor wrong")
-    rows = zip(right, *(entry[name] for name in COLUMNS), answers, strict=True)
-    return Cell(tuple(PromptOutcome(mark == "1", *rest) for mark, *rest in rows), entry["seconds"])

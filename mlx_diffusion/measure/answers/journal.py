@@ -6,6 +6,7 @@ shuffle. A last line that was cut off is dropped. Only one process at a time may
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -58,6 +59,8 @@ class Journal:
         try:
             for folder in reversed([file.parent, *file.parent.parents]):
                 folder.mkdir(mode=0o700, exist_ok=True)  # a new one is the user's alone, and so are its parents
+            if file.exists() and not file.is_file():
+                raise OSError(errno.EINVAL, "it is no regular file")
             self._stream = file.open("a+b")
         except OSError as error:
             raise EvaluationError(f"{file} cannot be written ({error.strerror}); choose another --output") from None

@@ -19,6 +19,7 @@ from mlx_diffusion.measure.answers.modes import MeasuredMode
 from mlx_diffusion.measure.answers.suite_file import SUFFIX, read_suite
 from mlx_diffusion.measure.answers.suites import DEFAULT_SUITES, draw_items, families_of
 from mlx_diffusion.options import MODES, GenerationConfig, Settings
+from mlx_diffusion.typed_json import LARGEST_COUNT
 
 DEFAULT_COUNT = 200  # prompts of each family
 DEFAULT_MAX_TOKENS = 128  # the longest right answer of a bundled family, a story, has 108
@@ -90,6 +91,8 @@ def make_plan(
     batch_size: int | None = None,
 ) -> EvaluationPlan:
     """The plan of an evaluation; None stands for the default. Raises `OptionError`."""
+    if seed >= LARGEST_COUNT:
+        raise OptionError(f"--seed is {seed}; of an evaluation it must be below {LARGEST_COUNT}")
     variants = variants_of(modes or MODES[:1], sweeps)  # before prompts are drawn, which takes longer
     return EvaluationPlan(
         items=prompts_by_family(DEFAULT_SUITES if suites is None else suites, count, seed),

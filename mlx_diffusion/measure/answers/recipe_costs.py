@@ -21,12 +21,15 @@ from mlx_diffusion.fit.opening import find_model
 from mlx_diffusion.fit.verdict import Warn
 from mlx_diffusion.measure.answers.batches import EvaluationProgress
 from mlx_diffusion.measure.answers.comparison import Comparison, compare
-from mlx_diffusion.measure.answers.evaluation import HEADER, Evaluation, damaged, read_results
+from mlx_diffusion.measure.answers.evaluation import MOST_BYTES, Evaluation, damaged, read_results
 from mlx_diffusion.measure.answers.figures import Figures, overall_figures
+from mlx_diffusion.measure.answers.header import read_header
 from mlx_diffusion.measure.answers.plan import EvaluationPlan
 from mlx_diffusion.measure.answers.runner import evaluate
 from mlx_diffusion.measure.answers.tables import comparison_text
 from mlx_diffusion.measure.logit_errors import CONVERGED, RANDOM, LogitError, logit_errors
+from mlx_diffusion.regular_files import read_regular
+from mlx_diffusion.typed_json import from_json
 
 Convert = Callable[[Path, Path, str], object]  # from a folder into another, by the name of a recipe
 
@@ -84,11 +87,16 @@ class CostReport:
         """Read a file that holds what `as_dict` gave. Raises `EvaluationError`."""
         content = read_results(file, FORMAT)
         try:
-            found = [RecipeCost(**{**entry, "figures": Figures(**entry["figures"])}) for entry in content["costs"]]
+            header = read_header(content)
+            found = [from_json(RecipeCost, entry) for entry in content["costs"]]
             comparisons = [(entry["recipe"], Comparison.from_dict(entry)) for entry in content["comparisons"]]
-            return cls({key: content[key] for key in HEADER}, tuple(found), tuple(comparisons))
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged(file, repr(error)) from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(file, str(error)[:100]) from None
+        if not found or found[0].figures.steps_per_canvas <= 0:
+            raise damaged(file, "the source's own figures are missing")
+        if [recipe for recipe, _ in comparisons] != [cost.recipe for cost in found[1:]]:
+            raise damaged(file, "the comparisons are not those of the recipes")
+        return cls(header, tuple(found), tuple(comparisons))
 
     def table(self, markdown: bool = False) -> str:
         """One row for each recipe."""
@@ -140,8 +148,7 @@ class CostReport:
 def is_cost_report(file: Path) -> bool:
     """Whether a file of results is a cost report, by its beginning; false where it cannot be read."""
     try:
-        with file.open("rb") as stream:
-            return FORMAT.encode() in stream.read(200)
+        return FORMAT.encode() in read_regular(file, MOST_BYTES)[:200]
     except OSError:
         return False
 

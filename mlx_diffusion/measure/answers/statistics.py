@@ -21,7 +21,15 @@ def wilson(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
 
 def binomial_at_most(right: int, count: int, share: float) -> float:
     """The probability of `right` or fewer of `count` when each is right with probability `share`."""
-    return min(math.fsum(math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(right + 1)), 1.0)
+    if share in (0, 1):
+        return float(right >= share * count)
+
+    def chance(k: int) -> float:
+        """Of exactly k; by logarithms, since the factors alone leave the range of numbers from 1,000 prompts on."""
+        ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        return math.exp(ways + k * math.log(share) + (count - k) * math.log1p(-share))
+
+    return min(math.fsum(map(chance, range(min(right, count) + 1))), 1.0)
 
 
 def sign_test(ups: int, downs: int) -> float:

@@ -15,23 +15,29 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_diffusion.errors import EvaluationError, OptionError
-from mlx_diffusion.measure.answers.checkers import CHECKERS
+from mlx_diffusion.errors import EvaluationError, OptionError, PromptError
+from mlx_diffusion.json_files import bounded_json
+from mlx_diffusion.measure.answers.checkers import CHECKERS, cells
 from mlx_diffusion.measure.answers.item import Item
+from mlx_diffusion.measure.answers.patterns import TooSlow, compiled
+from mlx_diffusion.messages import check_messages
+from mlx_diffusion.regular_files import read_regular
+from mlx_diffusion.typed_json import is_finite
 
 CHECKS = ("answer", "regex", "checker")
 SUFFIX = ".jsonl"
+MOST_BYTES = 64_000_000  # of a file
+LONGEST_FAMILY = 100  # characters
 
 
 def read_suite(file: Path) -> dict[str, list[Item]]:
     """The file's prompts by family. Raises `EvaluationError`, which names the line."""
     try:
-        content = file.read_text(encoding="utf-8-sig")
+        content = read_regular(file, MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise OptionError(f"--suite {file}: {error.strerror}; name a file that is there") from None
     except UnicodeDecodeError as error:
@@ -48,16 +54,17 @@ def read_suite(file: Path) -> dict[str, list[Item]]:
 
 def _item(line: str, where: str, family: str) -> Item:
     try:
-        entry = json.loads(line)
+        entry = bounded_json(line)
     except ValueError as error:
         raise EvaluationError(f"{where}: no JSON ({error})") from None
     if not isinstance(entry, dict):
         raise EvaluationError(f'{where}: no JSON object; write {{"prompt": ..., "answer": ...}}')
-    entry = dict(entry)
     messages = _messages(entry.pop("prompt", None), where)
     family = entry.pop("family", family)
-    if not isinstance(family, str) or not family:
-        raise EvaluationError(f"{where}: family is {family!r}; it must be text")
+    if not isinstance(family, str) or not (family.isprintable() and 0 < len(family) <= LONGEST_FAMILY):
+        raise EvaluationError(
+            f"{where}: family is {family!r}; it must be text of one line and at most {LONGEST_FAMILY} characters"
+        )
     given = [name for name in CHECKS if name in entry]
     if len(given) != 1:
         has = " and ".join(given) if given else "none of them"
@@ -71,12 +78,19 @@ def _item(line: str, where: str, family: str) -> Item:
 
 def _messages(prompt: object, where: str) -> tuple[dict[str, Any], ...]:
     if isinstance(prompt, str) and prompt.strip():
-        return ({"role": "user", "content": prompt},)
-    if isinstance(prompt, list) and prompt and all(isinstance(turn, dict) and "role" in turn for turn in prompt):
-        return tuple(prompt)
-    raise EvaluationError(
-        f"{where}: prompt is {prompt!r}; it must be text, or a list of messages with role and content"
-    )
+        prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list):
+        raise EvaluationError(
+            f"{where}: prompt is {prompt!r}; it must be text, or a list of messages with role and content"
+        )
+    try:
+        json.dumps(prompt, ensure_ascii=False).encode()
+        check_messages(prompt)
+    except PromptError as error:
+        raise EvaluationError(f"{where}: prompt: {error}") from None
+    except UnicodeEncodeError as error:
+        raise EvaluationError(f"{where}: prompt is not valid Unicode text ({error.reason}); mend its escapes") from None
+    return tuple(prompt)
 
 
 def _answer(value: object, entry: dict[str, Any], where: str) -> Callable[[str], bool]:
@@ -89,17 +103,24 @@ def _answer(value: object, entry: dict[str, Any], where: str) -> Callable[[str],
 
 def _regex(value: object, entry: dict[str, Any], where: str) -> Callable[[str], bool]:
     try:
-        pattern = re.compile(value)  # type: ignore[call-overload]
-    except (TypeError, re.error) as error:
+        matches = compiled(value)
+    except ValueError as error:
         raise EvaluationError(f"{where}: regex is no regular expression ({error})") from None
-    return lambda text: pattern.fullmatch(text) is not None
+
+    def check(text: str) -> bool:
+        try:
+            return matches(text)
+        except TooSlow as error:
+            raise EvaluationError(f"{where}: regex {error}; write it without repeats of repeats") from None
+
+    return check
 
 
 def _checker(value: object, entry: dict[str, Any], where: str) -> Callable[[str], bool]:
     """The named checker with its arguments, which are taken out of the entry."""
-    if value not in CHECKERS:
+    if not isinstance(value, str) or value not in CHECKERS:
         raise EvaluationError(f"{where}: unknown checker {value!r}; there are {', '.join(CHECKERS)}")
-    check = CHECKERS[str(value)]
+    check = CHECKERS[value]
     arguments = {}
     for name, parameter in list(inspect.signature(check, eval_str=True).parameters.items())[1:]:
         if name in entry:
@@ -113,14 +134,12 @@ def _checker(value: object, entry: dict[str, Any], where: str) -> Callable[[str]
 def _check_argument(name: str, value: object, kind: object, where: str) -> None:
     if kind is str and not isinstance(value, str):
         raise EvaluationError(f"{where}: {name} is {value!r}; it must be text")
-    if kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise EvaluationError(f"{where}: {name} is {value!r}; it must be a number")
+    if kind is float and not is_finite(value):
+        raise EvaluationError(f"{where}: {name} is {value!r}; it must be a finite number")
     if kind not in (str, float, Any):
         if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
             raise EvaluationError(f"{where}: {name} is {value!r}; it must be a list of texts")
-        if name == "clues" and not (
-            len(value) in (4, 9) and all(len("".join(row.split())) == len(value) for row in value)
-        ):
+        if name == "clues" and not (len(value) in (4, 9) and all(len(cells(row)) == len(value) for row in value)):
             raise EvaluationError(f"{where}: clues are {value!r}; they must be 4 rows of 4 cells or 9 of 9")
 
 
