@@ -13,7 +13,8 @@ from mlx_diffusion.cli.streams import err
 from mlx_diffusion.errors import PromptError
 from mlx_diffusion.json_files import bounded_json
 from mlx_diffusion.messages import check_tools
-from mlx_diffusion.options import MODES, NAMES, GenerationConfig
+from mlx_diffusion.modes import MODES
+from mlx_diffusion.options import NAMES, GenerationConfig
 from mlx_diffusion.regular_files import read_regular
 from mlx_diffusion.visible_text import notice
 
@@ -89,8 +90,15 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         "--eos-token-id", type=int, action="append", metavar="ID", help="a token that ends the text; may be repeated"
     )
 
-    denoising = parser.add_argument_group("denoising (what is not given comes from the checkpoint)")
-    denoising.add_argument("--mode", choices=MODES, help='"reference": the published sampler')
+    text.add_argument("--stop", action="append", metavar="TEXT", help="text that ends the answer; may be repeated")
+    text.add_argument(
+        "--mode",
+        choices=MODES,
+        help='"reference" (the default): canvases, by the published sampler; "autoregressive": token by token; '
+        '"speculative": the same tokens in fewer passes',
+    )
+
+    denoising = parser.add_argument_group("denoising, in mode reference (what is not given comes from the checkpoint)")
     denoising.add_argument("--max-denoising-steps", type=int, metavar="N", help="the most steps a canvas may take")
     denoising.add_argument(
         "--entropy-bound", type=float, metavar="NATS", help="what a step may accept: more is faster and less exact"
@@ -107,10 +115,39 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         "--canvas-length", type=int, metavar="N", help="positions of a canvas, at most the checkpoint's"
     )
 
+    _add_choice_options(parser.add_argument_group("the choice of tokens, in modes autoregressive and speculative"))
+    drafts = parser.add_argument_group("drafts, in mode speculative")
+    drafts.add_argument(
+        "--draft-width", type=int, metavar="N", help="positions of a draft (default: as has paid so far)"
+    )
+    drafts.add_argument("--draft-steps", type=int, metavar="N", help="denoising steps of a draft (default: 1)")
+
     memory = parser.add_argument_group("memory")
     memory.add_argument(
         "--prefill-step-size", type=int, metavar="N", help="the most prompt tokens encoded at once (default: 2048)"
     )
+
+
+def _add_choice_options(choice: Any) -> None:
+    choice.add_argument("--temperature", type=float, metavar="T", help="0 (the default): the most likely token")
+    choice.add_argument("--top-p", type=float, metavar="P", help="only the most likely tokens, of this probability")
+    choice.add_argument("--top-k", type=int, metavar="K", help="only the K most likely tokens")
+    choice.add_argument("--min-p", type=float, metavar="P", help="only tokens this probable beside the likeliest")
+    choice.add_argument("--repetition-penalty", type=float, metavar="F", help="divides the logits of recent tokens ...")
+    choice.add_argument("--repetition-context-size", type=int, metavar="N", help="... the last N (default: 20)")
+    choice.add_argument(
+        "--logit-bias", type=_token_bias, action="append", metavar="ID=B", help="adds B to a token's logit; repeatable"
+    )
+    choice.add_argument("--logprobs", type=int, metavar="N", help="with --json: likelihoods, of N tokens each time")
+
+
+def _token_bias(argument: str) -> tuple[int, float]:
+    """`106=-5` as a token id and what is added to its logit."""
+    token, _, bias = argument.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{argument!r} is no ID=NUMBER, as in 106=-5") from None
 
 
 def build_config(args: argparse.Namespace) -> GenerationConfig:

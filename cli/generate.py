@@ -23,9 +23,9 @@ from mlx_diffusion.cli.report import figures_line, report_fields
 from mlx_diffusion.cli.streams import err, out, out_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from mlx_diffusion.events import Event, Finish
+    from mlx_diffusion.events import Event, Finish, TokenLogprob
 
 EPILOG = f"""\
 examples:
@@ -90,10 +90,11 @@ def run(args: argparse.Namespace) -> int:
     asked = tokenizer.encode_prompt(prompt, vocab_size) if args.raw else messages
 
     events = stream_generate(model, tokenizer, asked, tools=tools, enable_thinking=args.think or None, config=config)
-    text, finish = _print_stream(events, quiet=args.json)
+    logprobs: list[TokenLogprob] = []
+    text, finish = _print_stream(_noting(events, logprobs), quiet=args.json)
     if args.json:
         seed = model.generation_defaults.resolve(config).seed
-        out_json(report_fields(text, finish, args.model, seed))
+        out_json(report_fields(text, finish, args.model, seed, None if args.logprobs is None else logprobs))
     elif sys.stderr.isatty():
         err(figures_line(finish))
     return 0
@@ -113,6 +114,16 @@ def _read_standard_input(args: argparse.Namespace) -> str:
     if sys.stdin is None or (args.prompt is None and sys.stdin.isatty()):
         args.usage_error('no prompt; write one, as in: mlx-diffusion generate "Sort: fig oak ant"')
     return read_standard_input(args)
+
+
+def _noting(events: "Iterable[Event]", logprobs: "list[TokenLogprob]") -> "Iterator[Event]":
+    """The events, whose tokens' likelihoods are added to a list."""
+    from mlx_diffusion import Segment
+
+    for event in events:
+        if isinstance(event, Segment):
+            logprobs += event.logprobs
+        yield event
 
 
 def _print_stream(events: "Iterable[Event]", quiet: bool) -> "tuple[str, Finish]":

@@ -7,13 +7,18 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlx_diffusion.events import Finish
+    from collections.abc import Sequence
+
+    from mlx_diffusion.events import Finish, TokenLogprob
 
 
-def report_fields(text: str, finish: "Finish", model: str, seed: int) -> dict[str, Any]:
-    """The JSON object of `--json`."""
+def report_fields(
+    text: str, finish: "Finish", model: str, seed: int, logprobs: "Sequence[TokenLogprob] | None" = None
+) -> dict[str, Any]:
+    """The JSON object of `--json`; with likelihoods, a record a token."""
     return {
         "text": text,
+        **({} if logprobs is None else {"logprobs": [dataclasses.asdict(record) for record in logprobs]}),
         "finish_reason": finish.finish_reason,
         "stats": dataclasses.asdict(finish.stats),
         "model": model,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         OptionError,
         PromptError,
     )
-    from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment, Stats
+    from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment, Stats, TokenLogprob
     from mlx_diffusion.generation import generate, stream_generate
     from mlx_diffusion.loading import load
     from mlx_diffusion.options import GenerationConfig
@@ -42,6 +42,7 @@ __all__ = [
     "PromptError",
     "Segment",
     "Stats",
+    "TokenLogprob",
     "generate",
     "load",
     "stream_generate",
@@ -56,7 +57,7 @@ _HOMES = {
         "OptionError",
         "PromptError",
     ),
-    "mlx_diffusion.events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats"),
+    "mlx_diffusion.events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats", "TokenLogprob"),
     "mlx_diffusion.generation": ("generate", "stream_generate"),
     "mlx_diffusion.loading": ("load",),
     "mlx_diffusion.engine.noise": ("KeyedNoise", "Noise"),

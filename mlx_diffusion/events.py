@@ -19,7 +19,7 @@ class Stats:
     prompt_tokens: int
     cached_tokens: int  # prompt tokens that did not have to be encoded
     generated_tokens: int  # the stop token included
-    blocks: int
+    blocks: int  # canvases, or rounds behind the prompt's own pass
     denoising_steps: int
     decoder_positions: int  # canvas positions sent through the layers, step by step
     encoder_positions: int  # positions of the prompt and of finished canvases that were encoded
@@ -27,6 +27,9 @@ class Stats:
     generation_seconds: float
     first_text_seconds: float | None  # from the call to the first text; None when there is none
     peak_memory_bytes: int
+    passes: int = 0  # of the network behind the prompt's: denoising steps, canvases encoded, tokens chosen or verified
+    drafted_tokens: int = 0  # handed to verification
+    accepted_tokens: int = 0  # of those
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ class Prefill:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """One denoising step of one row."""
+    """One denoising step of one row: of a canvas, or of a draft that is to be verified."""
 
     block: int
     step: int
     canvas: np.ndarray  # int32 [L], the step's input
     argmax: np.ndarray  # int32 [L], the most likely tokens
-    accepted: np.ndarray  # bool [L], the positions whose sample was kept
+    accepted: np.ndarray  # bool [L], the positions whose sample was kept; of a draft, those to be verified
     entropy: np.ndarray  # float32 [L], in nats
     row: int = 0
 
@@ -62,18 +65,32 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was, natural logarithms of probabilities before temperature, top_p, top_k and min_p."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # the most likely tokens, as many as were asked for, the first one first
+
+
+@dataclass(frozen=True)
 class Segment:
-    """A block's final tokens, a stop token included, and the text that is now certain."""
+    """Tokens that are final, a stop token included, and the text that is now certain.
+
+    A denoising mode gives those of a block, the others those of a round: of one pass, and of a draft before it. The
+    first token comes with the prompt's pass, in block 0 as well.
+    """
 
     block: int
     tokens: tuple[int, ...]
     text: str
     row: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()  # one a token, where the option `logprobs` asks for them
 
 
 @dataclass(frozen=True)
 class Finish:
-    """The end of one row: a stop token, `max_tokens` ("length"), or no room for another canvas ("context")."""
+    """The end of one row: a stop token or string, `max_tokens` ("length"), or no room for more ("context")."""
 
     finish_reason: FinishReason
     stats: Stats

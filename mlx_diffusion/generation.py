@@ -15,13 +15,14 @@ from typing import Unpack, overload
 from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.noise import Draws, Noise, SeededDraws, Tape, TapedDraws
 from mlx_diffusion.engine.prefix_store import PrefixStore
-from mlx_diffusion.engine.request import Request
-from mlx_diffusion.engine.rules import POLICIES, FigureRule, OfFigures
+from mlx_diffusion.engine.request import Request, check_request
+from mlx_diffusion.engine.rules import REFERENCE, FigureRule, OfFigures
 from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.events import Event
 from mlx_diffusion.messages import Message
+from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.options import GenerationConfig, GenerationOptions, Settings
+from mlx_diffusion.options import GenerationConfig, GenerationOptions
 from mlx_diffusion.tokenizer import Prompt, SinglePrompt, Tokenizer, split_batch
 
 
@@ -46,12 +47,15 @@ def stream_generate(
     enable_thinking  whether the model thinks before it answers, for prompts of messages and models that can
     config      a `GenerationConfig`; what it leaves open comes from the checkpoint
     noise       replaces the randomness that `seed` stands for
-    acceptance  replaces the rule which proposed tokens a step keeps, the entropy bound: a pure function of entropies in
-                nats and of the tokens' probabilities, float32 [1, L] both, that gives bool [1, L]
+    acceptance  in mode "reference", replaces the rule which proposed tokens a step keeps, the entropy bound: a pure
+                function of entropies in nats and of the tokens' probabilities, float32 [1, L] both, that gives bool
+                [1, L]
     prefixes    a `PrefixStore` of this model: what it has kept is not encoded again
-    options     the fields of `GenerationConfig` as keywords, which win over `config`: max_tokens, max_denoising_steps,
-                entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, seed, mode, eos_token_id,
-                canvas_length, prefill_step_size
+    options     the fields of `GenerationConfig` as keywords, which win over `config`: mode, max_tokens, seed,
+                eos_token_id, stop, prefill_step_size; of mode "reference" max_denoising_steps, entropy_bound, t_min,
+                t_max, stability_threshold, confidence_threshold, canvas_length; of "autoregressive" and "speculative"
+                temperature, top_p, top_k, min_p, repetition_penalty, repetition_context_size, logit_bias, logprobs;
+                of "speculative" draft_width, draft_steps
 
     Joining `.text` over a row's events gives its text. Closing the iterator ends the work within one denoising step
     or one part of the prompt.
@@ -65,10 +69,10 @@ def stream_generate(
     encoded = [tokenizer.encode_prompt(single, vocab_size, tools, enable_thinking) for single in prompts]
     if tokenizer.has_chat_template and any(isinstance(single, str) for single in prompts):
         _hint_at_messages()
-    _check(model, settings, [len(tokens) for tokens in encoded], prefixes)
-    policy = POLICIES[settings.mode]
-    if acceptance is not None:
-        policy = replace(policy, acceptance=OfFigures(acceptance))
+    check_request(model, settings, [len(tokens) for tokens in encoded], prefixes)
+    if acceptance is not None and settings.mode not in DENOISING:
+        raise OptionError(f"mode {settings.mode!r} has no rule of acceptance; modes that have: {', '.join(DENOISING)}")
+    policy = REFERENCE if acceptance is None else replace(REFERENCE, acceptance=OfFigures(acceptance))
     draws = _draws(model, settings.seed, noise, len(encoded))
     requests = [
         Request(tuple(tokens), settings, own, policy, prefixes) for tokens, own in zip(encoded, draws, strict=True)
@@ -169,25 +173,3 @@ def _draws(model: DiffusionGemma, seed: int, noise: Noise | None, rows: int) -> 
         return [SeededDraws.of(seed, vocab_size)] * rows
     tape = Tape(noise, rows, vocab_size)
     return [TapedDraws(tape, row) for row in range(rows)]
-
-
-def _check(model: DiffusionGemma, settings: Settings, lengths: Sequence[int], prefixes: PrefixStore | None) -> None:
-    """Raise what a run of prompts of these lengths would fail of."""
-    trained, context = model.config.canvas_length, model.config.max_position_embeddings
-    canvas = settings.canvas_length or trained
-    if canvas > trained:
-        raise OptionError(f"canvas_length is {canvas}; this checkpoint was trained on at most {trained}")
-    for token in settings.eos_token_id:
-        if token >= model.config.vocab_size:
-            raise OptionError(f"eos_token_id is {token}; the vocabulary has ids 0 to {model.config.vocab_size - 1}")
-    for length in lengths:
-        if length > context - canvas:
-            raise PromptError(
-                f"the prompt has {length} tokens; with a canvas of {canvas} in a context of {context} it may have "
-                f"{context - canvas}; shorten it"
-            )
-    if prefixes is not None:
-        if prefixes.model is not model:
-            raise OptionError("the prefix store belongs to another model; make one of this model")
-        for length in lengths:
-            prefixes.check_room(length)

@@ -5,20 +5,15 @@ what a run uses, none missing. Bounds are those of Transformers' `DiffusionGemma
 """
 
 import difflib
-import math
-import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, TypedDict
 
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.json_files import read_json
-
-Mode = Literal["reference"]
-FLOAT32_MAX = 3.4e38
-LARGEST_COUNT = 2**63 - 1  # sys.maxsize, by which some mean "as many as there are"
-MODES: tuple[Mode, ...] = ("reference",)
+from mlx_diffusion.modes import MODES, MODES_WITH, Mode, check_mode_has
+from mlx_diffusion.option_checks import checked
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -36,6 +31,17 @@ class GenerationOptions(TypedDict, total=False):
     eos_token_id: int | Iterable[int] | None
     prefill_step_size: int | None
     canvas_length: int | None
+    stop: str | Iterable[str] | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    repetition_context_size: int | None
+    logit_bias: Mapping[int, float] | None
+    logprobs: int | None
+    draft_width: int | None
+    draft_steps: int | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,17 @@ class Settings:
     eos_token_id: tuple[int, ...]
     prefill_step_size: int
     canvas_length: int | None = None  # None: the checkpoint's
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_context_size: int = 20
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None  # None: none are given
+    draft_width: int | None = None  # None: as has paid so far
+    draft_steps: int = 1
 
 
 # Where neither the user nor the checkpoint says anything: the documented defaults of Transformers.
@@ -72,8 +89,14 @@ DEFAULTS = Settings(
 )
 NEAR = 0.76  # of difflib's measure: max_token is near max_tokens, temperature is near nothing
 NAMES = tuple(field.name for field in fields(Settings))
-# generation_config.json has none of these
-NOT_STORED = ("max_tokens", "seed", "mode", "prefill_step_size", "canvas_length")
+STORED = (  # by these names in generation_config.json; what is not there is a wish of each run
+    "max_denoising_steps",
+    "t_min",
+    "t_max",
+    "stability_threshold",
+    "confidence_threshold",
+    "eos_token_id",
+)
 
 
 @dataclass(frozen=True)
@@ -87,10 +110,22 @@ class GenerationConfig:
     stability_threshold   k: a canvas is finished once its most likely tokens were the same in k + 1 steps in a row …
     confidence_threshold  … and its mean entropy, in nats, is below this
     seed                  of the randomness; 0 when not given
-    mode                  how a canvas is denoised; "reference" is the published sampler
+    mode                  "reference" denoises by the published sampler, "autoregressive" writes token by token,
+                          "speculative" the same tokens in fewer passes; see `modes` for the options of each
     eos_token_id          ids that end the text
     prefill_step_size     the most prompt tokens encoded at once; fewer need less memory. 2048 when not given
     canvas_length         positions of a canvas, at most the checkpoint's; how well it writes on shorter ones is its own
+    stop                  strings that end the text; they are no part of it
+    temperature           of the choice of a token; 0, the most likely one, when not given
+    top_p, top_k, min_p   chooses among the most likely tokens alone: those of the first `top_p` of probability, the
+                          first `top_k` (0: all), those at least `min_p` times as probable as the first
+    repetition_penalty    divides the logits of the last `repetition_context_size` (20) tokens; 1 is none
+    logit_bias            what is added to the logits of tokens, by id
+    logprobs              log-probabilities are given with the text, of so many of the most likely tokens each time
+    draft_width           positions of a draft, the last final token among them; 1 drafts nothing. When not given, it
+                          follows how much of the drafts was right
+    draft_steps           denoising steps of a draft; 1 when not given
+    `temperature` to `logprobs` have mlx-lm's meanings.
 
     Raises `OptionError` for a value outside its bounds and TypeError for an unknown name.
     """
@@ -107,6 +142,17 @@ class GenerationConfig:
     eos_token_id: tuple[int, ...] | None = None
     prefill_step_size: int | None = None
     canvas_length: int | None = None
+    stop: tuple[str, ...] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    repetition_context_size: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] | None = None
+    logprobs: int | None = None
+    draft_width: int | None = None
+    draft_steps: int | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> "GenerationConfig":
         _check_names(options)
@@ -114,21 +160,7 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         for name in NAMES:
-            object.__setattr__(self, name, _plain_number(getattr(self, name)))
-        _integer("max_tokens", self.max_tokens, 1)
-        _integer("max_denoising_steps", self.max_denoising_steps, 1)
-        _number("entropy_bound", self.entropy_bound, above=0)
-        _number("t_min", self.t_min, least=0)
-        _number("t_max", self.t_max, least=0)
-        _integer("stability_threshold", self.stability_threshold, 0)
-        _number("confidence_threshold", self.confidence_threshold, above=0)
-        _integer("seed", self.seed, 0, None)
-        _integer("canvas_length", self.canvas_length, 1)
-        _integer("prefill_step_size", self.prefill_step_size, 1)
-        if self.mode is not None and self.mode not in MODES:
-            raise OptionError(f"mode is {self.mode!r}; it must be one of: {', '.join(MODES)}")
-        if self.eos_token_id is not None:
-            object.__setattr__(self, "eos_token_id", _ids("eos_token_id", self.eos_token_id))
+            object.__setattr__(self, name, checked(name, getattr(self, name)))
         if self.t_min is not None and self.t_max is not None and not self.t_max > self.t_min:
             raise OptionError(
                 f"t_max is {self.t_max} and t_min is {self.t_min}; t_max must be greater than t_min, so change one"
@@ -142,7 +174,7 @@ class GenerationConfig:
         """
         path = Path(folder) / "generation_config.json"
         stored = read_json(path) if path.is_file() else {}
-        values = {name: stored.get(name) for name in NAMES if name not in NOT_STORED}
+        values = {name: stored.get(name) for name in STORED}
         values["max_tokens"] = stored.get("max_new_tokens")
         values["entropy_bound"] = _entropy_bound(stored.get("sampler_config"), path)
         if values["eos_token_id"] is None:
@@ -157,9 +189,16 @@ class GenerationConfig:
         _check_names(options)
         return GenerationConfig(**{**_given(self), **{k: v for k, v in options.items() if v is not None}})
 
+    def for_mode(self, mode: Mode) -> "GenerationConfig":
+        """A copy with this mode, without the options that it does not have."""
+        kept = {name: value for name, value in _given(self).items() if mode in MODES_WITH.get(name, MODES)}
+        return GenerationConfig(**{**kept, "mode": mode})
+
     def resolve(self, wishes: "GenerationConfig | None" = None) -> Settings:
         """Complete settings: the wishes first, then this config (the checkpoint's), then the documented defaults."""
-        chosen = {**_given(self), **(_given(wishes) if wishes is not None else {})}
+        wanted = _given(wishes) if wishes is not None else {}
+        chosen = {**_given(self), **wanted}
+        check_mode_has(chosen.get("mode", DEFAULTS.mode), wanted)
         complete = GenerationConfig(**{name: chosen.get(name, getattr(DEFAULTS, name)) for name in NAMES})
         return replace(DEFAULTS, **_given(complete))
 
@@ -177,50 +216,6 @@ def _check_names(options: Mapping[str, Any]) -> None:
             near = near if len(near) == 1 else []
             hint = f"the nearest is {near[0]!r}, the others" if near else "the options"
             raise TypeError(f"unknown option {name!r}; {hint}: {', '.join(NAMES)}")
-
-
-def _plain_number(value: Any) -> Any:
-    """A number of NumPy's, or of another library, as Python's own; anything else as it is."""
-    if type(value) in (bool, int, float):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    try:
-        return float(value) if isinstance(value, numbers.Real) else value
-    except OverflowError:  # of a fraction, say
-        return math.inf if value > 0 else -math.inf
-
-
-def _integer(name: str, value: object, least: int, most: int | None = LARGEST_COUNT) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise OptionError(f"{name} is {value!r}; it must be a whole number")
-    if value < least:
-        raise OptionError(f"{name} is {value}; it must be {least} or more")
-    if most is not None and value > most:
-        raise OptionError(f"{name} is {value}; it must be {most} or less")
-
-
-def _number(name: str, value: object, *, least: float | None = None, above: float | None = None) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < FLOAT32_MAX:
-        raise OptionError(f"{name} is {value!r}; it must be a finite number")
-    if least is not None and value < least:
-        raise OptionError(f"{name} is {value}; it must be {least} or more")
-    if above is not None and value <= above:
-        raise OptionError(f"{name} is {value}; it must be greater than {above}")
-
-
-def _ids(name: str, value: object) -> tuple[int, ...]:
-    ids = (value,) if isinstance(value, int) else value
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
-        raise OptionError(f"{name} is {value!r}; it must be a token id or a list of them")
-    ids = tuple(map(_plain_number, ids))
-    for token in ids:
-        _integer(name, token if token is not None else "null", 0)
-    return cast(tuple[int, ...], ids)
 
 
 def _entropy_bound(sampler: object, path: Path) -> object:

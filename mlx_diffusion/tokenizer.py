@@ -1,4 +1,4 @@
-"""Text to tokens and back: the checkpoint's own tokenizer and chat template, and text that arrives block by block.
+"""Text to tokens and back: the checkpoint's own tokenizer and chat template.
 
 Knows nothing of models, canvases or options. Files are read by Transformers, as in mlx-lm, or directly where
 tokenizer.json says everything (see `plain_tokenizer`); no code of a checkpoint is ever run.
@@ -6,7 +6,7 @@ tokenizer.json says everything (see `plain_tokenizer`); no code of a checkpoint 
 
 import operator
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -23,7 +23,6 @@ from mlx_diffusion.template_files import choose_template, find_templates, templa
 SinglePrompt = str | Sequence[Message] | Sequence[int] | mx.array | np.ndarray
 Prompt = SinglePrompt | Sequence[SinglePrompt]
 BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class Tokenizer:
@@ -208,33 +207,6 @@ def _as_ids(tokens: Sequence[Any]) -> list[int]:
         if isinstance(token, bool) or not hasattr(token, "__index__"):
             raise PromptError(f"the prompt has {token!r} among its token ids; pass whole numbers")
     return [operator.index(token) for token in tokens]
-
-
-class TextStream:
-    """The text of a token sequence that arrives in parts: the parts joined are the text of the whole.
-
-    Text that later tokens may still change is held back: a run of byte tokens, which make characters only together, and
-    a character that a byte-level tokenizer has cut in two. `hidden` tokens (stop tokens, padding) give no text.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, hidden: Collection[int] = ()):
-        self._tokenizer = tokenizer
-        self._hidden = frozenset(hidden)
-        self._tokens: list[int] = []
-        self._given = 0  # characters
-
-    def push(self, tokens: Sequence[int], *, last: bool = False) -> str:
-        """Add tokens and return the text that is now certain; with `last`, also what was held back."""
-        self._tokens += [token for token in tokens if token not in self._hidden]
-        certain = len(self._tokens)
-        while not last and certain and self._tokenizer.is_byte(self._tokens[certain - 1]):
-            certain -= 1
-        text = self._tokenizer.decode(self._tokens[:certain])
-        if not last:
-            text = text.rstrip(REPLACEMENT)
-        new = text[self._given :]
-        self._given += len(new)
-        return new
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

@@ -21,7 +21,7 @@ from mlx_diffusion.measure.answers.plan import EvaluationPlan, variants_of
 from mlx_diffusion.measure.answers.runner import evaluate
 from mlx_diffusion.measure.answers.statistics import binomial_at_most, wilson
 from mlx_diffusion.measure.answers.suites import draw_items
-from mlx_diffusion.options import MODES
+from mlx_diffusion.modes import DENOISING
 
 FLOOR = Path(__file__).parent / "floor.json"
 CHECKED = {"shuffle": 32, "insert_random": 12, "replace_random": 12, "sudoku": 12, "sort": 8, "to_digits": 8}
@@ -68,7 +68,7 @@ def below(record: Evaluation, recorded: dict[str, list[int]], counts: Mapping[st
 
 def main() -> None:
     modes = {}
-    for mode in MODES:
+    for mode in DENOISING:
         record = measure(mode, dict.fromkeys(CHECKED, RECORDED), seed=1)
         modes[mode] = {
             family: [sum(outcome.right for outcome in cell.outcomes), len(cell.outcomes)]

@@ -73,6 +73,7 @@ DEMO_RUNS = [
     (35, 192, ["Story: Katan and the fox"]),
     (36, 64, ["Reverse: fig oak ant", "As JSON: Katan is 34 and lives in Oslo.", "Latin square: 3581"]),
 ]
+GREEDY_LENGTHS, GREEDY_TOKENS = (1, 11, 12, 40, 90), 24  # of prompts whose continuation the encoder writes
 TAPE = ("initial", "gumbel", "renoise")
 FIRST_POSITIONS = 8  # of the bundled checkpoint's first logits, which are big
 KEPT = {"canvas": np.int32, "argmax": np.int32, "accepted": np.bool_, "entropy": np.float32}
@@ -164,6 +165,31 @@ def record_demo(recorder: ModuleType, seed: int, new_tokens: int, prompts: list[
     print(f"{out.name}: steps per block {np.bincount(blocks)}")
 
 
+def record_greedy(name: str, folder: Path, seed: int) -> list[dict[str, object]]:
+    """What the encoder with the tied head writes greedily, token by token, each from the whole text anew.
+
+    Also with a penalty for what stands there already: random weights say the last token again for ever without it.
+    """
+    model = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=torch.float32).eval()
+    config = model.config.text_config
+    table, softcap = model.get_input_embeddings().weight, config.final_logit_softcapping
+    rng, texts = np.random.default_rng(seed), []
+    for length in GREEDY_LENGTHS:
+        prompt = rng.integers(8, config.vocab_size - 8, length).tolist()
+        for penalty in (1.0, 3.0):
+            text = list(prompt)
+            for _ in range(GREEDY_TOKENS):
+                ids = torch.tensor([text])
+                with torch.no_grad():
+                    found = model.model.encoder(input_ids=ids, attention_mask=torch.ones_like(ids).bool())
+                    logits = torch.tanh(found.last_hidden_state[0, -1] @ table.T / softcap) * softcap
+                own = torch.tensor(sorted(set(text)))
+                logits[own] = torch.where(logits[own] < 0, logits[own] * penalty, logits[own] / penalty)
+                text.append(int(logits.argmax()))
+            texts.append({"checkpoint": name, "prompt": prompt, "penalty": penalty, "tokens": text[length:]})
+    return texts
+
+
 def record_toys(folder: Path, recorder: ModuleType) -> list[dict[str, object]]:
     """Write the random checkpoints and their runs; returns the runs' entries."""
     runs: list[dict[str, object]] = []
@@ -210,6 +236,12 @@ def main() -> None:
         record_demo(recorder, seed, new_tokens, prompts, FIXTURES / "runs" / f"{name}.npz")
         runs.append({"name": name, "checkpoint": "demo", "seed": seed, "max_new_tokens": new_tokens})
     listing.write_text(json.dumps(runs, indent=1) + "\n")
+    greedy = [
+        text
+        for seed, (name, folder) in enumerate([*((name, FIXTURES / name) for name in CHECKPOINTS), ("demo", DEMO)])
+        for text in record_greedy(name, folder, seed)
+    ]
+    (FIXTURES / "greedy.json").write_text("[\n" + ",\n".join(map(json.dumps, greedy)) + "\n]\n")
 
 
 if __name__ == "__main__":

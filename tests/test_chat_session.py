@@ -30,6 +30,7 @@ from mlx_diffusion.cli.chat.speaker import Messages
 from mlx_diffusion.cli.chat.views import PlainView
 from mlx_diffusion.errors import DiffusionError, PromptError
 from mlx_diffusion.events import Draft, Event, Finish, FinishReason, Segment, Stats
+from mlx_diffusion.modes import MODES, MODES_WITH
 from mlx_diffusion.options import DEFAULTS, NAMES, GenerationConfig, Settings
 
 FIGURES = Stats(20, 12, 4, 1, 2, 128, 20, 0.5, 2.0, 1.0, 3_000_000_000)
@@ -196,7 +197,10 @@ def test_an_end_that_is_not_the_models_own_is_explained(talk: Talk, reason: Fini
 
 def test_settings(talk: Talk) -> None:
     listed = talk.command("/set")
-    assert all(name in listed for name in NAMES) and listed.count("(default)") == len(NAMES)
+    names = [name for name in NAMES if "reference" in MODES_WITH.get(name, MODES)]
+    assert all(name in listed for name in names) and listed.count("(default)") == len(names)
+    assert "temperature" not in listed and "temperature" in talk.command("/mode speculative") + talk.command("/set")
+    talk.command("/mode default")
     assert "max-tokens" not in talk.command("/set max-tokens 12")
     assert talk.command("/set max_tokens") == "max_tokens            12\n"
     talk.command("/set eos_token_id 1, 2")
@@ -299,7 +303,7 @@ def test_load_says_which_settings_come_with_a_conversation(talk: Talk, tmp_path:
         assert part in said
     assert "/set default" in said and "entropy_bound" not in said
     assert "other settings" not in talk.command(f"/load {tmp_path / 'talk'}")
-    assert talk.command("/set default").count("(default)") == len(NAMES)
+    assert all(line.endswith("(default)") for line in talk.command("/set default").splitlines())
 
 
 @pytest.mark.parametrize(
@@ -434,10 +438,10 @@ def test_help_names_every_command(talk: Talk) -> None:
 def test_completions(talk: Talk) -> None:
     assert completions(talk.session, "/re") == ["/retry", "/reset"]
     assert completions(talk.session, "/set max-") == ["max_tokens", "max_denoising_steps"]
-    assert completions(talk.session, "/set mode ") == ["reference", "default"]
+    assert completions(talk.session, "/set mode ") == ["reference", "autoregressive", "speculative", "default"]
     assert completions(talk.session, "/set max_tokens ") == [str(DEFAULTS.max_tokens), "default"]
     assert completions(talk.session, "/think o") == ["on", "off"]
-    assert completions(talk.session, "/mode ") == ["reference"]
+    assert completions(talk.session, "/mode ") == ["reference", "autoregressive", "speculative"]
     assert completions(talk.session, "/file x") is None
     assert completions(talk.session, "/undo x") == []
 

@@ -125,13 +125,16 @@ def test_every_option_of_a_generation_is_an_option_of_the_command() -> None:
     given = {
         "max_tokens": 9, "max_denoising_steps": 8, "entropy_bound": 0.2, "t_min": 0.1, "t_max": 0.7,
         "stability_threshold": 2, "confidence_threshold": 0.02, "seed": 3, "mode": "reference", "eos_token_id": (4, 5),
-        "prefill_step_size": 64, "canvas_length": 32,
+        "prefill_step_size": 64, "canvas_length": 32, "stop": ("a b", "c"), "temperature": 0.5, "top_p": 0.9,
+        "top_k": 7, "min_p": 0.1, "repetition_penalty": 1.1, "repetition_context_size": 30, "logprobs": 2,
+        "logit_bias": ((3, -1.5), (106, 2.0)), "draft_width": 8, "draft_steps": 2,
     }  # fmt: skip
     assert sorted(given) == sorted(NAMES)
     argv = ["generate", "prompt"]
     for name, value in given.items():
         for single in value if isinstance(value, tuple) else (value,):
-            argv += ["--" + name.replace("_", "-"), str(single)]
+            single = "=".join(map(str, single)) if isinstance(single, tuple) else str(single)
+            argv += ["--" + name.replace("_", "-"), single]
     config = build_config(build_parser().parse_args(argv))
     assert {name: getattr(config, name) for name in NAMES} == given
 

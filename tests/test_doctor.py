@@ -31,7 +31,7 @@ from mlx_diffusion.fit.footprint import context_text
 from mlx_diffusion.fit.machine import Machine, this_machine
 from mlx_diffusion.fit.macs import MACS, gpu_bytes
 from mlx_diffusion.fit.recipe_fits import RecipeFit, recipe_fits, recommended, sizes_on
-from mlx_diffusion.options import MODES
+from mlx_diffusion.modes import MODES
 
 MAC = Machine(
     "Apple M2", 25_769_803_776, 17_179_869_184, "gpu", 8, "macOS 14.5", "3.12.1", {"mlx": "0.32.4"}, 250_000_000_000

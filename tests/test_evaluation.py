@@ -14,7 +14,7 @@ from conftest import FIXTURES
 from mlx_diffusion import generate, load
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.engine.noise import KeyedNoise
-from mlx_diffusion.engine.rules import POLICIES, Canvas, Confidence, Policy, Rules
+from mlx_diffusion.engine.rules import REFERENCE, Canvas, Confidence, Policy, Rules
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.measure.answers.batches import EvaluationProgress, run_batch
 from mlx_diffusion.measure.answers.engine import Examinee
@@ -147,7 +147,7 @@ def survey_of(probabilities: mx.array, entropies: mx.array) -> Survey:
 
 
 def test_modes() -> None:
-    assert MeasuredMode.parse("reference").policy() == POLICIES["reference"]
+    assert MeasuredMode.parse("reference").policy() == REFERENCE
     confidence = MeasuredMode.parse("confidence:0.90")
     assert confidence.name == "confidence:0.9" and confidence.policy() == Policy(Confidence(0.9))
     steps = mx.random.uniform(shape=(2, 100, 64), key=mx.random.key(0))

@@ -9,17 +9,17 @@ import pytest
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.measure.answers.evaluation import Cell, Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.fingerprint import fingerprint
-from mlx_diffusion.options import MODES
+from mlx_diffusion.modes import DENOISING
 
 RECORDED = json.loads(floor.FLOOR.read_text())
 
 
 def test_the_floor_is_the_bundled_checkpoint_s() -> None:
     assert RECORDED["checkpoint"] == fingerprint(DEMO_FOLDER), "the weights changed: run python tests/floor.py"
-    assert RECORDED["modes"].keys() == set(MODES)
+    assert RECORDED["modes"].keys() == set(DENOISING)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", DENOISING)
 def test_no_mode_falls_below_its_floor(mode: str) -> None:
     recorded = RECORDED["modes"][mode]
     if floor.below(floor.measure(mode, floor.ENOUGH, seed=0), recorded, floor.CHECKED):

@@ -10,16 +10,16 @@ from conftest import FIXTURES
 
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint
 from mlx_diffusion.convert import convert
+from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.noise import KeyedNoise, SeededDraws
 from mlx_diffusion.engine.request import Request
-from mlx_diffusion.engine.row import Row
-from mlx_diffusion.engine.rules import POLICIES
-from mlx_diffusion.engine.step import step
+from mlx_diffusion.engine.rules import REFERENCE
+from mlx_diffusion.events import Draft
 from mlx_diffusion.loading import load_model
 from mlx_diffusion.measure.layerwise import PromptedCanvas, denoised, hidden_states, load_ends
 from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.tokenizer import TextStream, load_tokenizer
+from mlx_diffusion.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,9 @@ def test_denoising_layer_by_layer_is_that_of_the_model(folder: Path, settles: bo
     found = denoised(checkpoint, load_ends(checkpoint), prompts, noise, settings, lambda index: None)
     model = load_model(checkpoint)
     for block, (prompt, canvas) in enumerate(zip(prompts, found, strict=True)):
-        request = Request(prompt, settings, Later(noise, block), POLICIES["reference"])
-        row = Row.admit(0, request, model, TextStream(load_tokenizer(folder)), 0.0)
-        model.encode([row.passage()])
-        row.take_encoded(len(prompt))
-        finished = ended = False
-        while not ended:
-            (stepped,) = step(model, [row.turn()])
-            finished = bool(stepped.finished.item())
-            ended = row.take_step(stepped.canvas, 0, finished)
-        assert (canvas.steps, canvas.settled) == (row.steps, finished)
-        assert canvas.canvas.tolist() == stepped.canvas.survey.argmax.tolist()
+        request = Request(prompt, settings, Later(noise, block), REFERENCE)
+        events = run(model, load_tokenizer(folder), [request])
+        drafts = [event for event in events if isinstance(event, Draft) and event.block == 0]
+        assert canvas.steps == len(drafts)
+        assert canvas.canvas.tolist() == drafts[-1].argmax.tolist()
     assert [canvas.settled for canvas in found] == [settles, settles]

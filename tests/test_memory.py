@@ -17,9 +17,9 @@ from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.pieces import apply_recipe, written_tensors
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.checkpoint.text_tensors import text_tensors
+from mlx_diffusion.engine.denoising_row import first_turn
 from mlx_diffusion.engine.noise import SeededDraws
 from mlx_diffusion.engine.request import Request
-from mlx_diffusion.engine.row import first_turn
 from mlx_diffusion.engine.rules import Policy
 from mlx_diffusion.engine.step import step
 from mlx_diffusion.fit.memory import CPU_ITEM, GPU_ITEM, Memory, weight_bytes

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from mlx_diffusion.engine.denoising_row import turn_of
 from mlx_diffusion.engine.noise import KeyedNoise, SeededDraws
 from mlx_diffusion.engine.request import Request
-from mlx_diffusion.engine.row import turn_of
 from mlx_diffusion.engine.rules import Canvas, Policy, Rules
 from mlx_diffusion.engine.step import first_canvas, step
 from mlx_diffusion.network.head import survey_logits

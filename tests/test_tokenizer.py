@@ -5,6 +5,7 @@ import itertools
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
@@ -15,8 +16,10 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
+from mlx_diffusion import text_stream
 from mlx_diffusion.errors import CheckpointError, PromptError
-from mlx_diffusion.tokenizer import TextStream, Tokenizer, load_tokenizer, split_batch
+from mlx_diffusion.text_stream import StopText, TextStream
+from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer, split_batch
 
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|tool_call>"]
 SPECIAL += ["<tool_call|>"]
@@ -181,6 +184,47 @@ def test_parts_of_text_join_to_the_text(gemma: Tokenizer, text: str, cuts: list[
 @settings(deadline=None, max_examples=150)
 def test_parts_join_in_byte_level_vocabularies_too(byte_level: Tokenizer, tokens: list[int], cuts: list[int]) -> None:
     assert "".join(push_in_parts(byte_level, tokens, cuts)) == byte_level.decode(tokens)
+
+
+@given(tokens=st.lists(st.integers(0, len(SPECIAL) + 255), max_size=90), window=st.integers(4, 12))
+@settings(deadline=None, max_examples=150)
+def test_old_tokens_are_forgotten_and_the_text_is_the_same(
+    gemma: Tokenizer, byte_level: Tokenizer, tokens: list[int], window: int
+) -> None:
+    for tokenizer in (gemma, byte_level):
+        with patch.object(text_stream, "WINDOW", window):
+            assert "".join(push_in_parts(tokenizer, tokens, list(range(len(tokens))))) == tokenizer.decode(tokens)
+
+
+def test_a_long_text_is_not_decoded_anew_with_every_token(gemma: Tokenizer) -> None:
+    decoded: list[int] = []
+    decode = gemma.decode
+
+    def counted(tokens: list[int]) -> str:
+        decoded.append(len(tokens))
+        return decode(tokens)
+
+    with patch.object(gemma, "decode", counted):
+        stream = TextStream(gemma)
+        for token in ids(gemma, "fig oak " * 50):
+            stream.push([token])
+    assert len(decoded) > 100
+    assert max(decoded) <= text_stream.WINDOW + 1
+
+
+@given(st.text(alphabet="abc", max_size=30), st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3))
+@settings(deadline=None, max_examples=200)
+def test_a_text_ends_before_the_first_stop_string(byte_level: Tokenizer, text: str, stops: list[str]) -> None:
+    """As if the text were looked at after every character: what came before it is given, and nothing twice."""
+    stream, given_text, seen = StopText(TextStream(byte_level), stops), "", ""
+    for token in ids(byte_level, text):
+        given_text += stream.push(token)
+        seen += byte_level.decode([token])
+        if any(stop in seen for stop in stops):
+            break
+    assert stream.stopped == any(stop in seen for stop in stops)
+    given_text += stream.last()
+    assert given_text == seen[: min((seen.find(stop) for stop in stops if stop in seen), default=len(seen))]
 
 
 def test_a_character_cut_in_two_waits_for_its_other_half(gemma: Tokenizer, byte_level: Tokenizer) -> None:

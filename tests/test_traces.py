@@ -17,7 +17,7 @@ from mlx_diffusion.engine.engine import Engine
 from mlx_diffusion.engine.memory_limits import memory_limits
 from mlx_diffusion.engine.noise import SeededDraws
 from mlx_diffusion.engine.request import Request
-from mlx_diffusion.engine.rules import POLICIES
+from mlx_diffusion.engine.rules import REFERENCE
 from mlx_diffusion.events import Draft, Event
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.loading import load
@@ -70,7 +70,7 @@ def test_a_thousand_requests_of_mixed_lengths_have_few_traces_and_memory_stays_f
             length, canvas = int(rng.integers(1, 201)), int(rng.integers(1, 17))
             own = replace(settings, max_tokens=canvas, canvas_length=canvas, seed=number)
             draws = SeededDraws.of(number, model.config.vocab_size)
-            engine.add(Request(tuple(prompt_of(length)), own, draws, POLICIES["reference"]))
+            engine.add(Request(tuple(prompt_of(length)), own, draws, REFERENCE))
             most = max(most, len(engine))
             while len(engine) > rng.integers(0, 5):
                 engine.advance()

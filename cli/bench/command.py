@@ -18,7 +18,7 @@ from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.streams import out, out_json, window_of
 from mlx_diffusion.errors import EvaluationError, OptionError
-from mlx_diffusion.options import MODES
+from mlx_diffusion.modes import MODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

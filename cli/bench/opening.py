@@ -32,7 +32,8 @@ from mlx_diffusion.fit.verdict import judge
 from mlx_diffusion.json_files import read_json
 from mlx_diffusion.loading import load_model
 from mlx_diffusion.measure import Benchmark, Blueprint, Case, Peer, SyntheticTokenizer, all_cases
-from mlx_diffusion.options import MODES, GenerationConfig
+from mlx_diffusion.modes import MODES
+from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import load_tokenizer
 
 

@@ -12,11 +12,11 @@ from mlx_diffusion.cli.bench import PUBLISHED
 from mlx_diffusion.cli.bench.numbers import share
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.options import MODES
+from mlx_diffusion.modes import MODES
 
 if TYPE_CHECKING:
     from mlx_diffusion.measure import Question, RecordedRun
-    from mlx_diffusion.options import Mode
+    from mlx_diffusion.modes import Mode
 
 NOT_PREDICTED = ("layers", "against", "plot", "context")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from mlx_diffusion.cli.chat.nearest import nearest
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.options import MODES, NAMES, GenerationConfig, Settings
+from mlx_diffusion.modes import MODES
+from mlx_diffusion.options import NAMES, GenerationConfig, Settings
 
 DEFAULT = "default"  # the value that leaves an option to the checkpoint
 
@@ -45,12 +46,18 @@ def _text(value: object) -> str:
     """A value as it is typed; None is what only the checkpoint's own files say."""
     if value is None:
         return "the checkpoint's"
+    if value == ():
+        return "none"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _parse(name: str, value: str) -> Any:
     if name == "eos_token_id":
         return tuple(_number(part) for part in value.replace(",", " ").split())
+    if name == "stop":
+        return (value,)
+    if name == "logit_bias":
+        return [tuple(map(_number, part.split("="))) for part in value.replace(",", " ").split()]
     return value if name == "mode" else _number(value)
 
 

@@ -20,6 +20,7 @@ from mlx_diffusion.cli.chat.settings import DEFAULT, describe, key_named, with_s
 from mlx_diffusion.cli.report import figures_line
 from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import OptionError
+from mlx_diffusion.modes import MODES, MODES_WITH
 from mlx_diffusion.options import NAMES, GenerationConfig
 from mlx_diffusion.visible_text import notice
 
@@ -152,6 +153,7 @@ def set_option(session: Session, argument: str) -> None:
         conversation.settings = changed
         session.keep_changes()
     settings = session.speaker.settings(conversation.settings)
+    names = [name for name in names if key or settings.mode in MODES_WITH.get(name, MODES)]
     session.tell("\n".join(describe(conversation.settings, settings, name) for name in names))
 
 

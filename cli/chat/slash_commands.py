@@ -11,7 +11,8 @@ from mlx_diffusion.cli.chat.nearest import nearest
 from mlx_diffusion.cli.chat.session import Session
 from mlx_diffusion.cli.chat.settings import DEFAULT, key_named, suggestions
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.options import MODES, NAMES
+from mlx_diffusion.modes import MODES
+from mlx_diffusion.options import NAMES
 
 PATH = "PATH"
 

@@ -18,7 +18,8 @@ from mlx_diffusion.fit.opening import open_model
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
-from mlx_diffusion.tokenizer import TextStream, Tokenizer
+from mlx_diffusion.text_stream import TextStream
+from mlx_diffusion.tokenizer import Tokenizer
 from mlx_diffusion.visible_text import visible
 
 PREFIX_BYTES = 4_000_000_000  # for the keys and values of earlier turns, which are then not encoded again

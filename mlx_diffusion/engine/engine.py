@@ -1,27 +1,32 @@
 """The engine: requests come and go, and each call advances all of them by one pass of the network.
 
-A pass encodes the next parts of prompts and finished canvases, or lets every canvas take a denoising step; where both
-are to be done they take turns, so that nobody waits for a long prompt. A row that has ended leaves at once. Knows
-nothing of prompts as text, of terminals or of who asks.
+A pass encodes the next parts of prompts, finished canvases, and tokens with the drafts behind them; or it lets every
+canvas take a denoising step. Where both are to be done they take turns, so that nobody waits for a long prompt. A row
+that has ended leaves at once. Knows nothing of prompts as text, of terminals or of who asks.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusion.engine.causal_row import CausalRow
+from mlx_diffusion.engine.choice import Choice
+from mlx_diffusion.engine.denoising_row import DenoisingRow
 from mlx_diffusion.engine.memory_limits import memory_limits
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row
 from mlx_diffusion.engine.step import Stepped, Turn, step
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.events import Draft, Event, Prefill
+from mlx_diffusion.modes import CAUSAL
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
-from mlx_diffusion.tokenizer import TextStream, Tokenizer
+from mlx_diffusion.tokenizer import Tokenizer
+
+DAMAGED = "its weights are damaged or were converted wrongly; download or convert the checkpoint again"
 
 
 def run(model: DiffusionGemma, tokenizer: Tokenizer, requests: Sequence[Request]) -> Iterator[Event]:
@@ -51,10 +56,9 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Admit a request between two passes; returns the number that its events carry as `row`."""
-        hidden = {self.model.config.pad_token_id, *request.settings.eos_token_id}
-        text = TextStream(self.tokenizer, hidden)
         index = self._added
-        self._rows[index] = Row.admit(index, request, self.model, text, time.perf_counter())
+        kind = CausalRow if request.settings.mode in CAUSAL else DenoisingRow
+        self._rows[index] = kind(index, request, self.model, self.tokenizer)
         self._added += 1
         return index
 
@@ -63,18 +67,19 @@ class Engine:
         self._rows.pop(index, None)
 
     def advance(self) -> list[Event]:
-        """Run one pass: a part of prompts, or one denoising step. Returns what has happened, row by row.
+        """Run one pass: parts of prompts, canvases and drafts to be encoded, or one denoising step.
 
-        The work is done when this returns, so that whoever drops a row or stops calling leaves none behind. Raises
-        `CheckpointError` when the model gives NaN.
+        Returns what has happened, row by row. The work is done when this returns, so that whoever drops a row or stops
+        calling leaves none behind. Raises `CheckpointError` when the model gives NaN.
         """
-        waiting = [row for row in self._rows.values() if row.waiting]
-        denoising = [row for row in self._rows.values() if not row.waiting]
-        if waiting and (not denoising or not self._encoded_last):
-            self._encoded_last = True
-            return self._encode(waiting)
-        self._encoded_last = False
-        return self._denoise(denoising) if denoising else []
+        encoding = [row for row in self._rows.values() if row.encodes]
+        denoising = [row for row in self._rows.values() if not row.encodes]
+        self._encoded_last = bool(encoding) and not (denoising and self._encoded_last)
+        events = self._encode(encoding) if self._encoded_last else self._denoise(denoising)
+        for row in [row for row in self._rows.values() if row.reason is not None]:
+            events.append(row.finish())
+            del self._rows[row.index]
+        return events
 
     def _encode(self, rows: Sequence[Row]) -> list[Event]:
         """Encode the next part of as many rows as the largest of their parts allows for; they then queue up anew."""
@@ -87,22 +92,37 @@ class Engine:
                 break
             chosen.append(row)
             passages.append(passage)
-        self.model.encode(passages)
-        mx.eval([passage.cache.arrays() for passage in passages])
-        if any(row.prefilled is None for row in chosen):
+        choices = self._choices(chosen, passages, self.model.encode(passages))
+        mx.eval([passage.cache.arrays() for passage in passages], [own for own in choices if own is not None])
+        if any(row.in_prompt for row in chosen):
             mx.clear_cache()  # the arrays of a prompt's part are larger than those of all that follows
         events: list[Event] = []
-        for row, passage in zip(chosen, passages, strict=True):
-            in_prompt = row.prefilled is None
-            row.take_encoded(passage.tokens.shape[0])
-            if row.waiting:
-                self._rows[row.index] = self._rows.pop(row.index)
-            if in_prompt and row.waiting:
+        for row, passage, choice in zip(chosen, passages, choices, strict=True):
+            if choice is not None and choice.is_nan.item():
+                raise CheckpointError(f"the model gives NaN at position {row.cache.offset - 1}: {DAMAGED}")
+            in_prompt = row.in_prompt
+            events += row.take_encoded(passage.tokens.shape[0], choice)
+            self._rows[row.index] = self._rows.pop(row.index)
+            if in_prompt and row.in_prompt:
                 events.append(Prefill(row.cache.offset, len(row.request.tokens), row.index))
         return events
 
+    def _choices(self, rows: Sequence[Row], passages: Sequence[Passage], hidden: mx.array) -> Sequence[Choice | None]:
+        """What the rows choose at the positions that they look at; lazy."""
+        if not any(passage.looked_at for passage in passages):
+            return [None] * len(rows)
+        logits, start = self.model.unembed(hidden), 0
+        choices: list[Choice | None] = []
+        for row, passage in zip(rows, passages, strict=True):
+            end = start + (passage.looked_at or 0)
+            choices.append(row.choose(logits[start:end]) if end > start else None)
+            start = end
+        return choices
+
     def _denoise(self, rows: Sequence[Row]) -> list[Event]:
         """Let every row take a denoising step, and take in the canvases that are finished."""
+        if not rows:
+            return []
         turns = [row.turn() for row in rows]
         stepped = [_without_rest(turn, one) for turn, one in zip(turns, step(self.model, turns), strict=True)]
         flags = mx.stack([mx.stack([one.finished, mx.isnan(one.canvas.survey.entropy).any()]) for one in stepped])
@@ -110,27 +130,13 @@ class Engine:
         events: list[Event] = []
         for row, turn, one, (finished, is_nan) in zip(rows, turns, stepped, np.array(flags).tolist(), strict=True):
             if is_nan:
-                raise CheckpointError(
-                    f"the model gives NaN at block {row.block}, step {row.step}: its weights are damaged or were "
-                    "converted wrongly; download or convert the checkpoint again"
-                )
-            events += self._after_step(row, turn, one, finished)
-        return events
-
-    def _after_step(self, row: Row, turn: Turn, one: Stepped, finished: bool) -> list[Event]:
-        found = one.canvas.survey
-        canvas, argmax, accepted, entropy = map(
-            np.array, (turn.canvas.tokens, found.argmax, one.accepted, found.entropy)
-        )
-        events: list[Event] = [Draft(row.block, row.step, canvas, argmax, accepted, entropy, row.index)]
-        forwarded = row.length if turn.positions is None else turn.positions.shape[0]
-        if not row.take_step(one.canvas, forwarded, finished):
-            return events
-        events.append(row.take_canvas(argmax.tolist()))
-        mx.clear_cache()
-        if row.reason is not None:
-            events.append(row.finish())
-            del self._rows[row.index]
+                raise CheckpointError(f"the model gives NaN at block {row.block}, step {row.step}: {DAMAGED}")
+            found = one.canvas.survey
+            canvas, argmax, accepted, entropy = map(
+                np.array, (turn.canvas.tokens, found.argmax, one.accepted, found.entropy)
+            )
+            draft = Draft(row.block, row.step, canvas, argmax, accepted, entropy, row.index)
+            events += row.take_step(turn, one, draft, finished)
         return events
 
 

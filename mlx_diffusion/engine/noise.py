@@ -142,3 +142,34 @@ class TapedDraws:
 
     def renoise(self, block: int, step: int, length: int) -> mx.array:
         return self.tape.draw(self.tape.noise.renoise, (block, step), (length,))[self.row]
+
+
+class PositionNoise:
+    """The Gumbel noise with which the tokens of a text are chosen, each by the noise of its position.
+
+    That of a position is what a block of its number, of one token, draws at its first step. It depends on nothing else,
+    so a token is chosen with the same noise however many are chosen with it.
+    """
+
+    def __init__(self, draws: Draws, vocab_size: int) -> None:
+        self._draws, self._vocab_size = draws, vocab_size
+        self._first, self._rows = 0, mx.zeros((0, vocab_size))  # what was drawn last
+
+    def at(self, first: int, count: int) -> mx.array:
+        """The noise of `count` positions, float32 [count, V]."""
+        start = first - self._first
+        if start < 0 or start + count > self._rows.shape[0]:
+            self._first, self._rows, start = first, self._draw(range(first, first + count)), 0
+        return self._rows[start : start + count]
+
+    def _draw(self, positions: range) -> mx.array:
+        sources = [self._draws.gumbel(position, 0, 1) for position in positions]
+        if sources[0].dtype != mx.uint32:
+            return mx.concatenate(sources)
+        keys = mx.stack(sources)
+
+        def row(key: mx.array) -> mx.array:
+            firsts = range(0, self._vocab_size, columns(self._vocab_size))
+            return mx.concatenate([gumbel_columns(key, first, (1, self._vocab_size)) for first in firsts], axis=-1)
+
+        return mx.vmap(row)(keys).squeeze(1)

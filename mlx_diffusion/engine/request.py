@@ -5,11 +5,15 @@ Knows nothing of how it is answered.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_diffusion.engine.noise import Draws
 from mlx_diffusion.engine.prefix_store import PrefixStore
-from mlx_diffusion.engine.rules import Policy
+from mlx_diffusion.engine.rules import REFERENCE, Policy
+from mlx_diffusion.errors import OptionError, PromptError
+from mlx_diffusion.modes import CAUSAL
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import Settings
 
 
@@ -20,5 +24,38 @@ class Request:
     tokens: tuple[int, ...]
     settings: Settings
     draws: Draws
-    policy: Policy
+    policy: Policy = REFERENCE  # of the denoising modes
     prefixes: PrefixStore | None = None  # what it has kept is not encoded again
+
+
+def check_request(
+    model: DiffusionGemma, settings: Settings, lengths: Sequence[int], prefixes: PrefixStore | None
+) -> None:
+    """Raise what requests with prompts of these lengths would fail of: `OptionError` or `PromptError`."""
+    trained, context = model.config.canvas_length, model.config.max_position_embeddings
+    for name in ("canvas_length", "draft_width"):
+        if (getattr(settings, name) or 0) > trained:
+            raise OptionError(f"{name} is {getattr(settings, name)}; this checkpoint has canvases of at most {trained}")
+    _check_vocabulary(settings, model.config.vocab_size)
+    room = 1 if settings.mode in CAUSAL else settings.canvas_length or trained
+    for length in lengths:
+        if length > context - room:
+            behind = "a token behind it" if settings.mode in CAUSAL else f"a canvas of {room}"
+            raise PromptError(
+                f"the prompt has {length} tokens; with {behind} in a context of {context} it may have "
+                f"{context - room}; shorten it"
+            )
+    if prefixes is not None:
+        if prefixes.model is not model:
+            raise OptionError("the prefix store belongs to another model; make one of this model")
+        for length in lengths:
+            prefixes.check_room(length)
+
+
+def _check_vocabulary(settings: Settings, vocab_size: int) -> None:
+    for name, ids in (("eos_token_id", settings.eos_token_id), ("logit_bias", [id for id, _ in settings.logit_bias])):
+        for token in ids:
+            if token >= vocab_size:
+                raise OptionError(f"{name} is {token}; the vocabulary has ids 0 to {vocab_size - 1}")
+    if (settings.logprobs or 0) > vocab_size:
+        raise OptionError(f"logprobs is {settings.logprobs}; the vocabulary has {vocab_size} tokens")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -31,6 +31,7 @@ class Canvas(NamedTuple):
     survey: Survey  # [L] each, of the last step that forwarded a position; argmax -1 and soft 0 before
     streak: mx.array  # int32 [], how many steps before had the same argmax
     kept: tuple[KeysValues, ...] = ()  # a layer each, [1, K, L, S], where the next step lets positions rest
+    pinned: mx.array | None = None  # int32 [L], tokens that no step changes, -1 where there is none; None: nowhere
 
 
 class Rules(NamedTuple):
@@ -116,9 +117,16 @@ class Policy:
 
     acceptance: Acceptance = within_entropy_bound
     focus: Focus | None = None  # None: every step forwards all positions
+    proposal: Literal["sample", "argmax"] = "sample"  # what a step keeps, where it keeps something
 
 
-POLICIES = {"reference": Policy()}
+def everything(survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+    """Keeps all that is proposed: for drafts that somebody else judges."""
+    return mx.full(survey.entropy.shape, True)
+
+
+REFERENCE = Policy()
+DRAFTS = {sampled: Policy(everything, proposal="sample" if sampled else "argmax") for sampled in (False, True)}
 
 
 def agreement(argmax: mx.array, previous: mx.array, streak: mx.array) -> mx.array:

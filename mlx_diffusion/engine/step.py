@@ -62,11 +62,11 @@ class Stepped(NamedTuple):
     finished: mx.array  # bool [], by the rules; a canvas that may take no further step is finished as well
 
 
-def first_canvas(tokens: mx.array, soft: mx.array) -> Canvas:
-    """What a canvas starts from: int32 [L] tokens drawn at random, and no signal, zeros [L, D]."""
+def first_canvas(tokens: mx.array, soft: mx.array, pinned: mx.array | None = None) -> Canvas:
+    """What a canvas starts from: int32 [L] tokens drawn at random but for those pinned, and no signal, zeros [L, D]."""
     unknown = mx.full(tokens.shape, -1, dtype=mx.int32)
     nothing = mx.zeros(tokens.shape, dtype=mx.float32)
-    return Canvas(tokens, Survey(unknown, unknown, nothing, nothing, soft), mx.array(0))
+    return Canvas(tokens, Survey(unknown, unknown, nothing, nothing, soft), mx.array(0), (), pinned)
 
 
 def step(network: Network, turns: Sequence[Turn]) -> list[Stepped]:
@@ -82,7 +82,7 @@ def step(network: Network, turns: Sequence[Turn]) -> list[Stepped]:
         tokens, streak, accepted, finished = network.run(
             decide, None, survey, canvas, turn.rules, turn.fresh, turn.positions
         )
-        stepped.append(Stepped(Canvas(tokens, survey, streak, seen.kept), accepted, finished))
+        stepped.append(Stepped(Canvas(tokens, survey, streak, seen.kept, canvas.pinned), accepted, finished))
     return stepped
 
 
@@ -107,7 +107,9 @@ class Decide:
         survey, numbers = Survey(*figures), Rules(*rules)
         canvas = Canvas(before[0], Survey(*before[1]), *before[2:])
         accepted = self.policy.acceptance(survey, canvas, numbers)
-        tokens = mx.where(accepted, survey.sample, fresh)
+        tokens = mx.where(accepted, getattr(survey, self.policy.proposal), fresh)
+        if canvas.pinned is not None:
+            tokens = mx.where(canvas.pinned < 0, tokens, canvas.pinned)
         if positions is not None:  # the others rest
             forwarded = (mx.arange(tokens.shape[0])[:, None] == positions).any(axis=-1)
             tokens = mx.where(forwarded, tokens, canvas.tokens)

@@ -15,7 +15,7 @@ from mlx_diffusion.fit.chips import Chip, chips_named
 from mlx_diffusion.fit.draft_width import AGREEMENT, PROMPT, TOKENS, WIDTHS, best_width, kept_tokens
 from mlx_diffusion.fit.prediction import ModelShape, predict
 from mlx_diffusion.fit.schedules import REPORTED_STEPS, autoregressive, denoising, speculative
-from mlx_diffusion.options import MODES
+from mlx_diffusion.modes import MODES
 
 
 @dataclass(frozen=True)

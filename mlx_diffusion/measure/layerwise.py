@@ -20,7 +20,7 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.tensor_names import VISION
 from mlx_diffusion.engine.noise import KeyedNoise, SeededDraws
-from mlx_diffusion.engine.rules import POLICIES, Rules, temperature
+from mlx_diffusion.engine.rules import REFERENCE, Rules, temperature
 from mlx_diffusion.engine.step import Turn, first_canvas, step
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.network.cache import Prefix, PrefixCache
@@ -155,7 +155,7 @@ def denoised(
                 draws.gumbel(block, number, length),
                 draws.renoise(block, number, length),
                 rules,
-                POLICIES["reference"],
+                REFERENCE,
             )
             for block in running
         ]

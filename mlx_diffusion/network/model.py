@@ -56,8 +56,9 @@ class DiffusionGemma(nn.Module):
     def encode(self, passages: Sequence[Passage]) -> mx.array:
         """Encode the tokens of all rows and append their keys and values to the rows' caches.
 
-        Returns the hidden states after the final norm, [N, D], row after row. All is lazy: who needs a cache alone
-        evaluates `cache.arrays()`, and what only the hidden states need is never computed.
+        Returns the hidden states after the final norm of the positions that are looked at, [N, D], row after row:
+        `unembed` makes of them the logits of a causal language model. All is lazy: who needs a cache alone evaluates
+        `cache.arrays()`, and what only the hidden states need is never computed.
         """
         flat = Flat.of([passage.tokens.shape[0] for passage in passages])
         starts = [passage.cache.offset for passage in passages]
@@ -70,7 +71,8 @@ class DiffusionGemma(nn.Module):
             # Who wants the caches alone needs nothing of the last layer's attention: nothing of it is evaluated here.
             after = evaluated_after if on_cpu() and index < len(self.layers) - 1 else mx.depends
             caches = [passage.cache.layers[index] for passage in passages]
-            x = layer.encode(x, flat, starts, blocks[layer_type], caches, after)
+            looked_at = _looked_at(passages, flat) if index == len(self.layers) - 1 else None
+            x = layer.encode(x, flat, starts, blocks[layer_type], caches, after, looked_at)
         for passage, count in zip(passages, flat.counts, strict=True):
             passage.cache.advance(count)
         return self.norm(x)
@@ -134,7 +136,11 @@ class DiffusionGemma(nn.Module):
 
     def logits(self, x: mx.array) -> mx.array:
         """What comes out of the last layer, [..., D], to logits float32 [..., V], softcapped."""
-        return softcapped(self._table().project(self.norm(x)), self.config.final_logit_softcapping)
+        return self.unembed(self.norm(x))
+
+    def unembed(self, hidden: mx.array) -> mx.array:
+        """Hidden states after the final norm, [..., D], to logits float32 [..., V], softcapped."""
+        return softcapped(self._table().project(hidden), self.config.final_logit_softcapping)
 
     def soft_embedding(self, logits: mx.array) -> mx.array:
         """The soft signal for the next step: softmax of processed logits [..., V] over the embeddings, [..., D]."""
@@ -164,3 +170,16 @@ class DiffusionGemma(nn.Module):
 
     def _table(self) -> Rows:
         return Rows.of(self.embed_tokens)
+
+
+def _looked_at(passages: Sequence[Passage], flat: Flat) -> mx.array | None:
+    """The places of the positions that somebody looks at, int32 [places]; None: of all, or of none of them."""
+    if not any(passage.looked_at for passage in passages):
+        return None
+    places: list[int] = []
+    start = 0
+    for passage, count in zip(passages, flat.counts, strict=True):
+        wanted = count if passage.looked_at is None else passage.looked_at
+        places += range(start + count - wanted, start + count)
+        start += count
+    return mx.array(places, dtype=mx.int32)

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_diffusion.network.attention import Projected
 from mlx_diffusion.network.cache import KeysValues, Prefix, PrefixCache
 from mlx_diffusion.network.head import Survey
-from mlx_diffusion.network.sampling import gumbel_columns
+from mlx_diffusion.network.sampling import columns, gumbel_columns
 from mlx_diffusion.network.traces import Run
 
 
@@ -21,6 +21,7 @@ class Passage(NamedTuple):
 
     tokens: mx.array  # int32 [P]
     cache: PrefixCache
+    looked_at: int | None = None  # how many of the last positions somebody looks at; None: all
 
 
 class View(NamedTuple):
@@ -39,6 +40,8 @@ class View(NamedTuple):
 
     def noise(self, source: mx.array, first: int, vocab_size: int, run: Run) -> mx.array:
         """The columns from `first` of the Gumbel noise of the forwarded positions, float32 [A, columns]."""
+        if not source.size:
+            return mx.zeros((self.tokens.shape[0], min(columns(vocab_size), vocab_size - first)))
         noise = gumbel_columns(source, first, (self.length, vocab_size), run)
         return noise if self.positions is None else noise[self.positions]
 

@@ -51,15 +51,18 @@ class Layer(nn.Module):
         blocks: Sequence[Sequence[Block]],
         caches: Sequence[LayerCache],
         after: After = mx.depends,
+        looked_at: mx.array | None = None,
     ) -> mx.array:
         """x [N, D] of all rows, each from its start on; its keys and values go into its cache. Returns [N, D].
 
-        blocks: which of a row's queries see which keys, see `encoder_blocks`.
+        blocks: which of a row's queries see which keys, see `encoder_blocks`. looked_at: the places that are wanted,
+        int32, where not all are; the others are left out once they have attended.
         """
         attended = []
         for row, start, own, cache in zip(self.project(x).rows(flat), starts, blocks, caches, strict=True):
             attended.append(attend_causally(self.self_attn.turned(row, start), own, cache, after))
-        return self.encoded(x, flat.join(attended))
+        joined = flat.join(attended)
+        return self.encoded(x, joined) if looked_at is None else self.encoded(x[looked_at], joined[looked_at])
 
     def denoise(
         self,

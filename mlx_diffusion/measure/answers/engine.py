@@ -13,18 +13,19 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusion.engine.denoising_row import first_turn
 from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.noise import SeededDraws
 from mlx_diffusion.engine.request import Request
-from mlx_diffusion.engine.row import first_turn
-from mlx_diffusion.engine.rules import POLICIES, through_stop
+from mlx_diffusion.engine.rules import REFERENCE, through_stop
 from mlx_diffusion.engine.step import step
 from mlx_diffusion.events import Draft, Finish
 from mlx_diffusion.loading import load
 from mlx_diffusion.measure.answers.modes import MeasuredMode
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.tokenizer import TextStream, Tokenizer
+from mlx_diffusion.text_stream import TextStream
+from mlx_diffusion.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Examinee:
     def first_step(self, prompt: Sequence[int], seed: int) -> tuple[str, str]:
         """The texts after one step at temperature 1: of a draw at every position, and of the most likely tokens."""
         settings = self.model.generation_defaults.resolve()
-        request = Request(tuple(prompt), settings, self._draws(seed), POLICIES[settings.mode])
+        request = Request(tuple(prompt), settings, self._draws(seed), REFERENCE)
         (one,) = step(self.model, [first_turn(self.model, request)._replace(temperature=mx.array([1.0]))])
         draw, argmax = (np.array(tokens).tolist() for tokens in (one.canvas.survey.sample, one.canvas.survey.argmax))
         return self._text(draw), self._text(argmax)

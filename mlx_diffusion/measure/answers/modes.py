@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_diffusion.engine.rules import POLICIES, Canvas, Confidence, Policy, Rules
+from mlx_diffusion.engine.rules import REFERENCE, Canvas, Confidence, Policy, Rules
 from mlx_diffusion.errors import OptionError
+from mlx_diffusion.modes import MODES, Mode
 from mlx_diffusion.network.head import Survey
-from mlx_diffusion.options import MODES, Mode
 
 RULES = ("confidence", "random")
 USAGE = f"there are {', '.join(MODES)}, confidence:THRESHOLD and random:PROBABILITY, as in confidence:0.9"
@@ -81,4 +81,4 @@ class MeasuredMode:
         if self.rule == "random":
             return Policy(RandomAcceptance(self.value))
         assert self.library is not None
-        return POLICIES[self.library]
+        return REFERENCE

@@ -18,7 +18,8 @@ from mlx_diffusion.measure.answers.item import Item, digest_of
 from mlx_diffusion.measure.answers.modes import MeasuredMode
 from mlx_diffusion.measure.answers.suite_file import SUFFIX, read_suite
 from mlx_diffusion.measure.answers.suites import DEFAULT_SUITES, draw_items, families_of
-from mlx_diffusion.options import MODES, GenerationConfig, Settings
+from mlx_diffusion.modes import MODES
+from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.typed_json import LARGEST_COUNT
 
 DEFAULT_COUNT = 200  # prompts of each family

@@ -13,7 +13,8 @@ import numpy as np
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.options import GenerationConfig, Mode
+from mlx_diffusion.modes import Mode
+from mlx_diffusion.options import GenerationConfig
 
 NEVER_CONFIDENT = 1e-30  # nats; no canvas has a mean entropy below it, so the stop rule never ends one
 
@@ -30,12 +31,13 @@ class Case:
         return f"{self.prompt_tokens} + {self.output_tokens} tokens, {self.mode}"
 
     def options(self, base: GenerationConfig) -> GenerationConfig:
-        """The options of its runs: those of `base`, without any token that ends the text.
+        """The options of its runs: those of `base` that the mode has, without any token that ends the text.
 
         Where `base` has a largest number of denoising steps, every canvas takes exactly that many.
         """
-        fixed = {} if base.max_denoising_steps is None else {"confidence_threshold": NEVER_CONFIDENT}
-        return base.override({"max_tokens": self.output_tokens, "mode": self.mode, "eos_token_id": (), **fixed})
+        own = base.for_mode(self.mode)
+        fixed = {} if own.max_denoising_steps is None else {"confidence_threshold": NEVER_CONFIDENT}
+        return own.override({"max_tokens": self.output_tokens, "eos_token_id": (), **fixed})
 
 
 def all_cases(

@@ -21,7 +21,7 @@ from mlx_diffusion.fit.reports import REPORTS
 from mlx_diffusion.fit.schedules import autoregressive, denoising, speculative
 from mlx_diffusion.measure.speed.recording import RecordedRun
 from mlx_diffusion.measure.speed.tables import TitledTable
-from mlx_diffusion.options import Mode
+from mlx_diffusion.modes import Mode
 
 STEP_WIDTHS = (8, 16, 32, 64, 128, 256)
 DENOISED, ONE_A_PASS, DRAFTS, RECORDED = "denoised", "one a pass", "draft", "recorded"

@@ -17,10 +17,10 @@ from mlx.utils import tree_flatten
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.device import as_on_a_gpu
+from mlx_diffusion.engine.denoising_row import first_turn
 from mlx_diffusion.engine.noise import SeededDraws
 from mlx_diffusion.engine.request import Request
-from mlx_diffusion.engine.row import first_turn
-from mlx_diffusion.engine.rules import POLICIES
+from mlx_diffusion.engine.rules import REFERENCE
 from mlx_diffusion.engine.step import step
 from mlx_diffusion.measure.speed.cases import Case, random_prompt
 from mlx_diffusion.network.model import DiffusionGemma
@@ -76,7 +76,7 @@ def library_step_counter(model: DiffusionGemma, case: Case, base: GenerationConf
     settings = model.generation_defaults.resolve(case.options(base))
     prompt = random_prompt(model.config, case.prompt_tokens, settings.seed, ())
     draws = SeededDraws.of(settings.seed, model.config.vocab_size)
-    request = Request(tuple(prompt), settings, draws, POLICIES[settings.mode])
+    request = Request(tuple(prompt), settings, draws, REFERENCE)
 
     def build(count: CountArrays) -> np.ndarray:
         compiled, model.compiled = model.compiled, True

@@ -1,0 +1,164 @@
+"""A row that writes by the encoder's own choices: one token a pass, or as many as a draft foresaw.
+
+A round drafts some tokens (by denoising a short canvas behind the text, or by finding the same words before), encodes
+the last final token and the draft in one pass, and keeps the encoder's choices up to the first with which the draft
+disagrees: the encoder alone decides, and the tokens are those of one pass each. Choices are argmax(logits + noise) with
+noise that belongs to the position, so that this holds for sampled text too. Knows nothing of other rows or of how a
+pass is computed.
+"""
+
+from __future__ import annotations
+
+import time
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_diffusion.engine.choice import Choice, choose
+from mlx_diffusion.engine.drafting import Drafting, FoundText, Plan
+from mlx_diffusion.engine.noise import PositionNoise
+from mlx_diffusion.engine.request import Request
+from mlx_diffusion.engine.row import Row, logprobs_of
+from mlx_diffusion.engine.rules import DRAFTS, Canvas, Rules
+from mlx_diffusion.engine.step import Stepped, Turn, first_canvas
+from mlx_diffusion.events import Draft, Event
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage
+from mlx_diffusion.tokenizer import Tokenizer
+
+NO_DRAFT = Plan("none", 1)
+
+
+class CausalRow(Row):
+    """What is drafted, and what has become of drafts so far."""
+
+    kept_back = 1  # its choice is the first token
+
+    def __init__(self, index: int, request: Request, model: DiffusionGemma, tokenizer: Tokenizer) -> None:
+        settings, canvas = request.settings, model.config.canvas_length
+        self.drafts = settings.mode == "speculative"
+        self.spare = canvas if self.drafts else 0
+        super().__init__(index, request, model, tokenizer)
+        self.drafting = Drafting(settings.draft_width, settings.draft_steps, canvas)
+        self.noise = PositionNoise(request.draws, model.config.vocab_size)
+        self.found = FoundText()
+        self.found.extend(request.tokens)
+        self.plan = NO_DRAFT
+        self.guesses: list[int] = []  # tokens that may follow those that are waiting
+        self.canvas: Canvas | None = None  # a draft that is being denoised
+        self.rules = Rules.of(settings)
+
+    @property
+    def encodes(self) -> bool:
+        return self.canvas is None
+
+    def passage(self) -> Passage:
+        """The next part of the prompt; behind it the last final token, and what may follow."""
+        part = self.waiting[: self.request.settings.prefill_step_size]
+        if len(part) < len(self.waiting):
+            return Passage(mx.array(part, dtype=mx.int32), self.cache, 0)
+        return Passage(mx.array(part + self.guesses, dtype=mx.int32), self.cache, 1 + len(self.guesses))
+
+    def choose(self, logits: mx.array) -> Choice:
+        settings, text = self.request.settings, [*self.encoded, *self.waiting]
+        before = None
+        if settings.repetition_penalty != 1:
+            text += self.guesses
+            before = [text[: len(text) - len(self.guesses) + index] for index in range(logits.shape[0])]
+        return choose(logits, settings, self._noise(self._next, logits.shape[0]), before)
+
+    def take_encoded(self, count: int, choice: Choice | None) -> list[Event]:
+        if choice is None:
+            return super().take_encoded(count, None)
+        was_prompt, guesses, tokens = self.in_prompt, self.guesses, np.array(choice.tokens).tolist()
+        agreed = next((place for place, guess in enumerate(guesses) if guess != tokens[place]), len(guesses))
+        self.cache.rewind(len(guesses) - agreed)
+        self.encoded += self.waiting + guesses[:agreed]
+        self.encoder_positions += count
+        self.passes += not was_prompt
+        self.drafted += len(guesses)
+        self.agreed += agreed
+        if was_prompt:
+            self.prefilled = time.perf_counter()
+            self.keep()
+        else:
+            self.drafting.record(self.plan, len(guesses), agreed)
+        self.waiting, self.guesses = [], []
+        logprobs = [] if self.request.settings.logprobs is None else logprobs_of(choice)
+        segment = self.write(tokens[: agreed + 1], 1, logprobs)
+        self.block += not was_prompt
+        if self.reason is None:
+            self.waiting = tokens[agreed : agreed + 1]
+            self.found.extend(segment.tokens)
+            self._begin_round()
+        elif not was_prompt:
+            self.keep()
+        return [segment]
+
+    def turn(self) -> Turn:
+        assert self.canvas is not None
+        width, settings = self.canvas.tokens.shape[0], self.request.settings
+        noise = self._noise(self._next - 1, width + 1)  # and of the token that follows, which is chosen next
+        return Turn(
+            self.canvas,
+            self.cache.prefix(few_shapes=self.model.compiled),
+            mx.array([settings.temperature if settings.temperature > 0 else settings.t_max]),
+            mx.zeros((0,)) if noise is None else noise[:width],
+            self.canvas.tokens,
+            self.rules,
+            DRAFTS[settings.temperature > 0],
+        )
+
+    def take_step(self, turn: Turn, stepped: Stepped, draft: Draft, finished: bool) -> list[Event]:
+        self.canvas = stepped.canvas
+        self.step += 1
+        self.steps += 1
+        self.passes += 1
+        self.decoder_positions += self.plan.width
+        proposed = np.array(stepped.canvas.tokens)[1:]
+        handed_on = np.zeros(len(proposed), bool)
+        if self.step == self.request.settings.draft_steps:
+            self.canvas = None
+            self.guesses = self._worth_verifying(proposed.tolist(), np.array(stepped.canvas.survey.probability)[1:])
+            handed_on[: len(self.guesses)] = True
+        shown = Draft(self.block, draft.step, draft.canvas[1:], proposed, handed_on, draft.entropy[1:], self.index)
+        return [shown]
+
+    @property
+    def _next(self) -> int:
+        """The position of the next token to be chosen."""
+        return len(self.encoded) + len(self.waiting)
+
+    def _left(self) -> int:
+        """How many tokens may come behind the next one."""
+        written = len(self.request.tokens) + self.generated
+        context = self.model.config.max_position_embeddings
+        return min(self.request.settings.max_tokens - self.generated, context - written) - 1
+
+    def _noise(self, first: int, count: int) -> mx.array | None:
+        """The noise of `count` positions, float32 [count, V]; None where the most likely token is chosen."""
+        if not self.request.settings.temperature:
+            return None
+        return self.noise.at(first, count)
+
+    def _begin_round(self) -> None:
+        self.plan, self.step = NO_DRAFT, 0
+        left = self._left()
+        if not self.drafts or left < 1:
+            return
+        found = self.found.guess(min(left, self.model.config.canvas_length - 1))
+        self.plan = self.drafting.plan(len(found), self.model.config.max_position_embeddings - self._next + 1)
+        if self.plan.source == "found":
+            self.guesses = found
+        elif self.plan.source == "denoised":
+            width = self.plan.width
+            tokens = self.request.draws.initial(self.block, width)
+            known = mx.array(self.waiting + [-1] * (width - 1), dtype=mx.int32)
+            self.canvas = first_canvas(mx.where(known < 0, tokens, known), self.model.no_signal(width), known)
+
+    def _worth_verifying(self, proposed: list[int], probabilities: np.ndarray) -> list[int]:
+        """The beginning of a draft that is handed to verification: up to a stop token, which comes of itself."""
+        stops = self.request.settings.eos_token_id
+        ends = next((index for index, token in enumerate(proposed) if token in stops), len(proposed))
+        guesses = proposed[: min(ends, self._left())]
+        return guesses[: self.drafting.verified(probabilities[: len(guesses)].tolist())]

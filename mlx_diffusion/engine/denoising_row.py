@@ -1,0 +1,99 @@
+"""A row that denoises canvas after canvas: the result of each is encoded behind the text, and the next one begins.
+
+Knows nothing of other rows or of how a step is computed.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from mlx_diffusion.engine.choice import Choice
+from mlx_diffusion.engine.request import Request
+from mlx_diffusion.engine.row import Row
+from mlx_diffusion.engine.rules import Canvas, Rules, temperature
+from mlx_diffusion.engine.step import Stepped, Turn, first_canvas
+from mlx_diffusion.events import Draft, Event
+from mlx_diffusion.network.cache import Prefix
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage
+from mlx_diffusion.tokenizer import Tokenizer
+
+
+class DenoisingRow(Row):
+    """The canvas at work, and what it sees."""
+
+    spare = 0
+    kept_back = 0
+
+    def __init__(self, index: int, request: Request, model: DiffusionGemma, tokenizer: Tokenizer) -> None:
+        super().__init__(index, request, model, tokenizer)
+        self.rules = Rules.of(request.settings)
+        self.canvas: Canvas | None = None
+        self.prefix: Prefix | None = None  # for as long as there is a canvas
+
+    @property
+    def encodes(self) -> bool:
+        return bool(self.waiting)
+
+    @property
+    def length(self) -> int:
+        """Positions of a canvas."""
+        return self.request.settings.canvas_length or self.model.config.canvas_length
+
+    def take_encoded(self, count: int, choice: Choice | None) -> list[Event]:
+        events = super().take_encoded(count, choice)
+        self.keep()
+        return events
+
+    def turn(self) -> Turn:
+        """Begins a canvas where none is at work."""
+        request = self.request
+        if self.canvas is None or self.prefix is None:
+            self.prefix = self.cache.prefix(few_shapes=self.model.compiled)
+            tokens = request.draws.initial(self.block, self.length)
+            self.canvas, self.step = first_canvas(tokens, self.model.no_signal(self.length)), 0
+        return turn_of(request, self.canvas, self.prefix, self.rules, self.block, self.step)
+
+    def take_step(self, turn: Turn, stepped: Stepped, draft: Draft, finished: bool) -> list[Event]:
+        self.canvas = stepped.canvas
+        self.step += 1
+        self.steps += 1
+        self.passes += 1
+        self.decoder_positions += self.length if turn.positions is None else turn.positions.shape[0]
+        if not finished and self.step < self.request.settings.max_denoising_steps:
+            return [draft]
+        self.canvas = self.prefix = None  # before its cache is written to: it shares the arrays
+        tokens = draft.argmax.tolist()
+        segment = self.write(tokens, self.length)
+        self.block += 1
+        if self.reason is None:
+            self.waiting = tokens
+        mx.clear_cache()
+        return [draft, segment]
+
+
+def turn_of(request: Request, canvas: Canvas, prefix: Prefix, rules: Rules, block: int, number: int) -> Turn:
+    """What a canvas of a request brings to step `number` (0, 1, …) of a block."""
+    settings, draws, policy = request.settings, request.draws, request.policy
+    length = canvas.tokens.shape[0]
+    return Turn(
+        canvas,
+        prefix,
+        mx.array([temperature(number, settings.max_denoising_steps, settings.t_min, settings.t_max)]),
+        draws.gumbel(block, number, length),
+        draws.renoise(block, number, length),
+        rules,
+        policy,
+        None if policy.focus is None else policy.focus(canvas, number),
+    )
+
+
+def first_turn(model: DiffusionGemma, request: Request) -> Turn:
+    """What a request brings to its very first step: its prompt has been encoded, nothing has been denoised."""
+    cache, size = model.make_cache(spare=0), request.settings.prefill_step_size
+    for start in range(0, len(request.tokens), size):
+        model.encode([Passage(mx.array(request.tokens[start : start + size], dtype=mx.int32), cache)])
+        mx.eval(cache.arrays())
+    length = request.settings.canvas_length or model.config.canvas_length
+    canvas = first_canvas(request.draws.initial(0, length), model.no_signal(length))
+    return turn_of(request, canvas, cache.prefix(model.compiled), Rules.of(request.settings), 0, 0)

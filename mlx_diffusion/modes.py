@@ -1,0 +1,28 @@
+"""The ways of writing, by name, and the options that not every one of them has.
+
+Knows nothing of how any of them writes.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from mlx_diffusion.errors import OptionError
+
+Mode = Literal["reference", "autoregressive", "speculative"]
+MODES: tuple[Mode, ...] = ("reference", "autoregressive", "speculative")
+DENOISING: tuple[Mode, ...] = ("reference",)
+CAUSAL: tuple[Mode, ...] = ("autoregressive", "speculative")  # every token by the encoder's choice
+MODES_WITH: Mapping[str, tuple[Mode, ...]] = {  # options that not every mode has
+    **dict.fromkeys(("max_denoising_steps", "entropy_bound", "t_min", "t_max"), DENOISING),
+    **dict.fromkeys(("stability_threshold", "confidence_threshold", "canvas_length"), DENOISING),
+    **dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "logit_bias", "logprobs"), CAUSAL),
+    **dict.fromkeys(("repetition_penalty", "repetition_context_size"), CAUSAL),
+    **dict.fromkeys(("draft_width", "draft_steps"), ("speculative",)),
+}
+
+
+def check_mode_has(mode: Mode, options: Iterable[str]) -> None:
+    """Raise OptionError for an option that the mode does not have."""
+    for name in options:
+        if mode not in MODES_WITH.get(name, MODES):
+            raise OptionError(f"mode {mode!r} has no option {name}; modes that have it: {', '.join(MODES_WITH[name])}")

@@ -1,0 +1,259 @@
+"""Writing by the encoder's choices: as Transformers writes, and the same tokens whatever is drafted and beside whom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import FIXTURES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_diffusion import OptionError, PrefixStore, PromptError, generate, stream_generate
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
+from mlx_diffusion.engine.choice import choose
+from mlx_diffusion.engine.engine import Engine, run
+from mlx_diffusion.engine.noise import PositionNoise, SeededDraws
+from mlx_diffusion.engine.request import Request
+from mlx_diffusion.events import Draft, Event, Finish, Segment
+from mlx_diffusion.loading import load
+from mlx_diffusion.modes import MODES
+from mlx_diffusion.network.rows import Passage
+from mlx_diffusion.options import GenerationConfig
+
+GREEDY = json.loads((FIXTURES / "greedy.json").read_text())
+FOLDERS = {"hub": FIXTURES / "hub", "demo": DEMO_FOLDER}
+CHAT = [{"role": "user", "content": "Copy: fig oak ant hen rye"}]
+loaded = cache(load)
+
+
+def write(folder: Path, prompt: Any, **options: Any) -> tuple[list[int], str, list[Event]]:
+    events = list(stream_generate(*loaded(folder), prompt, **options))
+    segments = [event for event in events if isinstance(event, Segment)]
+    return [token for one in segments for token in one.tokens], "".join(event.text for event in events), events
+
+
+def finish(events: Sequence[Event]) -> Finish:
+    assert isinstance(events[-1], Finish)
+    return events[-1]
+
+
+def slowly(folder: Path, prompt: Sequence[int], **options: Any) -> list[int]:
+    """The plain twin: the whole text is encoded anew for every token."""
+    model, _ = loaded(folder)
+    own = model.generation_defaults.resolve(GenerationConfig(mode="autoregressive", **options))
+    noise, text = (
+        PositionNoise(SeededDraws.of(own.seed, model.config.vocab_size), model.config.vocab_size),
+        list(prompt),
+    )
+    while len(text) < len(prompt) + own.max_tokens and not (len(text) > len(prompt) and text[-1] in own.eos_token_id):
+        hidden = model.encode([Passage(mx.array(text, dtype=mx.int32), model.make_cache())])
+        drawn = noise.at(len(text), 1) if own.temperature else None
+        text += np.array(choose(model.unembed(hidden[-1:]), own, drawn, [text]).tokens).tolist()
+    return text[len(prompt) :]
+
+
+@pytest.mark.parametrize("one", GREEDY, ids=lambda one: f"{one['checkpoint']}-{len(one['prompt'])}-{one['penalty']}")
+def test_greedy_tokens_are_those_of_transformers(one: dict[str, Any]) -> None:
+    folder = DEMO_FOLDER if one["checkpoint"] == "demo" else FIXTURES / one["checkpoint"]
+    options = {"repetition_penalty": one["penalty"], "repetition_context_size": 1000}
+    for mode in ("autoregressive", "speculative"):
+        wrote, _, _ = write(folder, one["prompt"], mode=mode, max_tokens=24, eos_token_id=(), **options)
+        assert wrote == one["tokens"]
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.0, 0.7, 1.0, 3.0]),
+        "seed": st.integers(0, 3),
+        "max_tokens": st.integers(1, 24),
+    },
+    optional={
+        "top_p": st.sampled_from([0.5, 0.9]),
+        "top_k": st.integers(1, 90),
+        "min_p": st.sampled_from([0.01, 0.3]),
+        "repetition_penalty": st.sampled_from([0.7, 1.2, 3.0]),
+        "repetition_context_size": st.integers(1, 40),
+        "logit_bias": st.dictionaries(st.integers(0, 90), st.floats(-9, 9, width=32), max_size=3),
+        "eos_token_id": st.just(()),
+        "prefill_step_size": st.sampled_from([5, 16]),
+    },
+)
+DRAFTS = st.fixed_dictionaries({}, optional={"draft_width": st.integers(1, 16), "draft_steps": st.integers(1, 2)})
+
+
+@pytest.mark.parametrize("folder", FOLDERS.values(), ids=list(FOLDERS))
+@given(length=st.integers(1, 40), shape=st.integers(0, 99), options=OPTIONS, drafts=DRAFTS)
+@settings(deadline=None, max_examples=40)
+def test_drafts_change_no_token(
+    folder: Path, length: int, shape: int, options: dict[str, Any], drafts: dict[str, int]
+) -> None:
+    prompt = np.random.default_rng(shape).integers(3, 90, length).tolist()
+    prompt += prompt[: shape % 7]  # something to be found again
+    plain = write(folder, prompt, mode="autoregressive", **options)
+    drafted = write(folder, prompt, mode="speculative", **options, **drafts)
+    assert drafted[:2] == plain[:2]
+    reasons = [finish(events).finish_reason for *_, events in (plain, drafted)]
+    assert reasons[0] == reasons[1]
+    if shape < 20:  # it takes its time
+        assert plain[0] == slowly(folder, prompt, **options)
+
+
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 9)), min_size=2, max_size=5))
+@settings(deadline=None, max_examples=20)
+def test_rows_of_all_modes_write_beside_each_other_what_they_write_alone(rows: list[tuple[int, int]]) -> None:
+    model, tokenizer = loaded(DEMO_FOLDER)
+    engine, waiting, passes = Engine(model, tokenizer), sorted(rows, key=lambda row: row[1]), 0
+    found: dict[int, tuple[int, list[Event]]] = {}
+    while waiting or engine:
+        while waiting and waiting[0][1] <= passes:
+            number, _ = waiting.pop(0)
+            found[engine.add(request_number(number))] = (number, [])
+        for event in engine.advance():
+            found[event.row][1].append(event)
+        passes += 1
+    for number, events in found.values():
+        assert outline(events) == alone(number)
+
+
+def request_number(number: int) -> Request:
+    model, tokenizer = loaded(DEMO_FOLDER)
+    mode = MODES[number % 3]
+    short = {"max_denoising_steps": 2, "canvas_length": 8}
+    options: dict[str, Any] = short if mode == "reference" else {"temperature": (0.0, 1.0)[number % 2]}
+    own = model.generation_defaults.resolve(GenerationConfig(mode=mode, max_tokens=9 + number, seed=number, **options))
+    prompt = tokenizer.encode_prompt([{"role": "user", "content": "Story: Katan and the fox"}], model.config.vocab_size)
+    return Request(tuple(prompt[: len(prompt) - number]), own, SeededDraws.of(number, model.config.vocab_size))
+
+
+def outline(events: Sequence[Event]) -> list[Any]:
+    """What does not depend on the clock."""
+    texts = [(event.block, event.tokens, event.text) for event in events if isinstance(event, Segment)]
+    stats = finish(events).stats
+    drafts = [event.argmax.tolist() for event in events if isinstance(event, Draft)]
+    return [texts, drafts, finish(events).finish_reason, stats.passes, stats.drafted_tokens, stats.accepted_tokens]
+
+
+@cache
+def alone(number: int) -> list[Any]:
+    return outline(list(run(*loaded(DEMO_FOLDER), [request_number(number)])))
+
+
+def test_figures_count_what_ran() -> None:
+    """A draft of everything that is agreed with takes a step and a pass; token by token takes a pass each."""
+    _, _, events = write(DEMO_FOLDER, [5, 6, 7], mode="autoregressive", max_tokens=9, eos_token_id=())
+    stats = finish(events).stats
+    assert (stats.generated_tokens, stats.passes, stats.blocks, stats.denoising_steps) == (9, 8, 8, 0)
+    assert (stats.encoder_positions, stats.decoder_positions, stats.drafted_tokens) == (3 + 8, 0, 0)
+    _, _, events = write(DEMO_FOLDER, [5, 6, 7], mode="speculative", max_tokens=9, eos_token_id=(), draft_width=8)
+    stats = finish(events).stats
+    drafts = [event for event in events if isinstance(event, Draft)]
+    assert stats.denoising_steps == len(drafts) > 0
+    assert stats.decoder_positions == 8 * len(drafts)
+    assert stats.drafted_tokens == sum(draft.accepted.sum() for draft in drafts)
+    assert stats.encoder_positions == 3 + stats.blocks + stats.drafted_tokens
+    assert stats.passes == stats.blocks + len(drafts)
+    assert stats.generated_tokens == 1 + stats.blocks + stats.accepted_tokens
+    for draft in drafts:
+        assert draft.canvas.shape == draft.argmax.shape == draft.accepted.shape == draft.entropy.shape == (7,)
+
+
+def test_a_prefix_store_saves_what_was_encoded_and_changes_nothing() -> None:
+    model, tokenizer = loaded(DEMO_FOLDER)
+    prompt = tokenizer.encode_prompt(CHAT, model.config.vocab_size)
+    for mode in ("autoregressive", "speculative"):
+        store = PrefixStore(model, 10**9)
+        first, *_ = write(DEMO_FOLDER, prompt, mode=mode, prefixes=store)
+        again, _, events = write(DEMO_FOLDER, prompt, mode=mode, prefixes=store)
+        assert again == first
+        assert finish(events).stats.cached_tokens == len(prompt) - 1  # its last token's choice is the first new one
+        longer = [*prompt, *first, 5, 6, 7]
+        went_on, _, events = write(DEMO_FOLDER, longer, mode=mode, prefixes=store)
+        assert finish(events).stats.cached_tokens >= len(prompt) + len(first) - 1
+        assert went_on == write(DEMO_FOLDER, longer, mode=mode)[0]
+
+
+def test_a_stop_string_ends_the_text_in_every_mode() -> None:
+    for mode in ("reference", "autoregressive", "speculative"):
+        _, whole, _ = write(DEMO_FOLDER, CHAT, mode=mode)
+        stop = whole[3:5]
+        _, text, events = write(DEMO_FOLDER, CHAT, mode=mode, stop=["no such text", stop])
+        assert text == whole[: whole.find(stop)]
+        assert finish(events).finish_reason == "stop"
+        assert write(DEMO_FOLDER, CHAT, mode=mode, stop=whole + "more")[1] == whole
+
+
+def test_likelihoods_are_given_with_every_token() -> None:
+    model, tokenizer = loaded(DEMO_FOLDER)
+    plain = {}
+    for mode in ("autoregressive", "speculative"):
+        tokens, _, events = write(DEMO_FOLDER, CHAT, mode=mode, logprobs=3, temperature=1.0, top_k=2)
+        records = [record for event in events if isinstance(event, Segment) for record in event.logprobs]
+        assert [record.token for record in records] == tokens
+        for record in records:
+            assert len(record.top) == 3
+            assert [value for _, value in record.top] == sorted((value for _, value in record.top), reverse=True)
+            assert dict(record.top)[record.token] == record.logprob  # top_k = 2
+        plain[mode] = records
+    assert plain["autoregressive"] == plain["speculative"]
+    prompt = tokenizer.encode_prompt(CHAT, model.config.vocab_size)
+    logits = model.unembed(model.encode([Passage(mx.array(prompt), model.make_cache())])[-1:])
+    logprobs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[0]
+    first = plain["autoregressive"][0]
+    assert first.logprob == logprobs[first.token]
+    *_, (bare, *_) = write(DEMO_FOLDER, CHAT, mode="autoregressive", logprobs=0)
+    assert isinstance(bare, Segment) and bare.logprobs[0].top == ()
+
+
+def test_the_context_ends_a_text() -> None:
+    model, _ = loaded(FIXTURES / "hub")
+    context = model.config.max_position_embeddings
+    prompt = (np.arange(context - 3) % 80 + 5).tolist()
+    for mode in ("autoregressive", "speculative"):
+        tokens, _, events = write(FIXTURES / "hub", prompt, mode=mode, max_tokens=99, eos_token_id=())
+        assert (len(tokens), finish(events).finish_reason) == (3, "context")
+        with pytest.raises(PromptError, match=f"{context - 1}"):
+            generate(*loaded(FIXTURES / "hub"), [*prompt, 5, 5, 5], mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"mode": "fast"}, "reference, autoregressive, speculative"),
+        ({"temperature": 1.0}, "autoregressive, speculative"),
+        ({"mode": "reference", "top_k": 4}, "'reference' has no option top_k"),
+        ({"mode": "autoregressive", "t_min": 0.3}, "modes that have it: reference"),
+        ({"mode": "autoregressive", "draft_width": 3}, "modes that have it: speculative"),
+        ({"mode": "speculative", "canvas_length": 3}, "modes that have it: reference"),
+        ({"mode": "speculative", "temperature": -0.1}, "temperature"),
+        ({"mode": "speculative", "temperature": float("nan")}, "temperature"),
+        ({"mode": "speculative", "top_p": 0}, "top_p"),
+        ({"mode": "speculative", "top_p": 1.01}, "top_p"),
+        ({"mode": "speculative", "min_p": 2}, "min_p"),
+        ({"mode": "speculative", "top_k": -1}, "top_k"),
+        ({"mode": "speculative", "repetition_penalty": 0}, "repetition_penalty"),
+        ({"mode": "speculative", "draft_width": 65}, "canvases of at most 64"),
+        ({"mode": "speculative", "draft_width": 0}, "draft_width"),
+        ({"mode": "speculative", "logit_bias": {5000: 1.0}}, "5000"),
+        ({"mode": "speculative", "logit_bias": {5: "much"}}, "logit_bias"),
+        ({"mode": "speculative", "logprobs": 5000}, "logprobs"),
+        ({"stop": ""}, "stop"),
+        ({"stop": [3]}, "stop"),
+        ({"stop": ["x"] * 17}, "stop"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(OptionError, match=named):
+        generate(*loaded(DEMO_FOLDER), CHAT, **options)
+    if "mode" in options and options["mode"] != "reference":
+        with pytest.raises(OptionError, match="no rule of acceptance"):
+            generate(
+                *loaded(DEMO_FOLDER), CHAT, mode="speculative", acceptance=lambda entropy, probability: entropy < 1
+            )
