@@ -19,6 +19,7 @@ from mlx_diffusion.fit.prediction import LAUNCH_SECONDS, LAUNCHES, ModelShape, P
 from mlx_diffusion.fit.products import DENSE, EXPERTS, Product
 from mlx_diffusion.fit.schedules import autoregressive, denoising, schedule_of, speculative
 from mlx_diffusion.measure.speed.recording import RecordedRun, distinct_experts, record_run, recorded
+from mlx_diffusion.modes import MODES, Mode
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import load_tokenizer
 
@@ -102,6 +103,25 @@ def test_a_recorded_run_gives_its_own_schedule() -> None:
     assert sum(one.times for one in denoised) == stats.denoising_steps
     assert sum(one.positions * one.times for one in denoised) == stats.decoder_positions
     assert sum(one.positions * one.times for one in encoded) == stats.encoder_positions
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_is_recorded_pass_by_pass(mode: Mode) -> None:
+    model, tokenizer = model_of(FIXTURES / "hub"), load_tokenizer(FIXTURES / "hub")
+    wishes = GenerationConfig(max_tokens=12, mode=mode, eos_token_id=(), prefill_step_size=2)
+    *_, end = stream_generate(model, tokenizer, [5, 6, 7], config=wishes)
+    assert isinstance(end, Finish)
+    schedule = record_run(model, tokenizer, [5, 6, 7], wishes).schedule
+    passes = schedule.prompt + schedule.writing
+    assert sum(one.times for one in schedule.writing) == end.stats.passes
+    causal = sum(one.positions * one.times for one in passes if one.kind in ("encode", "decode"))
+    assert causal == end.stats.encoder_positions
+    assert sum(one.positions * one.times for one in passes) == causal + end.stats.decoder_positions
+    assert {one.kind for one in passes} == {
+        "reference": {"encode", "draft", "denoise"},
+        "autoregressive": {"encode", "decode"},
+        "speculative": {"encode", "decode", "draft"},
+    }[mode]
 
 
 def test_passes_that_are_alike_are_counted_together() -> None:

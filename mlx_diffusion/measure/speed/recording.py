@@ -15,7 +15,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_diffusion.events import Finish
-from mlx_diffusion.fit.prediction import Pass, Schedule, Touched
+from mlx_diffusion.fit.prediction import Pass, PassKind, Schedule, Touched
 from mlx_diffusion.fit.schedules import schedule_of
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.network.layers import Router
@@ -60,7 +60,9 @@ class Recording:
     choices: list[mx.array] = field(default_factory=list)
 
     def take_encoding(self, passage: Passage) -> None:
-        self.passes.append(Pass("encode", passage.tokens.shape[0], passage.cache.offset, 0))
+        logits = passage.looked_at or 0
+        kind: PassKind = "decode" if logits else "encode"
+        self.passes.append(Pass(kind, passage.tokens.shape[0], passage.cache.offset, logits))
 
     def take_step(self, view: View) -> None:
         """The first step behind an encoded text has no soft signal."""
