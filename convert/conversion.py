@@ -92,7 +92,7 @@ def convert(
     files of a Hub id are fetched one at a time and dropped once converted. After an interruption the same call
     continues; `force` replaces an output that is finished or was begun differently; `reuse` accepts an output that
     this very conversion has finished. `command` is shown to who finds the folder unfinished;
-    `warn` is told what cannot be checked on this disk.
+    `warn` is told what cannot be checked on this disk, and what the source's config does not say of its tensors.
     Raises CheckpointError for a bad source, ConversionError for a bad target, OptionError for the recipe and rules.
     """
     began = time.monotonic()
@@ -107,6 +107,8 @@ def convert(
             revision = earlier_revision(target, str(source), force)
     opened = open_source(source, revision=revision, stream_into=target / DOWNLOADS if stream else None)
     plan = plan_conversion(opened, chosen, command)
+    if plan.note:
+        warn(plan.note)
     with errors_of(target):
         target.mkdir(parents=True, exist_ok=True)
         with locked(target, warn):

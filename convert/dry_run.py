@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
-from mlx_diffusion.checkpoint.headers import Tensor
+from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Tensor
 from mlx_diffusion.checkpoint.layouts import check_claim, translated
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, recipe_named
 from mlx_diffusion.checkpoint.tensor_names import PARTS
@@ -44,12 +44,18 @@ class DryRun:
     def parameters(self) -> int:
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
+    @property
+    def encodings(self) -> list[str]:
+        """Those in which the source has matrices, beside plain numbers."""
+        return sorted({tensor.dtype for tensor in self.tensors} - ITEM_BYTES.keys())
+
     def as_dict(self) -> dict[str, Any]:
         """The chosen recipe's figures at the top, all recipes' under `recipes`."""
         return {
             "source": self.source,
             "revision": self.revision,
             "read_from": self.read_from,
+            "encodings": self.encodings,
             "tensors": len(self.tensors),
             "parameters": self.parameters,
             "recipe": self.chosen.recipe,
@@ -74,9 +80,10 @@ class DryRun:
             for name, sized in self.recipes.items()
         ]
         short = memory.in_steps_of(SHORT_STEP)
+        kept_as = f", in {' and '.join(self.encodings)}" if self.encodings else ""
         lines = [
             f"{self.source}{revision}: {self.parameters:,} parameters in {len(self.tensors):,} tensors"
-            f" (read from {self.read_from})",
+            f"{kept_as} (read from {self.read_from})",
             "",
             f"The converted tensors, in {unit}:",
             "",

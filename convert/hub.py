@@ -13,27 +13,22 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_session, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub import errors as hub
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm  # type: ignore[attr-defined]
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-from mlx_diffusion.checkpoint.folder import (
-    INDEX_FILE,
-    check_finished,
-    check_plain,
-    local_folder,
-    weight_names,
-)
-from mlx_diffusion.checkpoint.headers import HEADER_LIMIT, LENGTH_BYTES, StoredTensor, parse_header
-from mlx_diffusion.checkpoint.hub_cache import cache_folder, cached_snapshots, is_cached, is_whole
+from mlx_diffusion.checkpoint.folder import CONFIG_FILE, check_finished, local_folder
+from mlx_diffusion.checkpoint.headers import StoredTensor
+from mlx_diffusion.checkpoint.hub_cache import cache_folder, cached_snapshots, is_cached
 from mlx_diffusion.checkpoint.hub_errors import http_error, hub_errors
+from mlx_diffusion.checkpoint.hub_files import hub_headers
+from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_plain, is_whole, weight_names
 from mlx_diffusion.convert.known_files import SMALL
 from mlx_diffusion.convert.source import LocalSource, Source, check_small
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import parse_json
 
-HEADER_GUESS = 1 << 18  # most headers are shorter and come with one request
 TIMEOUT = 30.0  # seconds without an answer
 GO_ON = "the same command goes on"
 
@@ -61,7 +56,9 @@ def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_i
 def _cached(repo_id: str, revision: str | None) -> Path:
     """The folder of a whole checkpoint in the Hub's cache, which may know its commit and not its branch."""
     try:
-        found = [Path(snapshot_download(repo_id, revision=revision, local_files_only=True))]
+        # Without the pattern, a file that no conversion needs would make the snapshot incomplete.
+        local = snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=[CONFIG_FILE])
+        found = [Path(local)]
     except hub.LocalEntryNotFoundError:
         found = cached_snapshots(repo_id) if revision is None else []
     whole = [folder for folder in found if is_whole(folder)]
@@ -108,7 +105,7 @@ class HubSource:
         return weight_names(self._sizes, lambda: parse_json(self.read_small(INDEX_FILE), where), self.label)
 
     def headers(self) -> list[StoredTensor]:
-        return [entry for name in self.shards() for entry in self._header(name)]
+        return hub_headers(self.label, self.revision, {name: self._sizes[name] for name in self.shards()}, GO_ON)
 
     def changed(self, shard: str) -> int | None:
         return None
@@ -163,39 +160,6 @@ class HubSource:
             for part in (self._stream_into / ".cache" / "huggingface").rglob("*.incomplete"):
                 part.unlink(missing_ok=True)
         self._swept = True
-
-    def _header(self, shard: str) -> list[StoredTensor]:
-        where, size = f"{self.label}/{shard}", self._sizes[shard]
-        start = self._range(shard, 0, min(size, HEADER_GUESS))
-        length = int.from_bytes(start[:LENGTH_BYTES], "little")
-        if len(start) < LENGTH_BYTES or length > min(size - LENGTH_BYTES, HEADER_LIMIT):
-            raise CheckpointError(f"{where} is truncated or no safetensors file ({size} bytes)")
-        end = LENGTH_BYTES + length
-        if end > len(start):
-            start += self._range(shard, len(start), end)
-        return parse_header(start[LENGTH_BYTES:end], shard, size, where=where)
-
-    def _range(self, shard: str, first: int, end: int) -> bytes:
-        """The bytes first … end - 1 of a file, and no more of it."""
-        if first == end:
-            return b""
-        url = hf_hub_url(self.label, shard, revision=self.revision)
-        headers = {**build_hf_headers(), "Range": f"bytes={first}-{end - 1}", "Accept-Encoding": "identity"}
-        with (
-            hub_errors(self.label, GO_ON, self.revision),
-            get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response,
-        ):
-            if response.is_error:
-                response.read()
-            hf_raise_for_status(response)
-            content = b""
-            for part in response.iter_bytes() if response.status_code == 206 else ():
-                content += part
-                if len(content) > end - first:
-                    break
-        if len(content) != end - first:
-            raise CheckpointError(f"{self.label}/{shard}: the server does not answer requests for a part of a file")
-        return content
 
 
 def local_copy(path_or_id: str | Path, revision: str | None) -> Path:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlx_diffusion.checkpoint.folder import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, UNFINISHED
+from mlx_diffusion.checkpoint.folder import CONFIG_FILE, UNFINISHED
+from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, SINGLE_FILE
 from mlx_diffusion.convert.origin import ORIGIN
 from mlx_diffusion.whole_files import PART
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE, HUB_ID
-from mlx_diffusion.checkpoint.layouts import check_claim, translated
+from mlx_diffusion.checkpoint.layouts import check_claim, translated, unclaimed
 from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.text_tensors import check_complete
@@ -37,6 +37,7 @@ class ConversionPlan:
     side_files: Mapping[str, bytes]  # all other files but the origin, the config last
     origin: Origin  # as yet without digests of the source
     record: ConversionRecord
+    note: str | None  # about the source, for the user
 
 
 def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionPlan:
@@ -77,6 +78,7 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
         ),
         Origin.of(public, revision, recipe),
         record_of(label, revision, stored, [(CONFIG_FILE, content), *small.items()], recipe.name, made, command),
+        unclaimed(raw, sources, label),
     )
 
 

@@ -17,10 +17,10 @@ from hashlib import sha256
 from io import FileIO
 from pathlib import Path
 
-from mlx_diffusion.checkpoint.folder import SINGLE_FILE
 from mlx_diffusion.checkpoint.headers import write_header
 from mlx_diffusion.checkpoint.pieces import Piece, written_tensors
 from mlx_diffusion.checkpoint.stored import SourceTensor
+from mlx_diffusion.checkpoint.weight_files import SINGLE_FILE
 from mlx_diffusion.convert.large_files import flush_and_forget, forget, uncached
 from mlx_diffusion.convert.quantise import Chunk, Files, chunks, digest, transfer
 from mlx_diffusion.errors import CheckpointError

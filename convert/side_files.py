@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mlx_diffusion.checkpoint.folder import CONFIG_FILE, INDEX_FILE
+from mlx_diffusion.checkpoint.folder import CONFIG_FILE
+from mlx_diffusion.checkpoint.weight_files import INDEX_FILE
 from mlx_diffusion.convert.known_files import CARD
 
 DTYPES = ("dtype", "torch_dtype")  # in config.json, for newer and for older readers

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from mlx_diffusion.checkpoint.folder import weight_files
 from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
+from mlx_diffusion.checkpoint.weight_files import weight_files
 from mlx_diffusion.convert.known_files import SMALL
 from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import CheckpointError

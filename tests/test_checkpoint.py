@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import huggingface_hub
 import mlx.core as mx
@@ -17,8 +16,9 @@ from huggingface_hub import errors as hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, INDEX_FILE, Checkpoint, find_folder, weight_names
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint, find_folder
 from mlx_diffusion.checkpoint.hub_errors import http_error
+from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, weight_names
 from mlx_diffusion.errors import CheckpointError
 
 
@@ -66,23 +66,6 @@ def test_what_names_nothing_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_is_no_folder(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="is a file; give the folder"):
         find_folder(folder / "config.json")
-
-
-def test_a_hub_id_is_downloaded_without_what_is_not_needed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def download(*arguments: object, **options: object) -> str:
-        asked.append((arguments, options))
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert find_folder("owner/name") == folder
-    assert asked == [
-        (
-            ("owner/name",),
-            {"revision": None, "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]},
-        ),
-    ]
 
 
 def answer(kind: type[Exception]) -> Exception:

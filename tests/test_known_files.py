@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import SMALL_FILES, contents
 
-from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint, weight_names
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint
+from mlx_diffusion.checkpoint.weight_files import weight_names
 from mlx_diffusion.convert import convert
 from mlx_diffusion.convert import source as source_module
 from mlx_diffusion.convert.known_files import is_leftover, is_replaced

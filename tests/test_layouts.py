@@ -118,14 +118,20 @@ def test_fp8_is_refused_with_the_command_that_converts_it(original: Path, tmp_pa
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_without_its_quantization_config_the_output_is_the_same(layout: str, original: Path, tmp_path: Path) -> None:
-    made = []
+    expected = {"fp8": ["FP8"], "per-expert": []}.get(layout, ["NVFP4"])
+    made: list[dict[str, bytes]] = []
+    told: list[str] = []
     for bare in (False, True):
         source = write_layout(original, tmp_path / str(bare) / "source", layout, bare=bare)
-        convert(source, tmp_path / str(bare) / "target")
+        convert(source, tmp_path / str(bare) / "target", warn=told.append)
+        assert dry_run(source).encodings == expected
         made.append({file.name: file.read_bytes() for file in (tmp_path / str(bare) / "target").iterdir()})
     for files in made:
         files.pop("made_from.json")
     assert made[0] == made[1]
+    assert [
+        line.rsplit(" ", 1)[1] for line in told if "no quantization_config; by its tensors it is in" in line
+    ] == expected
 
 
 HALF = np.zeros((64, 31), np.uint8)

@@ -10,35 +10,28 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import huggingface_hub  # loads only the parts that are used
 import mlx.core as mx
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.formats import FIXED_MODES, NVFP4, Quantization, QuantSpec
+from mlx_diffusion.checkpoint.description import described
+from mlx_diffusion.checkpoint.downloads import hub_folder
 from mlx_diffusion.checkpoint.headers import read_header
-from mlx_diffusion.checkpoint.hub_errors import hub_errors
-from mlx_diffusion.checkpoint.layouts import check_claim, check_loadable, encodings, translated
+from mlx_diffusion.checkpoint.layouts import check_loadable
 from mlx_diffusion.checkpoint.lazy_tensors import lazy_tensors
 from mlx_diffusion.checkpoint.stored import SourceTensor
-from mlx_diffusion.checkpoint.text_tensors import check_size
+from mlx_diffusion.checkpoint.weight_files import weight_files
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import read_json
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
-DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 CONFIG_FILE = "config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-NUMBERED = re.compile(r"(.*)-(\d{1,9})-of-(\d{1,9})\.safetensors")
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 UNFINISHED = "conversion.json"  # in a folder that a conversion is still writing
 
 
@@ -73,11 +66,7 @@ class Checkpoint:
         files = weight_files(folder)
         # MLX would read past the end of a truncated file without a word, so all headers are read.
         stored = [entry for file in files for entry in read_header(file)]
-        check_size(config, stored, str(folder))
-        sources = translated(stored, str(folder))
-        check_claim(raw, sources, str(config_file))
-        if config.quantization is None and NVFP4 in encodings(sources):
-            config = replace(config, quantization=Quantization(QuantSpec(*FIXED_MODES["nvfp4"], "nvfp4")))
+        config, sources = described(raw, config, stored, str(folder))
         return cls(folder, config, files, tuple(sources))
 
     def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, mx.array]:
@@ -104,8 +93,7 @@ def find_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
         if revision is not None:
             raise CheckpointError(f"{path_or_id} is a folder and has no revision {revision!r}; leave one of both out")
         return folder
-    with hub_errors(str(path_or_id), revision=revision):
-        return Path(huggingface_hub.snapshot_download(str(path_or_id), revision=revision, allow_patterns=DOWNLOADED))
+    return hub_folder(str(path_or_id), revision)
 
 
 def local_folder(path_or_id: str | Path) -> Path | None:
@@ -162,73 +150,3 @@ def check_utf8(folder: Path) -> None:
         str(folder.resolve()).encode()
     except UnicodeEncodeError:
         raise CheckpointError(f"{folder}: MLX reads no path that is not UTF-8; rename the folder") from None
-
-
-def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that hold a folder's weights, see `weight_names`."""
-    names = {file.name for file in folder.iterdir() if file.is_file()}
-    found = weight_names(names, lambda: read_json(folder / INDEX_FILE), str(folder))
-    return tuple(folder / name for name in found)
-
-
-def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, Any]], where: str) -> list[str]:
-    """The weight files among `names`, all files of a checkpoint, by the rule that Transformers follows.
-
-    The single file if there is one, else the shards of the index, else every safetensors file that is not hidden: a Mac
-    leaves a `._` file beside each file that it copies to a stick. Nothing else is ever read: pickled files can run
-    code.
-    """
-    if SINGLE_FILE in names:
-        return [SINGLE_FILE]
-    if INDEX_FILE in names:
-        shards = read_index().get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise CheckpointError(f"{where}/{INDEX_FILE} has no weight_map")
-        found = sorted({str(name) for name in shards.values()})
-        check_plain(found, f"{where}/{INDEX_FILE}")
-        _check_numbers(found, f"{where}/{INDEX_FILE} names")
-        missing = [name for name in found if name not in names]
-        if missing:
-            raise CheckpointError(
-                f"{where}: {len(missing)} of {len(found)} weight files are missing, the first is {missing[0]}; "
-                "without it the checkpoint is not whole"
-            )
-        return found
-    found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name and name[0] != ".")
-    if not found:
-        gguf = sorted(name for name in names if name.lower().endswith(".gguf") and name[0] != ".")
-        if gguf:
-            raise CheckpointError(
-                f"{where} holds {gguf[0]}: GGUF is llama.cpp's format and is not read here; take the checkpoint in "
-                "safetensors, as published or as converted for MLX"
-            )
-        pickled = sorted(name for name in names if name.endswith(PICKLED) and name[0] != ".")
-        reason = f"only {pickled[0]}, which can run code and is never read" if pickled else "so no weights"
-        raise CheckpointError(f"{where} has no safetensors file, {reason}; get a checkpoint in safetensors")
-    check_plain(found, where)
-    _check_numbers(found, f"{where} has")
-    return found
-
-
-def _check_numbers(names: Iterable[str], who: str) -> None:
-    """Refuse an incomplete set of numbered files, as in 1-of-3 and 3-of-3. Raises CheckpointError."""
-    sets: dict[tuple[str, str], dict[int, str]] = {}
-    for name in names:
-        match = NUMBERED.fullmatch(name)
-        if match:
-            prefix, number, count = match.groups()
-            sets.setdefault((prefix, count), {})[int(number)] = number
-    for (prefix, count), numbers in sets.items():
-        if len(numbers) < int(count):
-            first = next(number for number in range(1, int(count) + 1) if number not in numbers)
-            raise CheckpointError(
-                f"{who} {len(numbers)} weight files of {int(count)}, {prefix}-{first:0{len(count)}d}-of-{count}"
-                ".safetensors is not among them; download the checkpoint again"
-            )
-
-
-def check_plain(names: Iterable[str], where: str) -> None:
-    """Refuse file names that could lead out of the folder that they belong in. Raises CheckpointError."""
-    for name in names:
-        if name.startswith(".") or any(character in name for character in "/\\\0") or not name:
-            raise CheckpointError(f"{where}: the file name {name!r} leads out of its folder; do not trust this source")

@@ -11,8 +11,8 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants  # the package does not import it by itself
 
-from mlx_diffusion.checkpoint.folder import weight_files
-from mlx_diffusion.checkpoint.formats import read_quantization, spec_text
+from mlx_diffusion.checkpoint.formats import claimed_encoding, read_quantization, spec_text
+from mlx_diffusion.checkpoint.weight_files import is_whole
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import read_json
 
@@ -55,14 +55,6 @@ def is_cached(repo_id: str, name: str, revision: str | None, sha256: str | None)
     return sha256 is not None and (blobs / sha256).is_file()
 
 
-def is_whole(folder: Path) -> bool:
-    """True if all weight files of the checkpoint are there."""
-    try:
-        return bool(weight_files(folder))
-    except (CheckpointError, OSError):
-        return False
-
-
 def _models() -> list[huggingface_hub.CachedRepoInfo]:
     try:
         return [repository for repository in huggingface_hub.scan_cache_dir().repos if repository.repo_type == "model"]
@@ -80,5 +72,5 @@ def _checkpoint(repo_id: str, revision: huggingface_hub.CachedRevisionInfo) -> C
         quantization = read_quantization(raw)
     except CheckpointError:
         return None
-    kept_as = spec_text(quantization.default if quantization else None)
+    kept_as = claimed_encoding(raw) or spec_text(quantization.default if quantization else None)
     return CachedCheckpoint(repo_id, revision.commit_hash, revision.size_on_disk, kept_as, is_whole(folder))

@@ -56,6 +56,14 @@ def encodings(tensors: Iterable[SourceTensor]) -> list[str]:
     return [name for name, _ in names.most_common() if name not in ITEM_BYTES]
 
 
+def unclaimed(raw: Mapping[str, Any], tensors: Iterable[SourceTensor], where: str) -> str | None:
+    """A line about encodings that the tensors have and config.json does not name; None where there is none."""
+    found = encodings(tensors)
+    if not found or claimed_encoding(raw) is not None:
+        return None
+    return f"{where}: its config.json has no quantization_config; by its tensors it is in {' and '.join(found)}"
+
+
 def check_claim(raw: Mapping[str, Any], tensors: Iterable[SourceTensor], where: str) -> None:
     """Refuse weights that are not of the encoding which config.json names. Raises CheckpointError."""
     claimed = claimed_encoding(raw)

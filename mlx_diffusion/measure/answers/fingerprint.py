@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from hashlib import file_digest, sha256
 from pathlib import Path
 
-from mlx_diffusion.checkpoint.folder import weight_files
+from mlx_diffusion.checkpoint.weight_files import weight_files
 
 SMALL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",

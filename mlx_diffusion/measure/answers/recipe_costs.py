@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_diffusion.checkpoint.folder import Checkpoint, weight_files
+from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.recipes import recipe_named
+from mlx_diffusion.checkpoint.weight_files import weight_files
 from mlx_diffusion.display import interval, per_cent, table
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.fit.opening import find_model
