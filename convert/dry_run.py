@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.description import described
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
 from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Tensor
-from mlx_diffusion.checkpoint.layouts import check_claim, translated
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, recipe_named
 from mlx_diffusion.checkpoint.tensor_names import PARTS
 from mlx_diffusion.checkpoint.text_tensors import check_complete
@@ -133,8 +133,7 @@ def _read(source: Source) -> tuple[ModelConfig, list[Tensor], str]:
         except CheckpointError as error:
             raise CheckpointError(f"{source.label}/{CONFIG_FILE}: {error}") from None
     else:
-        sources = translated(source.headers(), source.label)
-        check_claim(raw, sources, f"{source.label}/{CONFIG_FILE}")
+        _, sources = described(raw, config, source.headers(), source.label)
         tensors = [one.tensor for one in sources]
         read_from = "safetensors headers"
     check_complete(tensors, config, source.label)

@@ -18,7 +18,6 @@ import numpy as np
 
 from mlx_diffusion.checkpoint.encodings import Nvfp4
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.checkpoint.stored import RowBlock, SourceTensor, Span
 from mlx_diffusion.errors import CheckpointError
@@ -36,7 +35,7 @@ Files = Mapping[str, int]  # a source file's name -> the descriptor of it, open
 class Chunk:
     """Neighbouring rows of one tensor: where to read them, the format, and where to write each result."""
 
-    tensor: Tensor
+    source: SourceTensor
     block: RowBlock
     first: int  # of the rows, in the block
     rows: int
@@ -50,8 +49,12 @@ class Chunk:
 
     @property
     def spans(self) -> list[Span]:
-        """The bytes that are read."""
+        """The bytes that are read for its own rows."""
         return self.block.spans(self.first, self.rows)
+
+    @property
+    def name(self) -> str:
+        return self.source.tensor.name
 
 
 def chunks(source: SourceTensor, piece: Piece, starts: Mapping[str, int]) -> Iterator[Chunk]:
@@ -64,7 +67,7 @@ def chunks(source: SourceTensor, piece: Piece, starts: Mapping[str, int]) -> Ite
         for first in range(0, block.rows, step):
             row = place + first
             targets = tuple(starts[written.name] + row * (written.nbytes // rows) for written in piece.written)
-            yield Chunk(source.tensor, block, first, min(step, block.rows - first), row, piece, targets)
+            yield Chunk(source, block, first, min(step, block.rows - first), row, piece, targets)
         place += block.rows
 
 
@@ -74,16 +77,16 @@ def transfer(chunk: Chunk, sources: Files, target: int) -> bytes:
     `target` is the descriptor of an open file. MLX works on the calling thread's own stream, so several threads may do
     this at once. Raises CheckpointError for NaN, infinity and a file that ends.
     """
-    data = _read(sources, chunk)
+    data = _read(sources, chunk.spans, chunk.name)
     arrays = chunk.block.arrays(data, chunk.rows)
     rows = _in_bf16(chunk, arrays)
     # NumPy has no type for bf16, so its bits are looked at.
     bits = np.asarray(rows.view(mx.uint16))
     if (bits & BF16_EXPONENT).max() == BF16_EXPONENT:
         raise CheckpointError(
-            f"{chunk.spans[0].file}: {chunk.tensor.name} holds NaN or infinity, or a number beyond bf16; get the file "
-            "again"
+            f"{chunk.spans[0].file}: {chunk.name} holds NaN or infinity, or a number beyond bf16; get the file again"
         )
+    data += _checked(chunk, sources, rows)
     results = _results(chunk, arrays, rows)
     mx.eval(results)
     for result, offset in zip(results, chunk.targets, strict=True):
@@ -93,17 +96,18 @@ def transfer(chunk: Chunk, sources: Files, target: int) -> bytes:
 
 def digest(chunk: Chunk, sources: Files) -> bytes:
     """The digest that `transfer` gives for a chunk."""
-    return _digest(_read(sources, chunk))
+    beside = [span for check in chunk.source.checks for span in check.spans(chunk.place, chunk.rows)]
+    return _digest(_read(sources, [*chunk.spans, *beside], chunk.name))
 
 
 def read_rows(chunk: Chunk, sources: Files) -> mx.array:
     """The chunk's rows in bf16, [rows, entries of a row]."""
-    return _in_bf16(chunk, chunk.block.arrays(_read(sources, chunk), chunk.rows))
+    return _in_bf16(chunk, chunk.block.arrays(_read(sources, chunk.spans, chunk.name), chunk.rows))
 
 
 def read_kept(chunk: Chunk, sources: Files) -> list[mx.array]:
     """What a chunk becomes that is kept in its source's own bits."""
-    return _kept(chunk, chunk.block.arrays(_read(sources, chunk), chunk.rows))
+    return _kept(chunk, chunk.block.arrays(_read(sources, chunk.spans, chunk.name), chunk.rows))
 
 
 def _in_bf16(chunk: Chunk, arrays: Sequence[mx.array]) -> mx.array:
@@ -137,8 +141,19 @@ def _digest(data: Sequence[bytes]) -> bytes:
     return found.digest()
 
 
-def _read(sources: Files, chunk: Chunk) -> list[bytes]:
-    return [_read_span(sources[span.file], span, chunk.tensor.name) for span in chunk.spans]
+def _checked(chunk: Chunk, sources: Files, rows: mx.array) -> list[bytes]:
+    """Look at what stands beside these rows and is dropped; returns what was read. Raises CheckpointError."""
+    read = []
+    for check in chunk.source.checks:
+        data = _read(sources, check.spans(chunk.place, chunk.rows), chunk.name)
+        if data and not check.holds(data, chunk.place, rows):
+            raise CheckpointError(f"{check.files[0]}: {check.problem(chunk.name)}")
+        read += data
+    return read
+
+
+def _read(sources: Files, spans: Sequence[Span], name: str) -> list[bytes]:
+    return [_read_span(sources[span.file], span, name) for span in spans]
 
 
 def _read_span(source: int, span: Span, name: str) -> bytes:

@@ -34,6 +34,7 @@ def load_model(found: checkpoint.Checkpoint) -> DiffusionGemma:
     for token in defaults.eos_token_id or ():
         where = f"{found.folder}/generation_config.json: eos_token_id"
         require(token < found.config.vocab_size, where, token, f"must be below vocab_size = {found.config.vocab_size}")
+    found.check_copies()
     model = DiffusionGemma(found.config, defaults)
     weights.fill(model, found.tensors(), found.config.quantization, where=str(found.folder))
     model.eval()

@@ -255,3 +255,13 @@ def target(tmp_path: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def loaded(folder: Path) -> dict[str, mx.array]:
+    """The tensors of all files of a folder."""
+    arrays: dict[str, mx.array] = {}
+    for file in folder.glob("*.safetensors"):
+        found = mx.load(str(file))
+        assert isinstance(found, dict)
+        arrays |= found
+    return arrays

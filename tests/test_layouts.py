@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import contents, write_source
+from conftest import contents, loaded, write_source
 from foreign_layouts import LAYOUTS, Stored, numbers, read_files, write_files, write_layout
 
 import mlx_diffusion.convert.quantise as quantise_module
@@ -32,15 +32,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(request: pytest.FixtureRequest, original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in each layout, in four files, so that experts lie in two of them."""
     return write_layout(original, tmp_path_factory.mktemp(request.param) / request.param, request.param, shards=4)
-
-
-def loaded(folder: Path) -> dict[str, mx.array]:
-    arrays: dict[str, mx.array] = {}
-    for file in folder.glob("*.safetensors"):
-        found = mx.load(str(file))
-        assert isinstance(found, dict)
-        arrays |= found
-    return arrays
 
 
 def logits(folder: Path) -> mx.array:

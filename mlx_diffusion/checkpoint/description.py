@@ -12,7 +12,8 @@ from typing import Any
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import FIXED_MODES, NVFP4, Quantization, QuantSpec
 from mlx_diffusion.checkpoint.headers import StoredTensor
-from mlx_diffusion.checkpoint.layouts import check_claim, encodings, translated
+from mlx_diffusion.checkpoint.layouts import check_claim, encodings, in_order, translated
+from mlx_diffusion.checkpoint.redundant import without_copies
 from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.checkpoint.text_tensors import check_size
 
@@ -25,7 +26,7 @@ def described(
     `raw` is config.json, and `config` what it says; `where` names the checkpoint.
     """
     check_size(config, stored, where)
-    sources = translated(stored, where)
+    sources = in_order(without_copies(translated(stored, where), config, where), stored)
     check_claim(raw, sources, f"{where}/config.json")
     if config.quantization is None and NVFP4 in encodings(sources):
         config = replace(config, quantization=Quantization(QuantSpec(*FIXED_MODES["nvfp4"], "nvfp4")))

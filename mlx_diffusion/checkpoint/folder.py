@@ -22,6 +22,7 @@ from mlx_diffusion.checkpoint.downloads import hub_folder
 from mlx_diffusion.checkpoint.headers import read_header
 from mlx_diffusion.checkpoint.layouts import check_loadable
 from mlx_diffusion.checkpoint.lazy_tensors import lazy_tensors
+from mlx_diffusion.checkpoint.redundant import check_copies
 from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.checkpoint.weight_files import weight_files
 from mlx_diffusion.errors import CheckpointError
@@ -71,6 +72,16 @@ class Checkpoint:
 
     def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, mx.array]:
         """The tensors of a name that is wanted, lazy: one is read when it is evaluated."""
+        return lazy_tensors((one for one in self.sources if wanted(one.tensor.name)), self._stored())
+
+    def check_copies(self) -> None:
+        """Refuse tensors that only repeat others, if they do not; those alone are read. Raises CheckpointError."""
+        repeated = [one for one in self.sources if one.checks]
+        if repeated:
+            check_copies(repeated, self._stored(), str(self.folder))
+
+    def _stored(self) -> dict[str, mx.array]:
+        """The arrays of the files, lazy."""
         tensors: dict[str, mx.array] = {}
         for file in self.files:
             try:
@@ -80,7 +91,7 @@ class Checkpoint:
                 raise CheckpointError(f"{file} cannot be read by MLX ({reason}); download it again") from None
             assert isinstance(loaded, dict)
             tensors.update(loaded)
-        return lazy_tensors((one for one in self.sources if wanted(one.tensor.name)), tensors)
+        return tensors
 
 
 def find_folder(path_or_id: str | Path, revision: str | None = None) -> Path:

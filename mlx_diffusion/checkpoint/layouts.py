@@ -21,21 +21,22 @@ from mlx_diffusion.errors import CheckpointError
 # Scales of activations and of caches, which weights alone have no use for.
 UNUSED = re.compile(r".+\.(input_scale|input_global_scale|[kv]_scale|[qkv]_scale_inv)")
 SCALE = re.compile(r"(.+)\.weight_(scale|scale_2|global_scale|scale_inv|zero_point|packed)")
-EXPERT = re.compile(r"(model\.decoder\.layers\.\d+\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
+EXPERT = re.compile(
+    r"(model\.(?:decoder|encoder\.language_model)\.layers\.\d+\.experts)\.(\d+)\.(gate|up|down)_proj\.weight"
+)
 FUSED = {"gate": "gate_up_proj", "up": "gate_up_proj", "down": "down_proj"}
 BESIDE = {"scale": ("weight", "weight_packed"), "scale_2": ("weight_scale",), "global_scale": ("weight_packed",)}
 SCALE_TYPES = ("BF16", "F16", "F32")
 
 
 def translated(stored: Sequence[StoredTensor], where: str) -> list[SourceTensor]:
-    """The model's tensors in these files, by file and by place in it. Raises CheckpointError, which `where` begins."""
+    """The tensors in these files by the names of the Hub's own layout. Raises CheckpointError, which `where` begins."""
     found = {entry.tensor.name: entry for entry in stored}
     if len(found) < len(stored):
         (name, _), *_ = Counter(entry.tensor.name for entry in stored).most_common(1)
         raise CheckpointError(f"{where}: {name} is there twice; remove the shard that is not its own")
     single = _matrices(found, where)
-    tensors = [*_fused(single, where), *(one for one in single if not EXPERT.fullmatch(one.tensor.name))]
-    return in_order(tensors, stored)
+    return [*_fused(single, where), *(one for one in single if not EXPERT.fullmatch(one.tensor.name))]
 
 
 def in_order(tensors: Iterable[SourceTensor], stored: Sequence[StoredTensor]) -> list[SourceTensor]:

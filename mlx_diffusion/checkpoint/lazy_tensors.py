@@ -25,17 +25,12 @@ def lazy_tensors(sources: Iterable[SourceTensor], arrays: Mapping[str, mx.array]
         elif source.tensor.name != EMBEDDINGS and _all_nvfp4(encodings):
             made |= _packed(source, encodings, arrays)
         else:
-            made[source.tensor.name] = _numbers(source, arrays)
+            made[source.tensor.name] = source.numbers(arrays)
     return made
 
 
 def _all_nvfp4(encodings: Sequence[object]) -> TypeGuard[Sequence[Nvfp4]]:
     return all(isinstance(encoding, Nvfp4) for encoding in encodings)
-
-
-def _numbers(source: SourceTensor, arrays: Mapping[str, mx.array]) -> mx.array:
-    blocks = [block.encoding.values(block.lazy(arrays)) for block in source.blocks]
-    return _joined(blocks).reshape(source.tensor.shape)
 
 
 def _packed(source: SourceTensor, encodings: Sequence[Nvfp4], arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:

@@ -7,9 +7,9 @@ nothing of names.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -94,12 +94,36 @@ class RowBlock:
         ]
 
 
+class Check(Protocol):
+    """A look at a tensor that is dropped, along with the rows of the one that it stands beside."""
+
+    @property
+    def files(self) -> tuple[str, ...]: ...
+
+    def spans(self, first: int, count: int) -> list[Span]:
+        """What is read for it along with some rows."""
+        ...
+
+    def holds(self, data: Sequence[bytes], first: int, rows: mx.array) -> bool:
+        """True if that is what it claims to be; `rows` are the tensor's own from the first on, bf16 [rows, width]."""
+        ...
+
+    def holds_whole(self, arrays: Mapping[str, mx.array], numbers: mx.array) -> bool:
+        """The same of the whole tensor's numbers."""
+        ...
+
+    def problem(self, name: str) -> str:
+        """What is wrong if it does not hold; `name` is the tensor's that it stands beside."""
+        ...
+
+
 @dataclass(frozen=True)
 class SourceTensor:
     """A tensor by the name and shape that the model's own files give it, and its rows as they are stored."""
 
     tensor: Tensor  # its type is the encoding's name
     blocks: tuple[RowBlock, ...]
+    checks: tuple[Check, ...] = ()  # of tensors that only repeat it
 
     @classmethod
     def plain(cls, stored: StoredTensor) -> SourceTensor:
@@ -113,7 +137,21 @@ class SourceTensor:
     @property
     def files(self) -> tuple[str, ...]:
         """The files in which it lies, each once."""
-        return tuple(dict.fromkeys(file for block in self.blocks for file in block.files))
+        own = [file for block in self.blocks for file in block.files]
+        return tuple(dict.fromkeys([*own, *(file for check in self.checks for file in check.files)]))
+
+    def pieces(self, first: int, count: int) -> Iterator[tuple[RowBlock, int, int]]:
+        """The blocks that some rows lie in, with the first row and the number of rows in each."""
+        for block in self.blocks:
+            start, end = max(first, 0), min(first + count, block.rows)
+            if start < end:
+                yield block, start, end - start
+            first -= block.rows
+
+    def numbers(self, arrays: Mapping[str, mx.array]) -> mx.array:
+        """All numbers in the tensor's shape, from the lazy arrays of the files."""
+        values = [block.encoding.values(block.lazy(arrays)) for block in self.blocks]
+        return (values[0] if len(values) == 1 else mx.concatenate(values)).reshape(self.tensor.shape)
 
 
 def plain_block(stored: StoredTensor) -> RowBlock:
