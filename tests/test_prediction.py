@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import macs_page
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.events import Finish, Stats
+from mlx_diffusion.fit import draft_width
 from mlx_diffusion.fit.chips import CHIPS, chips_named
 from mlx_diffusion.fit.draft_width import best_width, kept_tokens, relative_costs
 from mlx_diffusion.fit.kernels import READ_AGAIN, Rates
@@ -196,3 +199,30 @@ def test_the_width_of_drafts_follows_from_what_a_round_keeps() -> None:
 def test_wider_passes_cost_more_but_less_than_their_positions() -> None:
     costs = relative_costs(REAL, M4_PRO)
     assert costs(1) == 1 and 1 < costs(4) < costs(8) < costs(32) < 32
+
+
+def test_what_is_predicted_decides_how_much_is_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where wide passes cost what they hold, nothing is drafted; the text is the same."""
+    model, tokenizer = model_of(FIXTURES / "hub"), load_tokenizer(FIXTURES / "hub")
+    wishes = GenerationConfig(max_tokens=12, mode="speculative", eos_token_id=())
+
+    def end(cost: Callable[[int], float] | None) -> tuple[str, int]:
+        monkeypatch.setattr(model, "relative_cost", cost)
+        *events, last = stream_generate(model, tokenizer, [5, 6, 7], config=wishes)
+        assert isinstance(last, Finish)
+        return "".join(event.text for event in events), last.stats.denoising_steps
+
+    (text, drafted), (same, dear) = end(None), end(float)
+    assert text == same and drafted > dear == 0
+
+
+def test_costs_here_are_those_of_this_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(FIXTURES / "hub")
+    monkeypatch.setattr(draft_width, "chip_name", lambda: "Apple M4 Pro")
+    monkeypatch.setattr(draft_width, "on_cpu", lambda: True)
+    assert draft_width.costs_here(model) is None
+    monkeypatch.setattr(draft_width, "on_cpu", lambda: False)
+    here = draft_width.costs_here(model)
+    assert here is not None and here(9) == relative_costs(ModelShape(model.config, lambda path: None), M4_PRO)(9)
+    monkeypatch.setattr(draft_width, "chip_name", lambda: "AMD EPYC")
+    assert draft_width.costs_here(model) is None

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.engine.choice import Choice, choose
-from mlx_diffusion.engine.drafting import Drafting, FoundText, Plan
+from mlx_diffusion.engine.drafting import Drafting, FoundText, Plan, counted
 from mlx_diffusion.engine.noise import PositionNoise
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row, logprobs_of
@@ -39,7 +39,7 @@ class CausalRow(Row):
         self.drafts = settings.mode == "speculative"
         self.spare = canvas if self.drafts else 0
         super().__init__(index, request, model, tokenizer)
-        self.drafting = Drafting(settings.draft_width, settings.draft_steps, canvas)
+        self.drafting = Drafting(settings.draft_width, settings.draft_steps, canvas, model.relative_cost or counted)
         self.noise = PositionNoise(request.draws, model.config.vocab_size)
         self.found = FoundText()
         self.found.extend(request.tokens)

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from mlx_diffusion.fit.chips import Chip
+from mlx_diffusion.device import on_cpu
+from mlx_diffusion.fit.chips import Chip, chips_named
+from mlx_diffusion.fit.machine import chip_name
 from mlx_diffusion.fit.prediction import ModelShape, Pass, Schedule, predict
+from mlx_diffusion.fit.products import formats_of
 from mlx_diffusion.fit.schedules import autoregressive, speculative
+from mlx_diffusion.network.model import DiffusionGemma
 
 WIDTHS = (4, 8, 16, 32, 64)
 # The share of drafted tokens that the encoder agrees with, each after an agreeing one. In stories of a bundled-size
@@ -37,6 +41,15 @@ def relative_costs(shape: ModelShape, chip: Chip, prefix: int = PROMPT) -> Calla
         return predict(schedule, shape, chip).writing.total
 
     return lambda positions: seconds(positions) / seconds(1)
+
+
+def costs_here(model: DiffusionGemma) -> Callable[[int], float] | None:
+    """The relative costs of a loaded model's passes on this machine, by prediction, for `model.relative_cost`.
+
+    None where the model runs on a CPU, or on a chip that is not known.
+    """
+    chips = () if on_cpu() else chips_named(chip_name())
+    return relative_costs(ModelShape(model.config, formats_of(model)), chips[0]) if chips else None
 
 
 def best_width(shape: ModelShape, chip: Chip, kept: Mapping[int, float], drafts: int = 1) -> int:

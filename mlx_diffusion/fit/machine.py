@@ -49,7 +49,7 @@ def this_machine(folder: Path | None = None) -> Machine:
     """The facts of this machine; the disk is that of `folder`, by default the current one."""
     memory = memory_here()
     return Machine(
-        chip=_chip(),
+        chip=chip_name(),
         memory_bytes=memory.memory_bytes,
         gpu_bytes=memory.gpu_bytes,
         device=memory.device,
@@ -68,7 +68,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _chip() -> str | None:
+def chip_name() -> str | None:
+    """The name of the processor, as the system says it: "Apple M4 Pro"."""
     if sys.platform == "darwin":
         return sysctl("machdep.cpu.brand_string")
     try:

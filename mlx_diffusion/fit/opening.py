@@ -11,6 +11,7 @@ from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder, local_folde
 from mlx_diffusion.checkpoint.hub_files import hub_weight_bytes
 from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
 from mlx_diffusion.display import size_text
+from mlx_diffusion.fit.draft_width import costs_here
 from mlx_diffusion.fit.machine_memory import memory_here
 from mlx_diffusion.fit.memory import Memory, item_bytes_on, stored_weight_bytes
 from mlx_diffusion.fit.recipe_fits import recipe_fits, recommended, sizes_on
@@ -28,7 +29,9 @@ def open_model(name: str, warn: Warn, revision: str | None = None) -> tuple[Diff
     """
     found = find_model(name, warn, revision)
     verdict_on(name, found).heed(warn)
-    return load(found.folder)
+    model, tokenizer = load(found.folder)
+    model.relative_cost = costs_here(model)
+    return model, tokenizer
 
 
 def find_model(path_or_id: str | Path, warn: Warn, revision: str | None = None) -> Checkpoint:
