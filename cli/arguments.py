@@ -4,11 +4,14 @@ Knows nothing of what is done with them.
 """
 
 import argparse
+import re
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.streams import err
 from mlx_diffusion.errors import PromptError
 from mlx_diffusion.json_files import bounded_json
@@ -20,6 +23,7 @@ from mlx_diffusion.visible_text import notice
 
 MOST_TOOLS = 4_000_000  # bytes of a file
 LONGEST_PROMPT = 16_000_000  # characters of standard input; a context of 262,144 tokens has about a million
+PATIENCE = 1.0  # seconds without a word to who may be waited for
 REAL_MODEL = "mlx-community/diffusiongemma-26B-A4B-it-4bit"
 TOY_NOTICE = f"""\
 mlx-diffusion: "demo" is a toy of 1.7 million parameters; it knows small tasks on lists, numbers, dates, not the world.
@@ -27,11 +31,21 @@ mlx-diffusion: for the real model (an 18 GB download) add: --model {REAL_MODEL}
 """
 
 
+def ready(seconds: float) -> bool:
+    """Whether standard input has something to read, or its end, within that time."""
+    try:
+        return bool(select.select([sys.stdin], [], [], seconds)[0])
+    except (OSError, TypeError, ValueError):  # not one of the system's files
+        return True
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line behind the usage, whatever was typed."""
 
     def error(self, message: str) -> NoReturn:
-        err(self.format_usage() + f"{self.prog}: error: {notice(message)}")
+        unquoted = re.match("unrecognized arguments: [^-]", message)
+        hint = '; a text of several words needs quotes, as in "Sort: fig oak ant"' if unquoted else ""
+        err(self.format_usage() + f"{self.prog}: error: {notice(message + hint)}")
         sys.exit(2)
 
 
@@ -176,7 +190,9 @@ def read_tools(path: str) -> list[dict[str, Any]]:
 
 
 def read_standard_input(args: argparse.Namespace) -> str:
-    """All of standard input; if it is no text, or longer than any context, that is wrong usage."""
+    """All of standard input, which is waited for; if it is no text, or longer than any context, that is wrong usage."""
+    if not ready(PATIENCE):
+        say("reading standard input until its end")
     try:
         text = sys.stdin.read(LONGEST_PROMPT + 1)
     except UnicodeDecodeError as error:

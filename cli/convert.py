@@ -13,7 +13,7 @@ from mlx_diffusion.cli.arguments import add_command
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.streams import err, out, out_json, out_result
-from mlx_diffusion.display import duration, left_text, size_text
+from mlx_diffusion.display import count_of, duration, left_text, size_text
 from mlx_diffusion.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def progress_text(progress: "Progress") -> str:
 def _summary(result: "Result") -> str:
     if result.finished_earlier:
         return f"{result.target}: finished before, {size_text(result.total_bytes)}; nothing is converted again"
-    files = f"{len(result.files)} weight file" + "s" * (len(result.files) != 1)
+    files = count_of(len(result.files), "weight file")
     earlier = f" ({result.files_from_earlier} from before)" if result.files_from_earlier else ""
     return (
         f"{result.target}: {size_text(result.total_bytes)} in {files}{earlier}, "

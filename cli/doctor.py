@@ -46,17 +46,18 @@ def run(args: argparse.Namespace) -> int:
 
 def diagnosis_text(diagnosis: "Diagnosis") -> str:
     """The diagnosis as text."""
-    from mlx_diffusion.display import size_text, table
+    from mlx_diffusion.display import count_of, size_text, table
     from mlx_diffusion.fit.footprint import SHORT_STEP, context_text
 
     def size(nbytes: int | None) -> str:
         return "unknown" if nbytes is None else size_text(nbytes)
 
     machine = diagnosis.machine
+    cores = count_of(machine.cpus, "core") if machine.cpus else "an unknown number of cores"
     share = f", of which the GPU may use {size(machine.gpu_bytes)}" if machine.device == "gpu" else ""
     packages = [f"{name} {version or 'missing'}" for name, version in machine.packages.items()]
     lines = [
-        f"chip      {machine.chip or 'unknown'}, {machine.cpus or 'an unknown number of'} cores",
+        f"chip      {machine.chip or 'unknown'}, {cores}",
         f"memory    {size(machine.memory_bytes)}{share}",
         f"system    {machine.system}, Python {machine.python}",
         f"packages  {', '.join(packages)}",

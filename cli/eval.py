@@ -14,7 +14,7 @@ from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.state import state_folder
 from mlx_diffusion.cli.streams import err, out_result
-from mlx_diffusion.display import left_text
+from mlx_diffusion.display import count_of, left_text
 from mlx_diffusion.errors import EvaluationError, OptionError
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def progress_text(progress: "EvaluationProgress") -> str:
     """One line: how many prompts are done, how many of them right, how long the rest will take."""
     right = f"{progress.right / progress.done:.0%} right" if progress.done else "nothing yet"
     return (
-        f"{progress.done / progress.total:4.0%} · {progress.done} of {progress.total} prompts, {right} · "
+        f"{progress.done / progress.total:4.0%} · {progress.done} of {count_of(progress.total, 'prompt')}, {right} · "
         f"{left_text(progress.seconds_left)} · {progress.doing}"
     )
 

@@ -6,6 +6,8 @@ Knows nothing of where they are printed.
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from mlx_diffusion.display import count_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,8 +33,9 @@ def figures_line(finish: "Finish") -> str:
     stats = finish.stats
     speed = stats.generated_tokens / stats.generation_seconds if stats.generation_seconds else 0.0
     return (
-        f"[{finish.finish_reason}] {stats.generated_tokens} tokens in {stats.denoising_steps} steps, "
-        f"{stats.blocks} blocks, {stats.generation_seconds:.1f} s ({speed:.0f} tokens/s) · "
-        f"prompt {stats.prompt_tokens} tokens, {stats.prompt_seconds:.1f} s · "
+        f"[{finish.finish_reason}] {count_of(stats.generated_tokens, 'token')} in "
+        f"{count_of(stats.denoising_steps, 'step')}, {count_of(stats.blocks, 'block')}, "
+        f"{stats.generation_seconds:.1f} s ({speed:.0f} tokens/s) · "
+        f"prompt {count_of(stats.prompt_tokens, 'token')}, {stats.prompt_seconds:.1f} s · "
         f"peak memory {stats.peak_memory_bytes / 1e9:.2f} GB"
     )

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder
@@ -20,6 +21,8 @@ from mlx_diffusion.network.model import DiffusionGemma
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RUNS = json.loads((FIXTURES / "runs.json").read_text())
+settings.register_profile("repeatable", deadline=None, derandomize=True)  # the same examples on every machine
+settings.load_profile("repeatable")
 CHECKPOINTS = sorted({run["checkpoint"] for run in RUNS} - {"demo"})
 
 

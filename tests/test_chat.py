@@ -1,10 +1,12 @@
 """`mlx-diffusion chat` as a command: one message and its answer, and what a wrong call is told."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from conftest import FIXTURES
 
 import mlx_diffusion
+from mlx_diffusion.cli import arguments
 from mlx_diffusion.cli.arguments import REAL_MODEL
 from mlx_diffusion.cli.chat import speaker
 from mlx_diffusion.cli.chat.channels import MARKERS
@@ -63,14 +66,57 @@ def test_one_message_and_its_answer(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("argv", "piped", "message"),
-    [([], "t20\n", "t20"), (["-m", "t21"], "t20\nt22\n", "t21\n\nt20\nt22"), (["-m", "t21"], "", "t21")],
+    [
+        ([], "t20\n", "t20"),
+        (["-m", "t21", "--file", "-"], "t20\nt22\n", "t21\n\nt20\nt22"),
+        (["-m", "t21", "--file", "-"], "", "t21"),
+        (["-m", "t21"], "left alone", "t21"),
+    ],
 )
-def test_standard_input_is_the_message_or_stands_below_it(
+def test_standard_input_is_read_where_it_is_asked_for(
     argv: list[str], piped: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", StringIO(piped))
     assert run(*QUICK, *argv) == 0
     assert capsys.readouterr().out.strip() == expected(message).strip()
+
+
+def test_files_stand_below_the_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t30.txt").write_text("t22\n")
+    assert run(*QUICK, "-m", "t20", "--file", str(tmp_path / "t30.txt")) == 0
+    assert capsys.readouterr().out.strip() == expected(f"t20\n\n{tmp_path / 't30.txt'}:\n\nt22").strip()
+    assert run(*QUICK, "-m", "t20", "--file", "/dev/zero") == 1
+    assert run(*QUICK, "--file", "notes.txt") == 2
+
+
+def test_a_loop_keeps_its_lines_and_a_wait_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, written = os.pipe()
+    with open(read) as stream, open(written, "w") as writer:
+        monkeypatch.setattr(sys, "stdin", stream)
+        assert run(*QUICK, "-m", "t20") == 0, "waits for an open pipe"
+        writer.write("t21\nt22\n")
+        writer.flush()
+        monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+        assert run(*QUICK, "-m", "t20") == 0
+        assert "--file -" in terminal.getvalue()
+        assert stream.readline() == "t21\n"
+    monkeypatch.undo()
+    read, written = os.pipe()
+    monkeypatch.setattr(arguments, "PATIENCE", 0.01)
+    with open(read) as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+
+        def write() -> None:
+            with open(written, "w") as writer:
+                writer.write("t20")
+
+        writing = threading.Timer(0.1, write)
+        writing.start()
+        assert run(*QUICK) == 0
+        writing.join()
+    assert "reading standard input" in capsys.readouterr().err
 
 
 def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +160,8 @@ def test_a_terminal_can_have_plain_text(argv: list[str], term: str, monkeypatch:
         (["-m", "x", "--model", "./no/such/folder"], 1, "no/such/folder"),
         (["-m", " ".join(["t20"] * 4096), "--model", HUB], 1, "4100 tokens"),
         (["x"], 2, "unrecognized arguments: x"),
+        (["-m", "Copy:", "fig", "oak"], 2, "quotes"),
+        (["--system", "\udcff", "-m", "x"], 2, "Unicode"),
     ],
 )
 def test_a_wrong_call_is_told_so(argv: list[str], code: int, named: str, capsys: pytest.CaptureFixture[str]) -> None:

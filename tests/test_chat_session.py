@@ -25,7 +25,7 @@ from mlx_diffusion.cli.chat.conversation import Conversation, Message
 from mlx_diffusion.cli.chat.prompt import Prompt
 from mlx_diffusion.cli.chat.session import Session
 from mlx_diffusion.cli.chat.slash_actions import Leave, offer_last
-from mlx_diffusion.cli.chat.slash_commands import COMMANDS, completions, run_command
+from mlx_diffusion.cli.chat.slash_commands import COMMANDS, completions, hint_at_commands, run_command
 from mlx_diffusion.cli.chat.speaker import Messages
 from mlx_diffusion.cli.chat.views import PlainView
 from mlx_diffusion.errors import DiffusionError, PromptError
@@ -425,7 +425,7 @@ def test_stats(talk: Talk) -> None:
     talk.session.say("one")
     talk.shown()
     said = talk.command("/stats")
-    assert "12 tokens were known from earlier turns" in said and "all 1 answer: 4 tokens" in said and "1.00 GB" in said
+    assert "from earlier turns: 12 tokens" in said and "all 1 answer: 4 tokens" in said and "1.00 GB" in said
 
 
 def test_help_names_every_command(talk: Talk) -> None:
@@ -444,6 +444,13 @@ def test_completions(talk: Talk) -> None:
     assert completions(talk.session, "/mode ") == ["reference", "autoregressive", "speculative"]
     assert completions(talk.session, "/file x") is None
     assert completions(talk.session, "/undo x") == []
+
+
+@pytest.mark.parametrize("word", ["help", "exit", "QUIT", "quit ", ":q", "exit()", "undo", "?", "stats"])
+def test_a_word_that_is_a_command_elsewhere_is_not_sent(talk: Talk, word: str) -> None:
+    hint = hint_at_commands(word)
+    assert hint is not None and "is not sent" in hint and "/" in hint
+    assert hint_at_commands(f" {word}") is None and hint_at_commands(f"{word} me") is None
 
 
 # Ctrl-C
@@ -533,8 +540,8 @@ def test_a_history_that_cannot_be_used_is_said_once_and_stops_nothing(
 def test_a_conversation_from_its_first_key_to_its_last(talk: Talk, tmp_path: Path) -> None:
     with create_pipe_input() as keys:
         prompt = Prompt(talk.session, None, input=keys, output=DummyOutput())
-        keys.send_text("hello\r  \r/nothing\r /no command\r/set seed 5\r/retry 7\r" + CTRL_C + CTRL_C)
+        keys.send_text("hello\rexit\r  \r/nothing\r /no command\r/set seed 5\r/retry 7\r" + CTRL_C + CTRL_C)
         converse(talk.session, prompt)
     said = talk.shown()
     assert talk.contents() == ["hello", "answer with seed 0", "/no command", "answer with seed 7"]
-    assert "unknown command '/nothing'" in said and "Ctrl-C once more leaves" in said
+    assert "unknown command '/nothing'" in said and "exit is not sent" in said and "Ctrl-C once more leaves" in said

@@ -236,7 +236,7 @@ def test_a_broken_conversation_is_one_line(text: str, named: str, tmp_path: Path
 
 def test_files_that_are_no_conversation(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for name, named in (("missing", "No such file"), ("binary", "not text"), (".", "directory")):
+    for name, named in (("missing", "No such file"), ("binary", "not text"), (".", "folder")):
         with pytest.raises(ConversationError, match=named):
             read(tmp_path / name)
 

@@ -145,6 +145,7 @@ def test_every_option_of_a_generation_is_an_option_of_the_command() -> None:
         (["generate", "--raw", "--think", "a"], 2, "--raw"),
         (["generate", "--raw", "--tools", "t.json", "a"], 2, "--raw"),
         ([], 2, "COMMAND"),
+        (["generate", "Copy:", "fig", "oak", "ant"], 2, "quotes"),
         (["generate", "--model", HUB, ""], 2, "the prompt is empty"),
         (["generate", "--model", HUB, "  \n"], 2, "the prompt is empty"),
         (["generate", "--max-tokens", "many", "t20"], 2, "--max-tokens"),

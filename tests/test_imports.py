@@ -78,7 +78,8 @@ CLI_PLACES = (
     ("__main__",),
     ("main",),
     ("bench", "chat", "convert", "doctor", "eval", "generate"),
-    ("arguments", "messages", "progress", "report", "state"),
+    ("arguments", "progress", "report", "state"),
+    ("messages",),
     ("streams",),
 )
 CLI_LEVEL = {place: level for level, places in enumerate(CLI_PLACES) for place in places}

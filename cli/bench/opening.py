@@ -22,7 +22,7 @@ from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
 from mlx_diffusion.cli.bench import PUBLISHED
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
-from mlx_diffusion.display import size_text
+from mlx_diffusion.display import count_of, size_text
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fit.disk import free_bytes
 from mlx_diffusion.fit.draft_width import costs_here
@@ -118,7 +118,7 @@ def _blueprint(args: argparse.Namespace) -> tuple[Blueprint, str]:
     """The blueprint of the model with random weights, and its name."""
     raw = synthetic_config(args.synthetic)
     recipe = recipe_named(args.recipe or DEFAULT_RECIPE)
-    layers = f", {args.layers} layers" if args.layers else ""
+    layers = f", {count_of(args.layers, 'layer')}" if args.layers else ""
     name = f"{args.synthetic} ({recipe.name}{layers}, random weights)"
     return Blueprint.of(raw, recipe, args.layers, args.canvas_length), name
 

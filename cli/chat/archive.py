@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
-from mlx_diffusion.cli.chat.files import read_regular
+from mlx_diffusion.cli.chat.files import read_file
 from mlx_diffusion.whole_files import write_whole
 
 MOST_KEPT = 30
@@ -25,7 +25,7 @@ def write(path: Path, conversation: Conversation) -> None:
 
 def read(path: Path) -> Conversation:
     """A saved conversation. Raises ConversationError."""
-    content = read_regular(path, LONGEST, "the file of a conversation")
+    content = read_file(path, LONGEST, "the file of a conversation")
     try:
         return Conversation.from_json(content.decode("utf-8"))
     except UnicodeDecodeError:

@@ -6,12 +6,12 @@ Knows nothing of conversations: the caller says how many bytes can be of use.
 from pathlib import Path
 
 from mlx_diffusion.cli.chat.conversation import ConversationError
-from mlx_diffusion.cli.chat.files import read_regular
+from mlx_diffusion.cli.chat.files import read_file
 
 
 def read_attachment(path: Path, longest: int) -> str:
     """The text of a file of at most `longest` bytes. Raises ConversationError."""
-    content = read_regular(path, longest, "a text file that fits into the context")
+    content = read_file(path, longest, "a text file that fits into the context")
     if b"\0" in content:
         raise ConversationError(f"{path} is a binary file; only text can go into a message")
     try:

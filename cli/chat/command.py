@@ -17,8 +17,8 @@ from mlx_diffusion.cli.arguments import (
     add_model,
     add_revision,
     build_config,
-    read_standard_input,
 )
+from mlx_diffusion.cli.chat.one_message import read_message
 from mlx_diffusion.cli.streams import err, has_all_characters, out_json
 from mlx_diffusion.errors import DiffusionError
 from mlx_diffusion.options import GenerationConfig
@@ -48,7 +48,8 @@ examples:
   mlx-diffusion chat
   mlx-diffusion chat --model {REAL_MODEL} --think
   mlx-diffusion chat -m "Reverse: fig oak ant"
-  cat notes.txt | mlx-diffusion chat --model {REAL_MODEL} -m "Summarise these notes."
+  mlx-diffusion chat --model {REAL_MODEL} -m "Summarise these notes." --file notes.txt
+  git diff | mlx-diffusion chat --model {REAL_MODEL} -m "Review this." --file -
   mlx-diffusion chat --plain --system "Answer in one sentence."
 
 A conversation is kept on disk as it goes, and offered again at the next start; --no-save keeps nothing.
@@ -70,7 +71,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
     add_model(parser)
     add_revision(parser)
-    parser.add_argument("-m", "--message", metavar="TEXT", help="answer this and leave; standard input is put below it")
+    parser.add_argument("-m", "--message", metavar="TEXT", help="answer this and leave")
+    parser.add_argument(
+        "--file", action="append", metavar="FILE", help='with -m, put a text file below it, or standard input as "-"'
+    )
     parser.add_argument("--system", metavar="TEXT", help="a system message ahead of the conversation")
     parser.add_argument("--think", action="store_true", help="let the model think first; its thoughts become one line")
     parser.add_argument("--plain", action="store_true", help="no canvas: text once it is final, as into a pipe")
@@ -84,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     config = build_config(args)
     if args.system is not None and not is_unicode(args.system):
         args.usage_error("--system is not valid Unicode text; pass it as UTF-8")
-    message = _read_message(args)
+    message = read_message(args)
     if message is None and args.json:
         args.usage_error('--json is for one answer; add -m "..."')
     if message is None and not sys.stdout.isatty():
@@ -111,20 +115,6 @@ def _run(args: argparse.Namespace, config: GenerationConfig, message: str | None
         return _answer_once(args, speaker, conversation, message)
     _converse(args, speaker, conversation)
     return 0
-
-
-def _read_message(args: argparse.Namespace) -> str | None:
-    """The one message to answer, from the command line, standard input or both; None for a conversation."""
-    piped = sys.stdin is not None and not sys.stdin.isatty()
-    if args.message is None and not piped:
-        if sys.stdin is None:
-            args.usage_error('no standard input to read messages from; give one with -m "..."')
-        return None
-    parts = [args.message or "", read_standard_input(args) if piped else ""]
-    message = "\n\n".join(part.strip() for part in parts if part.strip())
-    if not message:
-        args.usage_error('the message is empty; write something for the model to answer, as in: -m "Sort: fig oak ant"')
-    return message
 
 
 def _answer_once(args: argparse.Namespace, speaker: "Speaker", conversation: "Conversation", message: str) -> int:
@@ -185,7 +175,7 @@ def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conve
 def converse(session: "Session", prompt: "Prompt") -> None:
     """Read and answer messages until the user leaves."""
     from mlx_diffusion.cli.chat.slash_actions import Leave
-    from mlx_diffusion.cli.chat.slash_commands import run_command
+    from mlx_diffusion.cli.chat.slash_commands import hint_at_commands, run_command
 
     interrupted = False
     while True:
@@ -201,8 +191,11 @@ def converse(session: "Session", prompt: "Prompt") -> None:
             continue
         interrupted = False
         try:
+            hint = hint_at_commands(line)
             if line.startswith("/"):
                 interrupted = run_command(session, line)
+            elif hint is not None:
+                session.tell(hint)
             elif line.strip():
                 interrupted = session.say(line.strip())
         except (Leave, KeyboardInterrupt):

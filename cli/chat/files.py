@@ -1,4 +1,4 @@
-"""Files that a user names in the chat: paths as people paste them, and files that are judged before they are read.
+"""Files that a user names in the chat: paths as people paste them, and reading what is there.
 
 Knows nothing of what the files hold.
 """
@@ -6,11 +6,11 @@ Knows nothing of what the files hold.
 import os
 import re
 import shlex
-import stat
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlx_diffusion.cli.chat.conversation import ConversationError
+from mlx_diffusion.regular_files import read_regular
 
 
 def typed_path(text: str) -> Path:
@@ -40,18 +40,11 @@ def _unquoted(text: str) -> str:
     return words[0] if len(words) == 1 else re.sub(r"\\(.)", r"\1", text)
 
 
-def read_regular(path: Path, longest: int, what: str) -> bytes:
+def read_file(path: Path, longest: int, what: str) -> bytes:
     """The content of a regular file of at most `longest` bytes; `what` is to be named. Raises ConversationError."""
+    if os.path.isdir(path):
+        raise ConversationError(f"{path} is a folder; name {what}")
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ConversationError(f"{path} is a folder (a directory); name one file in it")
-        if not stat.S_ISREG(mode):
-            raise ConversationError(f"{path} is no regular file; name {what}")
-        with path.open("rb") as stream:
-            content = stream.read(longest + 1)
+        return read_regular(path, longest)
     except OSError as error:
         raise ConversationError(f"{path} cannot be read ({error.strerror}); name {what}") from None
-    if len(content) > longest:
-        raise ConversationError(f"{path} has more than {longest:,} bytes, too many; name {what} or take a part of it")
-    return content

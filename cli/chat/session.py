@@ -135,6 +135,7 @@ def brief(finish: Finish) -> str:
     stats = finish.stats
     speed = stats.generated_tokens / stats.generation_seconds if stats.generation_seconds else 0.0
     return (
-        f"{stats.generated_tokens} tokens · {stats.denoising_steps} steps · {stats.generation_seconds:.1f} s · "
+        f"{count_of(stats.generated_tokens, 'token')} · {count_of(stats.denoising_steps, 'step')} · "
+        f"{stats.generation_seconds:.1f} s · "
         f"{speed:.0f} tokens/s"
     )

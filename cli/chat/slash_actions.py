@@ -184,8 +184,8 @@ def show_figures(session: Session, argument: str) -> None:
         seconds = sum(finish.stats.generation_seconds for finish in session.totals)
         lines += [
             f"last answer: {figures_line(session.totals[-1])}",
-            f"  of its prompt {stats.cached_tokens:,} tokens were known from earlier turns",
-            f"all {count_of(len(session.totals), 'answer')}: {generated:,} tokens in {seconds:.1f} s",
+            f"  known of its prompt from earlier turns: {count_of(stats.cached_tokens, 'token')}",
+            f"all {count_of(len(session.totals), 'answer')}: {count_of(generated, 'token')} in {seconds:.1f} s",
         ]
     session.tell("\n".join([*lines, f"memory in use {speaker.memory_bytes() / 1e9:.2f} GB"]))
 

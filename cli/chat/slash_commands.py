@@ -13,8 +13,13 @@ from mlx_diffusion.cli.chat.settings import DEFAULT, key_named, suggestions
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.modes import MODES
 from mlx_diffusion.options import NAMES
+from mlx_diffusion.visible_text import notice
 
 PATH = "PATH"
+MEANT = {
+    "/help": ("?", "h", ":h", ":help", "help()", "man"),
+    "/quit": ("exit", "exit()", "quit()", "q", ":q", ":q!", ":quit", ":wq", ":x", "\\q", "bye", "logout"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,18 @@ def run_command(session: Session, line: str) -> bool:
     if argument and not command.argument:
         raise OptionError(f"{name} takes nothing behind it, not {argument!r}")
     return bool(command.run(session, argument))
+
+
+def hint_at_commands(line: str) -> str | None:
+    """A hint where a line is a single word that other programs take for a command; with a space before it, it is none.
+
+    The line is not to be sent then.
+    """
+    word = line.rstrip().lower()
+    meant = next((name for name, words in MEANT.items() if word in words), f"/{word}")
+    if meant not in COMMANDS:
+        return None
+    return f"{notice(word)} is not sent: {meant} is the command; with a space before it, the word goes to the model"
 
 
 def completions(session: Session, line: str) -> list[str] | None:

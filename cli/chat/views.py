@@ -18,7 +18,7 @@ from mlx_diffusion.cli.chat.channels import Kind, TextPart
 from mlx_diffusion.cli.chat.palette import RESET, Palette
 from mlx_diffusion.cli.chat.stage import Stage
 from mlx_diffusion.cli.streams import write
-from mlx_diffusion.display import size_text
+from mlx_diffusion.display import count_of, size_text
 from mlx_diffusion.events import Draft, Prefill, Segment
 
 _EMPTY_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
@@ -198,7 +198,7 @@ def without_empty_lines(text: str) -> str:
 def folded(thought: str, width: int) -> str:
     """A thought in one line."""
     words = len(thought.split())
-    return one_line(f"thought, {words} words: {thought.strip()}", max(width, 1))
+    return one_line(f"thought, {count_of(words, 'word')}: {thought.strip()}", max(width, 1))
 
 
 def _window(lines: list[Line], height: int) -> list[Line]:

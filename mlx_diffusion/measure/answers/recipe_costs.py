@@ -16,7 +16,7 @@ from typing import Any
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.recipes import recipe_named
 from mlx_diffusion.checkpoint.weight_files import weight_files
-from mlx_diffusion.display import interval, per_cent, table
+from mlx_diffusion.display import count_of, interval, per_cent, table
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.fit.opening import find_model
 from mlx_diffusion.fit.verdict import Warn
@@ -204,7 +204,7 @@ def _evaluated(
     warn: Warn = lambda line: None,
 ) -> Evaluation:
     def tell(progress: EvaluationProgress) -> None:
-        report(f"{name}: {progress.done} of {progress.total} prompts, {progress.doing}")
+        report(f"{name}: {progress.done} of {count_of(progress.total, 'prompt')}, {progress.doing}")
 
     output = temporary / f"{name}.json"
     return evaluate(folder, plan, output=output, workers=workers, first_steps=False, report=tell, warn=warn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mlx_diffusion.display import quantity
+from mlx_diffusion.display import count_of, quantity
 from mlx_diffusion.fit.cost import PassCost
 from mlx_diffusion.measure.speed.cases import Case
 from mlx_diffusion.measure.speed.results import COMPARED, BenchmarkResults, CaseResult, PeerComparison, Setup
@@ -66,12 +66,15 @@ def benchmark_sections(results: BenchmarkResults) -> Iterator[TitledTable | str]
 def setup_text(setup: Setup) -> str:
     """The model and the device in two lines."""
     device = setup.device
-    steps = "the checkpoint's stop rule" if setup.steps is None else f"{setup.steps} denoising steps a canvas"
+    cores = count_of(device["cpus"], "core") if device["cpus"] else "an unknown number of cores"
+    steps = (
+        "the checkpoint's stop rule" if setup.steps is None else f"{count_of(setup.steps, 'denoising step')} a canvas"
+    )
     versions = ", ".join(f"{name} {version}" for name, version in device["packages"].items() if name.startswith("mlx"))
     return (
-        f"{setup.model}: {setup.layers} layers, canvas {setup.canvas_length}, weights "
+        f"{setup.model}: {count_of(setup.layers, 'layer')}, canvas {setup.canvas_length}, weights "
         f"{quantity(setup.weight_bytes, 'B')}, loaded in {setup.load_seconds:.1f} s; {steps}\n"
-        f"{device['chip']}, {device['cpus']} cores, MLX on {str(device['device']).upper()} in {setup.dtype}; "
+        f"{device['chip']}, {cores}, MLX on {str(device['device']).upper()} in {setup.dtype}; "
         f"{versions}"
     )
 
@@ -138,7 +141,7 @@ def step_table(step: PassCost, prompt_tokens: int) -> TitledTable:
         for part, amount in flops.items()
     ]
     rows.append(("all", quantity(step.total_flops), "", quantity(step.total_bytes, "B"), ""))
-    title = f"One denoising step behind {prompt_tokens} tokens, counted"
+    title = f"One denoising step behind {count_of(prompt_tokens, 'token')}, counted"
     return TitledTable(title, ("part", "FLOPs", "share", "bytes read", "share"), rows)
 
 
