@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import huggingface_hub  # loads only the parts that are used
-from huggingface_hub import errors as hub
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.description import described
@@ -42,7 +41,7 @@ def hub_folder(repo_id: str, revision: str | None = None) -> Path:
     with hub_errors(repo_id, revision=revision):
         sizes = hub_sizes(repo_id, folder.name)
         if sizes is None:
-            raise hub.LocalEntryNotFoundError(repo_id)
+            raise huggingface_hub.errors.LocalEntryNotFoundError(repo_id)
     weights = weight_names(sizes, lambda: read_json(folder / INDEX_FILE), repo_id)
     stored = hub_headers(repo_id, folder.name, {name: sizes[name] for name in weights})
     _, sources = described(raw, config, stored, repo_id)

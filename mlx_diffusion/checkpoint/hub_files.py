@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import huggingface_hub  # loads only the parts that are used
-from huggingface_hub import errors as hub
 
 from mlx_diffusion.checkpoint.headers import HEADER_LIMIT, LENGTH_BYTES, StoredTensor, parse_header
 from mlx_diffusion.checkpoint.hub_errors import TRY_AGAIN, http_error, hub_errors
@@ -38,7 +37,7 @@ def hub_sizes(repo_id: str, revision: str | None = None) -> dict[str, int] | Non
     try:
         api = huggingface_hub.HfApi()
         files = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT).siblings or []
-    except (hub.HfHubHTTPError, hub.HFValidationError):
+    except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError):
         raise
     except (http_error(), OSError, ValueError):  # no answer, or one that is not the Hub's, but a portal's
         return None
