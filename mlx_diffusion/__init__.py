@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         ConversionError,
         DiffusionError,
         EvaluationError,
+        ForkError,
         OptionError,
         PromptError,
     )
@@ -33,6 +34,7 @@ __all__ = [
     "EvaluationError",
     "Event",
     "Finish",
+    "ForkError",
     "GenerationConfig",
     "KeyedNoise",
     "Noise",
@@ -54,6 +56,7 @@ _HOMES = {
         "ConversionError",
         "DiffusionError",
         "EvaluationError",
+        "ForkError",
         "OptionError",
         "PromptError",
     ),

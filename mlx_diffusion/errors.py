@@ -33,3 +33,7 @@ class ConversionError(DiffusionError):
 
 class EvaluationError(DiffusionError):
     """A measurement that cannot be made, resumed or compared: a suite's file, a record, a missing plot library."""
+
+
+class ForkError(DiffusionError, RuntimeError):
+    """Work asked of a process that was forked from one in which MLX had computed."""

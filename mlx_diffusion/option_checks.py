@@ -5,6 +5,7 @@ None is a value that was not given, and passes. Knows nothing of what the option
 
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from mlx_diffusion.modes import MODES
 FLOAT32_MAX = 3.4e38
 LARGEST_COUNT = 2**63 - 1  # sys.maxsize, by which some mean "as many as there are"
 MOST_STOPS = 16
+LONG_ENOUGH = re.compile("[0-9]{1,18}")  # digits of a token id
 
 
 def plain_number(value: Any) -> Any:
@@ -89,7 +91,8 @@ def checked_bias(name: str, value: object) -> tuple[tuple[int, float], ...]:
         raise OptionError(f"{name} is {value!r}; it must map token ids to numbers") from None
     found = {}
     for key, bias in pairs.items():
-        token = int(key) if isinstance(key, str) and key.isdecimal() else plain_number(key)  # JSON's keys are strings
+        # JSON's keys are strings.
+        token = int(key) if isinstance(key, str) and LONG_ENOUGH.fullmatch(key) else plain_number(key)
         check_integer(f"a token id of {name}", "null" if token is None else token, 0)
         number = plain_number(bias)
         check_number(f"{name} of token {token}", "null" if number is None else number)
@@ -110,6 +113,7 @@ INTEGERS = {  # the least of each
     "draft_width": 1,
     "draft_steps": 1,
 }
+UNBOUNDED = ("seed", "stability_threshold")  # a run takes any: it mixes the one, and no canvas meets the other
 NUMBERS: Mapping[str, dict[str, float]] = {  # the bounds of each
     "entropy_bound": {"above": 0},
     "t_min": {"least": 0},
@@ -135,7 +139,7 @@ def checked(name: str, value: object) -> object:
     if name in LISTS:
         return LISTS[name](name, value)
     if name in INTEGERS:
-        check_integer(name, value, INTEGERS[name], None if name == "seed" else LARGEST_COUNT)
+        check_integer(name, value, INTEGERS[name], None if name in UNBOUNDED else LARGEST_COUNT)
     if name in NUMBERS:
         check_number(name, value, **NUMBERS[name])
     if name == "mode" and value not in MODES:

@@ -18,6 +18,7 @@ from mlx_diffusion.errors import CheckpointError, PromptError
 from mlx_diffusion.forged_tokens import ControlTokens, encode_as_text
 from mlx_diffusion.messages import Message, check_messages, check_tools, fit_template
 from mlx_diffusion.plain_tokenizer import PlainTokenizer, read_with_transformers
+from mlx_diffusion.processes import foreign_work
 from mlx_diffusion.template_files import choose_template, find_templates, templates_by_name
 
 SinglePrompt = str | Sequence[Message] | Sequence[int] | mx.array | np.ndarray
@@ -46,6 +47,7 @@ class Tokenizer:
         """True if the checkpoint can turn messages into a prompt."""
         return bool(self._templates)
 
+    @foreign_work()
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
         """Token ids of `text`. By default the begin token is put first unless the text starts with it, as in mlx-lm."""
         if add_special_tokens is None:
@@ -180,6 +182,7 @@ class Tokenizer:
                 raise PromptError(f"the prompt has token id {token}; the vocabulary has ids 0 to {vocab_size - 1}")
         return tokens
 
+    @foreign_work()
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, special tokens included."""
         text = self._backend.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)

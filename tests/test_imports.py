@@ -26,7 +26,7 @@ PLACES = (
     ("template_sandbox",),
     ("template_bounds",),
     ("json_files",),
-    ("regular_files", "typed_json"),
+    ("regular_files", "typed_json", "processes"),
     ("errors",),
     ("visible_text",),
 )

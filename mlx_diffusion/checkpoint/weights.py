@@ -21,6 +21,7 @@ from mlx_diffusion.checkpoint.scaled_layers import with_row_scales
 from mlx_diffusion.checkpoint.tensor_names import ROW_SCALE, VISION
 from mlx_diffusion.device import activation_dtype, transposed
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.processes import computing
 
 # A tensor's name -> the path of the parameter; the first pattern that matches the whole name counts.
 RENAMES = (
@@ -60,23 +61,27 @@ def fill(model: nn.Module, tensors: dict[str, mx.array], quantization: Quantizat
         _check_array(path, names, tensors, parameters[path], where)
     del parameters
 
-    dtype = activation_dtype()
     for path, names in sources.items():
-        parts = [tensors.pop(name) for name in names]
-        array = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)  # expert rows [E, 2F, …]
-        del parts
-        if mx.issubdtype(array.dtype, mx.floating):
-            exact = path.endswith(ROW_SCALE)
-            array = array.astype(mx.float32 if exact else dtype)
-            if not mx.isfinite(array).all().item():
-                raise CheckpointError(
-                    f"{where}: {' and '.join(names)} holds NaN or infinity; download or convert the checkpoint again"
-                )
-            if array.ndim > 1 and path != EMBEDDINGS and not exact:
-                array = transposed(array).swapaxes(-1, -2)
-        mx.eval(array)
-        model.update(tree_unflatten([(path, array)]))
+        model.update(tree_unflatten([(path, _parameter(path, [tensors.pop(name) for name in names], names, where))]))
     mx.clear_cache()
+
+
+@computing()
+def _parameter(path: str, parts: list[mx.array], names: tuple[str, ...], where: str) -> mx.array:
+    """The array of a parameter, cast, checked and laid out as the model takes it; `parts` are used up."""
+    array = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)  # expert rows [E, 2F, …]
+    parts.clear()
+    if mx.issubdtype(array.dtype, mx.floating):
+        exact = path.endswith(ROW_SCALE)
+        array = array.astype(mx.float32 if exact else activation_dtype())
+        if not mx.isfinite(array).all().item():
+            raise CheckpointError(
+                f"{where}: {' and '.join(names)} holds NaN or infinity; download or convert the checkpoint again"
+            )
+        if array.ndim > 1 and path != EMBEDDINGS and not exact:
+            array = transposed(array).swapaxes(-1, -2)
+    mx.eval(array)
+    return array
 
 
 def _sources(tensors: Iterable[str], where: str) -> dict[str, tuple[str, ...]]:

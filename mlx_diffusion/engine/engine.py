@@ -24,6 +24,7 @@ from mlx_diffusion.events import Draft, Event, Prefill
 from mlx_diffusion.modes import CAUSAL
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
+from mlx_diffusion.processes import computing
 from mlx_diffusion.tokenizer import Tokenizer
 
 DAMAGED = "its weights are damaged or were converted wrongly; download or convert the checkpoint again"
@@ -54,6 +55,7 @@ class Engine:
         """How many rows are under way."""
         return len(self._rows)
 
+    @computing()
     def add(self, request: Request) -> int:
         """Admit a request between two passes; returns the number that its events carry as `row`."""
         index = self._added
@@ -66,6 +68,7 @@ class Engine:
         """Let a row go between two passes, whatever it was at; one that has ended is gone already."""
         self._rows.pop(index, None)
 
+    @computing()
     def advance(self) -> list[Event]:
         """Run one pass: parts of prompts, canvases and drafts to be encoded, or one denoising step.
 

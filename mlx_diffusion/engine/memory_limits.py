@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import mlx.core as mx
 
+from mlx_diffusion.processes import computing
+
 CACHE_BYTES = 1_000_000_000  # of freed buffers that MLX may keep for reuse; a step's largest arrays are a fifth of it
 
 _running = 0
@@ -19,6 +21,15 @@ _before: list[tuple[Callable[[int], int], int]] = []
 @contextmanager
 def memory_limits() -> Iterator[None]:
     """Hold the buffer cache small and, on Metal, wire what the GPU may use, so that macOS does not page weights out."""
+    _begin()
+    try:
+        yield
+    finally:
+        _end()
+
+
+@computing()
+def _begin() -> None:
     global _running
     if not _running:
         _before[:] = [(mx.set_cache_limit, mx.set_cache_limit(CACHE_BYTES))]
@@ -26,11 +37,13 @@ def memory_limits() -> Iterator[None]:
             most = int(mx.device_info()["max_recommended_working_set_size"])
             _before.append((mx.set_wired_limit, mx.set_wired_limit(most)))
     _running += 1
-    try:
-        yield
-    finally:
-        _running -= 1
-        if not _running:
-            mx.synchronize()
-            for put_back, value in _before:
-                put_back(value)
+
+
+@computing()
+def _end() -> None:
+    global _running
+    _running -= 1
+    if not _running:
+        mx.synchronize()
+        for put_back, value in _before:
+            put_back(value)

@@ -19,6 +19,7 @@ from mlx_diffusion.errors import OptionError
 from mlx_diffusion.network.cache import Held, PrefixCache
 from mlx_diffusion.network.masks import first_seen
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.processes import computing
 
 MOST_POINTS = 8  # of one kept text; at full size a point of the real checkpoint has 210 MB in bf16
 
@@ -130,10 +131,12 @@ class PrefixStore:
             if not points:
                 self._kept.clear()
 
+    @computing()
     def save(self, path: str | Path) -> None:
         """Write all that is kept to a safetensors file, whole or not at all, for the user's eyes alone."""
         write_prefixes(Path(path), [SavedText(kept.tokens, kept.full, kept.points) for kept in self._kept], self.model)
 
+    @computing()
     def load(self, path: str | Path) -> None:
         """Take in what `save` wrote. Raises CheckpointError for a file of another model or recipe, or a damaged one."""
         for tokens, full, points in read_prefixes(Path(path), self.model):
