@@ -15,7 +15,7 @@ from mlx_diffusion.modes import MODES
 FLOAT32_MAX = 3.4e38
 LARGEST_COUNT = 2**63 - 1  # sys.maxsize, by which some mean "as many as there are"
 MOST_STOPS = 16
-LONG_ENOUGH = re.compile("[0-9]{1,18}")  # digits of a token id
+TOKEN_ID = re.compile("[0-9]{1,18}")  # as text, in JSON
 
 
 def plain_number(value: Any) -> Any:
@@ -92,7 +92,7 @@ def checked_bias(name: str, value: object) -> tuple[tuple[int, float], ...]:
     found = {}
     for key, bias in pairs.items():
         # JSON's keys are strings.
-        token = int(key) if isinstance(key, str) and LONG_ENOUGH.fullmatch(key) else plain_number(key)
+        token = int(key) if isinstance(key, str) and TOKEN_ID.fullmatch(key) else plain_number(key)
         check_integer(f"a token id of {name}", "null" if token is None else token, 0)
         number = plain_number(bias)
         check_number(f"{name} of token {token}", "null" if number is None else number)
@@ -113,7 +113,7 @@ INTEGERS = {  # the least of each
     "draft_width": 1,
     "draft_steps": 1,
 }
-UNBOUNDED = ("seed", "stability_threshold")  # a run takes any: it mixes the one, and no canvas meets the other
+UNBOUNDED = ("seed", "stability_threshold")  # a run mixes the one, and takes the largest int32 for any larger other
 NUMBERS: Mapping[str, dict[str, float]] = {  # the bounds of each
     "entropy_bound": {"above": 0},
     "t_min": {"least": 0},
