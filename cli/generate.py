@@ -19,7 +19,8 @@ from mlx_diffusion.cli.arguments import (
     read_tools,
 )
 from mlx_diffusion.cli.messages import say
-from mlx_diffusion.cli.report import figures_line, report_fields
+from mlx_diffusion.cli.passing_line import PassingLine
+from mlx_diffusion.cli.report import figures_line, news, report_fields
 from mlx_diffusion.cli.streams import err, out, out_json
 
 if TYPE_CHECKING:
@@ -78,9 +79,12 @@ def run(args: argparse.Namespace) -> int:
 
     from mlx_diffusion import stream_generate
     from mlx_diffusion.fit.opening import open_model
+    from mlx_diffusion.measure import beyond_demo
 
     if args.model == "demo":
         err(TOY_NOTICE, end="")
+        if (doubt := beyond_demo(prompt)) is not None:
+            say(doubt)
     model, tokenizer = open_model(args.model, say, args.revision)
     if not (args.raw or tokenizer.has_chat_template):
         args.usage_error(f"{args.model} has no chat template; add --raw to use the prompt as it is")
@@ -91,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
 
     events = stream_generate(model, tokenizer, asked, tools=tools, enable_thinking=args.think or None, config=config)
     logprobs: list[TokenLogprob] = []
-    text, finish = _print_stream(_noting(events, logprobs), quiet=args.json)
+    steps = model.generation_defaults.resolve(config).max_denoising_steps
+    text, finish = _print_stream(_noting(events, logprobs), steps, quiet=args.json)
     if args.json:
         seed = model.generation_defaults.resolve(config).seed
         out_json(report_fields(text, finish, args.model, seed, None if args.logprobs is None else logprobs))
@@ -126,17 +131,23 @@ def _noting(events: "Iterable[Event]", logprobs: "list[TokenLogprob]") -> "Itera
         yield event
 
 
-def _print_stream(events: "Iterable[Event]", quiet: bool) -> "tuple[str, Finish]":
-    """Print text as it becomes final, unless `quiet`; returns the whole text and the end."""
+def _print_stream(events: "Iterable[Event]", steps: int, quiet: bool) -> "tuple[str, Finish]":
+    """Print text as it becomes final and in between how far the work is, unless `quiet`; the whole text and the end."""
     from mlx_diffusion import Finish
 
     text = ""
-    for event in events:
-        text += event.text
-        if event.text and not quiet:
-            out(event.text, end="")
-        if isinstance(event, Finish):
-            finish = event
+    with PassingLine(wanted=not quiet) as line:
+        line.show("reading the prompt")
+        for event in events:
+            text += event.text
+            if event.text and not quiet:
+                line.clear()
+                out(event.text, end="")
+                line.passed(event.text, sys.stdout)
+            elif not event.text:
+                line.show(news(event, steps))
+            if isinstance(event, Finish):
+                finish = event
     if not quiet and not text.endswith("\n"):
         out("")
     return text, finish

@@ -1,4 +1,4 @@
-"""The report of a finished generation: the fields of a JSON object, or one line of figures.
+"""Reports of a generation: while it runs in a few words, and in the end as fields of a JSON object or as figures.
 
 Knows nothing of where they are printed.
 """
@@ -11,7 +11,7 @@ from mlx_diffusion.display import count_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_diffusion.events import Finish, TokenLogprob
+    from mlx_diffusion.events import Event, Finish, TokenLogprob
 
 
 def report_fields(
@@ -39,3 +39,14 @@ def figures_line(finish: "Finish") -> str:
         f"prompt {count_of(stats.prompt_tokens, 'token')}, {stats.prompt_seconds:.1f} s · "
         f"peak memory {stats.peak_memory_bytes / 1e9:.2f} GB"
     )
+
+
+def news(event: "Event", steps: int) -> str:
+    """How far a run is at one of its events without text; a canvas takes at most so many `steps`."""
+    from mlx_diffusion import Draft, Prefill
+
+    if isinstance(event, Prefill):
+        return f"reading the prompt · {event.encoded_tokens:,} of {event.prompt_tokens:,} tokens"
+    if isinstance(event, Draft):
+        return f"canvas {event.block + 1} · step {event.step + 1} of {steps} · {event.accepted.mean():.0%} settled"
+    return "writing"

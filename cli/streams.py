@@ -61,6 +61,13 @@ def err(text: str, end: str = "\n") -> None:
         write(sys.stderr, text + end)
 
 
+def err_raw(text: str) -> None:
+    """Write to standard error what is to steer its terminal."""
+    with suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
 def write(stream: IO[str], text: str) -> None:
     """Write text to a stream at once. Raises OutputError, and BrokenPipeError if the reader has gone."""
     try:

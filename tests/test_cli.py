@@ -213,7 +213,7 @@ def test_a_checkpoint_without_a_template_names_the_remedy(folder: Path, capsys: 
 def test_the_toy_says_that_it_is_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     toy = mlx_diffusion.load(HUB)
     monkeypatch.setattr(mlx_diffusion, "load", lambda model: toy)
-    assert run("--max-tokens", "4", "--json", "t20") == 0
+    assert run("--max-tokens", "4", "--json", "Copy: fig oak ant") == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["model"] == "demo"
     assert "toy" in err and REAL_MODEL in err and len(err.splitlines()) == 2

@@ -78,7 +78,7 @@ CLI_PLACES = (
     ("__main__",),
     ("main",),
     ("bench", "chat", "convert", "doctor", "eval", "generate"),
-    ("arguments", "progress", "report", "state"),
+    ("arguments", "passing_line", "progress", "report", "state"),
     ("messages",),
     ("streams",),
 )

@@ -19,6 +19,7 @@ from mlx_diffusion.cli.arguments import (
     build_config,
 )
 from mlx_diffusion.cli.chat.one_message import read_message
+from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.streams import err, has_all_characters, out_json
 from mlx_diffusion.errors import DiffusionError
 from mlx_diffusion.options import GenerationConfig
@@ -103,9 +104,12 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, config: GenerationConfig, message: str | None) -> int:
     from mlx_diffusion.cli.chat.conversation import Conversation
     from mlx_diffusion.cli.chat.speaker import load_speaker
+    from mlx_diffusion.measure import beyond_demo
 
     if message is not None and args.model == "demo":
         err(TOY_NOTICE, end="")
+        if (doubt := beyond_demo(message)) is not None:
+            say(doubt)
     speaker = load_speaker(args.model, args.revision)
     if not speaker.has_chat_template:
         args.usage_error(f"{args.model} has no chat template, so one cannot chat with it; use `mlx-diffusion generate`")
@@ -212,7 +216,7 @@ def _make_view(args: argparse.Namespace, console: "Console", speaker: "Speaker",
     from mlx_diffusion.cli.chat.views import LiveView, PlainView
 
     if args.plain or not sys.stdout.isatty() or console.is_dumb_terminal or not has_all_characters(sys.stdout):
-        return PlainView(sys.stdout)
+        return PlainView(sys.stdout, settings.max_denoising_steps, wanted=True)
     return LiveView(
         console,
         Stage(console.file),

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from mlx_diffusion.checkpoint.folder import DEMO
 from mlx_diffusion.cli.chat.archive import Archive
 from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
 from mlx_diffusion.cli.chat.channels import Channels
@@ -19,6 +20,7 @@ from mlx_diffusion.cli.chat.speaker import Speaker
 from mlx_diffusion.cli.chat.views import AnswerView
 from mlx_diffusion.display import count_of
 from mlx_diffusion.events import Finish
+from mlx_diffusion.measure import beyond_demo
 from mlx_diffusion.options import Settings
 from mlx_diffusion.visible_text import notice, visible
 
@@ -44,6 +46,7 @@ class Session:
         message = with_attachments(text, self.attachments)
         self.attachments = []
         self.conversation.ask(message)
+        self._doubt(message)
         self.tried = None
         return self.respond()
 
@@ -67,6 +70,13 @@ class Session:
         self.last = outcome
         self._comment(outcome, settings)
         return interrupt.asked
+
+    def _doubt(self, message: str) -> None:
+        """Say what of a message the bundled checkpoint cannot know."""
+        if self.speaker.name == DEMO:
+            doubt = beyond_demo(message, earlier=len(self.conversation.messages) // 2)
+            if doubt is not None:
+                self.tell(doubt)
 
     def attach(self, path: Path) -> None:
         """Put a file into the next message. Raises ConversationError."""

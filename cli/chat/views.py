@@ -17,6 +17,8 @@ from mlx_diffusion.cli.chat.cells import Line, one_line, printable, wrap
 from mlx_diffusion.cli.chat.channels import Kind, TextPart
 from mlx_diffusion.cli.chat.palette import RESET, Palette
 from mlx_diffusion.cli.chat.stage import Stage
+from mlx_diffusion.cli.passing_line import PassingLine
+from mlx_diffusion.cli.report import news
 from mlx_diffusion.cli.streams import write
 from mlx_diffusion.display import count_of, size_text
 from mlx_diffusion.events import Draft, Prefill, Segment
@@ -43,18 +45,21 @@ class AnswerView(Protocol):
 
 
 class PlainView:
-    """Writes final text as it comes, and nothing else."""
+    """Writes final text as it comes; how far the work is, on standard error alone, if that is a terminal."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, steps: int = 0, wanted: bool = False) -> None:
         self.stream = stream
+        self.steps = steps
+        self.line = PassingLine(wanted)
+        self.line.show("reading the prompt")
         self.last = "\n"
         self.begun = False
 
     def reading(self, event: Prefill) -> None:
-        """Nothing: no text yet."""
+        self.line.show(news(event, self.steps))
 
     def draft(self, event: Draft, kind: Kind) -> None:
-        """Nothing: a draft may still change."""
+        self.line.show(news(event, self.steps))
 
     def final(self, event: Segment, parts: list[TextPart]) -> None:
         text = "".join(part.text for part in parts if part.kind == "answer")
@@ -62,10 +67,13 @@ class PlainView:
             text = without_empty_lines(text)
         if text:
             self.begun = True
+            self.line.clear()
             write(self.stream, text)
+            self.line.passed(text, self.stream)
             self.last = text[-1:] or self.last
 
     def close(self) -> None:
+        self.line.clear()
         if self.last != "\n":
             write(self.stream, "\n")
 

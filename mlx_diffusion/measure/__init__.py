@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlx_diffusion.measure.speed.results import BenchmarkResults
     from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer
     from mlx_diffusion.measure.speed.tables import TitledTable, benchmark_sections
+    from mlx_diffusion.measure.tasks.knowledge import beyond_demo
 
 __all__ = [
     "Benchmark",
@@ -52,6 +53,7 @@ __all__ = [
     "all_cases",
     "benchmark_plot",
     "benchmark_sections",
+    "beyond_demo",
     "check_peer_installed",
     "check_plot",
     "compare",
@@ -96,6 +98,7 @@ _HOMES = {
     "mlx_diffusion.measure.speed.results": ("BenchmarkResults",),
     "mlx_diffusion.measure.speed.synthetic": ("Blueprint", "SyntheticTokenizer"),
     "mlx_diffusion.measure.speed.tables": ("TitledTable", "benchmark_sections"),
+    "mlx_diffusion.measure.tasks.knowledge": ("beyond_demo",),
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)
