@@ -43,7 +43,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=EPILOG,
     )
 
-    parser.add_argument("source", metavar="SOURCE", help="a folder or a Hub id: bf16, FP8 or NVFP4")
+    parser.add_argument("source", metavar="SOURCE", help="a folder, a Hub id or a GGUF: bf16, FP8, NVFP4 …")
     parser.add_argument("target", nargs="?", metavar="TARGET", help="the folder that is written")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
     parser.add_argument("--dry-run", action="store_true", help="only say how large it becomes and where it fits")
@@ -57,6 +57,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
     where = parser.add_argument_group("the source and the output")
     where.add_argument("--revision", metavar="REV", help="a branch, tag or commit of the Hub repository")
+    where.add_argument("--tokenizer", metavar="FOLDER", help="for a GGUF: take this folder's tokenizer and template")
     where.add_argument("--stream", action="store_true", help="fetch, convert and drop one weight file at a time")
     where.add_argument("--force", action="store_true", help="replace what is in TARGET")
     where.add_argument("--verify", action="store_true", help="compare the output with the source, layer by layer")
@@ -112,6 +113,7 @@ def _convert(args: argparse.Namespace) -> "Result":
             force=args.force,
             reuse=bool(args.verify or args.upload_to),
             revision=args.revision,
+            tokenizer=args.tokenizer,
             report=lambda progress: line.show(progress_text(progress)),
             command=shlex.join(["mlx-diffusion", *args.argv]),
             warn=say,

@@ -15,6 +15,7 @@ def command_line(
     stream: bool = False,
     force: bool = False,
     revision: str | None = None,
+    tokenizer: str | None = None,
 ) -> str:
     """The command that does this conversion."""
     words = ["mlx-diffusion", "convert", source, target, "--recipe", recipe]
@@ -22,4 +23,5 @@ def command_line(
         words += ["--set", rule]
     words += ["--stream"] * stream + ["--force"] * force
     words += ["--revision", revision] if revision else []
+    words += ["--tokenizer", tokenizer] if tokenizer else []
     return shlex.join(words)

@@ -25,6 +25,7 @@ from mlx_diffusion.checkpoint.folder import UNFINISHED, local_folder
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
 from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.convert.fetching import fetched, most_at_once
+from mlx_diffusion.convert.gguf_source import gguf_file
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.origin import ORIGIN
 from mlx_diffusion.convert.plan import ConversionPlan, plan_conversion
@@ -82,30 +83,33 @@ def convert(
     force: bool = False,
     reuse: bool = False,
     revision: str | None = None,
+    tokenizer: str | Path | None = None,
     report: Callable[[Progress], None] | None = None,
     command: str | None = None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Result:
-    """Convert a folder or a Hub id into the folder `target`, using at most 600 MB of memory for a model of any size.
+    """Convert a folder, a GGUF or a Hub id into the folder `target`, in at most 600 MB of memory whatever its size.
 
     `rules` have the form PATTERN=bits[,group][,mode] and take precedence over the recipe's. With `stream`, the weight
-    files of a Hub id are fetched one at a time and dropped once converted. After an interruption the same call
-    continues; `force` replaces an output that is finished or was begun differently; `reuse` accepts an output that
-    this very conversion has finished. `command` is shown to who finds the folder unfinished;
-    `warn` is told what cannot be checked on this disk, and what the source's config does not say of its tensors.
+    files of a Hub id are fetched one at a time and dropped once converted; `tokenizer` is a folder whose tokenizer goes
+    before a GGUF's own. After an interruption the same call continues; `force` replaces an output that is finished or
+    was begun differently; `reuse` accepts an output that this very conversion has finished. `command` is shown to who
+    finds the folder unfinished; `warn` is told what cannot be checked on this disk, or is not said by the source.
     Raises CheckpointError for a bad source, ConversionError for a bad target, OptionError for the recipe and rules.
     """
     began = time.monotonic()
     chosen = recipe_named(recipe).with_rules(rules)
-    command = command or command_line(
-        str(source), str(target), recipe, rules, stream=stream, force=force, revision=revision
-    )
-    target, folder = Path(os.path.expanduser(target)), local_folder(source)
+    beside = {"revision": revision, "tokenizer": None if tokenizer is None else str(tokenizer)}
+    command = command or command_line(str(source), str(target), recipe, rules, stream=stream, force=force, **beside)
+    target, gguf = Path(os.path.expanduser(target)), gguf_file(source)
+    folder = local_folder(source) if gguf is None else None
     with errors_of(target):
         check_apart(folder, target)
-        if revision is None and folder is None:  # the Hub's branch may have new commits since
+        if revision is None and folder is gguf is None:  # the Hub's branch may have new commits since
             revision = earlier_revision(target, str(source), force)
-    opened = open_source(source, revision=revision, stream_into=target / DOWNLOADS if stream else None)
+    opened = open_source(
+        source, revision=revision, stream_into=target / DOWNLOADS if stream else None, tokenizer=tokenizer
+    )
     plan = plan_conversion(opened, chosen, command)
     if plan.note:
         warn(plan.note)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.description import described
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
 from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Tensor
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, recipe_named
 from mlx_diffusion.checkpoint.tensor_names import PARTS
 from mlx_diffusion.checkpoint.text_tensors import check_complete
+from mlx_diffusion.convert.gguf_source import GgufSource
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.plan import read_config
 from mlx_diffusion.convert.source import LocalSource, Source
@@ -127,14 +127,15 @@ def dry_run(
 def _read(source: Source) -> tuple[ModelConfig, list[Tensor], str]:
     """Config and tensors of a source, and where the tensors were read from."""
     _, raw, config = read_config(source)
-    if isinstance(source, LocalSource) and not any(source.folder.glob("*.safetensors")):
+    if isinstance(source, GgufSource):
+        tensors, read_from = [one.tensor for one in source.tensors(raw, config)], "GGUF header"
+    elif isinstance(source, LocalSource) and not any(source.folder.glob("*.safetensors")):
         try:
             tensors, read_from = config_tensors(raw, config), "config.json"
         except CheckpointError as error:
             raise CheckpointError(f"{source.label}/{CONFIG_FILE}: {error}") from None
     else:
-        _, sources = described(raw, config, source.headers(), source.label)
-        tensors = [one.tensor for one in sources]
+        tensors = [one.tensor for one in source.tensors(raw, config)]
         read_from = "safetensors headers"
     check_complete(tensors, config, source.label)
     return config, tensors, read_from

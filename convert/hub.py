@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,42 @@ from huggingface_hub import errors as hub
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.description import described
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE, check_finished, local_folder
 from mlx_diffusion.checkpoint.headers import StoredTensor
 from mlx_diffusion.checkpoint.hub_cache import cache_folder, cached_snapshots, is_cached
 from mlx_diffusion.checkpoint.hub_errors import http_error, hub_errors
 from mlx_diffusion.checkpoint.hub_files import hub_headers
+from mlx_diffusion.checkpoint.layouts import unclaimed
+from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_plain, is_whole, weight_names
+from mlx_diffusion.convert.gguf_source import GgufSource, gguf_file
 from mlx_diffusion.convert.known_files import SMALL
 from mlx_diffusion.convert.source import LocalSource, Source, check_small
-from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.json_files import parse_json
 
 TIMEOUT = 30.0  # seconds without an answer
 GO_ON = "the same command goes on"
 
 
-def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_into: Path | None = None) -> Source:
-    """Open a folder, or a Hub id at `revision`; if the Hub cannot be reached, its cache on this machine."""
+def open_source(
+    path_or_id: str | Path,
+    *,
+    revision: str | None = None,
+    stream_into: Path | None = None,
+    tokenizer: str | Path | None = None,
+) -> Source:
+    """Open a folder, a GGUF, or a Hub id at `revision`; if the Hub cannot be reached, its cache on this machine.
+
+    `tokenizer` is a folder whose tokenizer goes before a GGUF's own.
+    """
+    gguf = gguf_file(path_or_id)
+    if gguf is not None and revision is None:
+        return GgufSource(gguf, None if tokenizer is None else Path(tokenizer))
+    if tokenizer is not None:
+        raise OptionError("a tokenizer's folder is taken for a GGUF only; other sources have their own")
     folder = local_folder(path_or_id)
     if folder is not None:
         if revision is not None:
@@ -107,6 +126,12 @@ class HubSource:
     def headers(self) -> list[StoredTensor]:
         return hub_headers(self.label, self.revision, {name: self._sizes[name] for name in self.shards()}, GO_ON)
 
+    def tensors(self, raw: Mapping[str, Any], config: ModelConfig) -> list[SourceTensor]:
+        return described(raw, config, self.headers(), self.label)[1]
+
+    def note(self, raw: Mapping[str, Any], tensors: Sequence[SourceTensor]) -> str | None:
+        return unclaimed(raw, tensors, self.label)
+
     def changed(self, shard: str) -> int | None:
         return None
 
@@ -163,7 +188,10 @@ class HubSource:
 
 
 def local_copy(path_or_id: str | Path, revision: str | None) -> Path:
-    """The folder with all weight files of a source, fetched if necessary."""
+    """The folder with all weight files of a source, fetched if necessary; a GGUF itself."""
+    gguf = gguf_file(path_or_id)
+    if gguf is not None:
+        return gguf
     source = open_source(path_or_id, revision=revision)
     folders = [source.fetch(shard).parent for shard in source.shards()]  # one, where all of them lie
     return folders[0]

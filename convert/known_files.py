@@ -20,12 +20,16 @@ LICENCES = frozenset(
     f"{name}{ending}" for name in ("LICENSE", "NOTICE", "USE_POLICY", "PROHIBITED_USE_POLICY")
     for ending in ("", ".md", ".txt")
 )  # fmt: skip
-COPIED = frozenset(
+TOKENIZER = frozenset(
     {
-        "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-        "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
-        "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json",
-        "image_processor_config.json", "video_preprocessor_config.json", "video_processor_config.json",
+        "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+        "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja", "chat_template.json",
+    }
+)  # fmt: skip
+COPIED = TOKENIZER | frozenset(
+    {
+        "generation_config.json", "processor_config.json", "preprocessor_config.json", "image_processor_config.json",
+        "video_preprocessor_config.json", "video_processor_config.json",
     }
 )  # fmt: skip
 WRITTEN = frozenset({CONFIG_FILE, INDEX_FILE, CARD, ORIGIN, UNFINISHED})  # made by a conversion, never copied

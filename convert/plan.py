@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.description import described
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE, HUB_ID
-from mlx_diffusion.checkpoint.layouts import unclaimed
 from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.text_tensors import check_complete
@@ -54,7 +52,7 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
     content, raw, config = read_config(source)
     stamps = {name: source.stamp(name) for name in source.shards()}
     stored = source.headers()
-    _, sources = described(raw, config, stored, label)
+    sources = source.tensors(raw, config)
     tensors = [one.tensor for one in sources]
     check_complete(tensors, config, label)
     made = apply_recipe(tensors, recipe)
@@ -78,7 +76,7 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
         ),
         Origin.of(public, revision, recipe),
         record_of(label, revision, stored, [(CONFIG_FILE, content), *small.items()], recipe.name, made, command),
-        unclaimed(raw, sources, label),
+        source.note(raw, sources),
     )
 
 

@@ -6,11 +6,15 @@ Looks into no file but the index and the safetensors headers.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.description import described
 from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
+from mlx_diffusion.checkpoint.layouts import unclaimed
+from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.checkpoint.weight_files import weight_files
 from mlx_diffusion.convert.known_files import SMALL
 from mlx_diffusion.display import size_text
@@ -46,6 +50,14 @@ class Source(Protocol):
 
     def headers(self) -> list[StoredTensor]:
         """All tensors, shard by shard, read without the weights."""
+        ...
+
+    def tensors(self, raw: Mapping[str, Any], config: ModelConfig) -> list[SourceTensor]:
+        """The same as tensors of the model, in the order in which they are read; `raw` is config.json, see `config`."""
+        ...
+
+    def note(self, raw: Mapping[str, Any], tensors: Sequence[SourceTensor]) -> str | None:
+        """A line for the user about what the source does not say of itself; None where there is nothing to say."""
         ...
 
     def changed(self, shard: str) -> int | None:
@@ -105,6 +117,12 @@ class LocalSource:
 
     def headers(self) -> list[StoredTensor]:
         return [entry for name in self.shards() for entry in read_header(self.folder / name)]
+
+    def tensors(self, raw: Mapping[str, Any], config: ModelConfig) -> list[SourceTensor]:
+        return described(raw, config, self.headers(), self.label)[1]
+
+    def note(self, raw: Mapping[str, Any], tensors: Sequence[SourceTensor]) -> str | None:
+        return unclaimed(raw, tensors, self.label)
 
     def changed(self, shard: str) -> int | None:
         return None if self.revision else (self.folder / shard).stat().st_mtime_ns

@@ -18,6 +18,8 @@ from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
 from mlx_diffusion.checkpoint.pieces import apply_recipe
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.tensor_names import PARTS, module_of, part_of
+from mlx_diffusion.convert.gguf_checkpoint import GgufCheckpoint
+from mlx_diffusion.convert.gguf_source import gguf_file
 from mlx_diffusion.convert.tensor_errors import TensorError, tensor_errors
 from mlx_diffusion.display import table
 from mlx_diffusion.errors import ConversionError
@@ -38,10 +40,11 @@ class LogitBounds:
 #     8bit 0.0006 99.5 %   5bit 0.0009 99.5 %   3bit 0.014 99.0 %   mxfp8 0.0009 100 %   nvfp4 0.003 99.5 %
 #     6bit 0.0006 100 %    4bit 0.010  99.0 %   2bit 0.082 97.4 %   mxfp4 0.003 99.5 %   bf16  0     100 %
 # Even the widest fails a model that says nothing: a uniform answer is up to ln V away, 6.9 nats for the bundled
-# checkpoint and 12.5 for the 26B one. bf16 differs where the source has more bits. A wrong tensor is for the tensors'
-# own bounds to find; these find what is right tensor by tensor and wrong as a model.
+# checkpoint and 12.5 for the 26B one. Where the source has more bits than bf16, rounding to it counts as 8 bits do. A
+# wrong tensor is for the tensors' own bounds to find; these find what is right tensor by tensor and wrong as a model.
 BOUNDS: Mapping[str, LogitBounds] = {
     "bf16": LogitBounds(0.002, 0.98),
+    "rounded to bf16": LogitBounds(0.02, 0.95),
     "8 bits": LogitBounds(0.02, 0.95),
     "6 bits": LogitBounds(0.05, 0.9),
     "5 bits": LogitBounds(0.05, 0.9),
@@ -148,12 +151,13 @@ def _finite(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def verify(source: Path, target: Path, *, report: Callable[[float, str], None] | None = None) -> Verification:
-    """Compare a finished conversion with the folder that it was made from.
+    """Compare a finished conversion with the folder or the GGUF that it was made from.
 
     `report` is told the share of the work that is done, and what is compared. Raises CheckpointError for
     folders that cannot be read and ConversionError where the target is no conversion of the source.
     """
-    original, converted = Checkpoint.open_source(source), Checkpoint.open(target)
+    gguf, converted = gguf_file(source), Checkpoint.open(target)
+    original = Checkpoint.open_source(source) if gguf is None else GgufCheckpoint.beside(gguf, target)
     tell = report or (lambda share, label: None)
     kept = _stored(converted.files)
     made = apply_recipe((one.tensor for one in original.sources), _recipe(converted.config.quantization, kept))
@@ -172,17 +176,17 @@ def verify(source: Path, target: Path, *, report: Callable[[float, str], None] |
         done += nbytes
         tell(0.5 * done / total, "tensors")
 
-    errors = list(tensor_errors(original.folder, original.sources, kept, made, advance))
+    errors = list(tensor_errors(original.files[0].parent, original.sources, kept, made, advance))
     logits, canvases = logit_errors(original, converted, lambda share, label: tell(0.5 + 0.5 * share, label))
-    bounds = [BOUNDS[_format(piece.spec)] for piece in made]
+    bounds = [BOUNDS[_format(piece.spec, piece.source.dtype)] for piece in made]
     bound = LogitBounds(max(one.divergence for one in bounds), min(one.equal for one in bounds))
     return Verification(errors, logits, [(canvas.steps, canvas.settled) for canvas in canvases], bound)
 
 
-def _format(spec: QuantSpec | None) -> str:
-    """The format's name in BOUNDS."""
+def _format(spec: QuantSpec | None, kept_as: str = "BF16") -> str:
+    """The format's name in BOUNDS, for a source in this type or encoding."""
     if spec is None:
-        return "bf16"
+        return "bf16" if kept_as == "BF16" else "rounded to bf16"
     return f"{spec.bits} bits" if spec.mode == "affine" else spec.mode
 
 

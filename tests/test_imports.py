@@ -127,7 +127,8 @@ def test_third_party_imports_are_declared() -> None:
         found = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in requirements}
         return {{"markdown_it_py": "markdown_it"}.get(name, name) for name in found}
 
-    declared, optional = names(project["dependencies"]), names(project["optional-dependencies"]["plot"])
+    extras = project["optional-dependencies"]
+    declared, optional = names(project["dependencies"]), names([*extras["plot"], *extras["gguf"]])
     used = {imported.split(".")[0] for name in MODULES for imported in imports(name)}
     assert used - set(sys.stdlib_module_names) - {"mlx_diffusion"} <= declared | optional
     assert declared | optional <= used, "declared and never imported"

@@ -128,7 +128,8 @@ def local_folder(path_or_id: str | Path) -> Path | None:
     if found is not None:
         if folder.suffix.lower() == ".gguf":
             raise CheckpointError(
-                f"{path_or_id} is a GGUF, llama.cpp's format, not read here; take the checkpoint in safetensors"
+                f"{path_or_id} is a GGUF, which MLX does not compute with; convert it: "
+                f"{shlex.join(['mlx-diffusion', 'convert', str(path_or_id), 'OUTPUT'])}"
             )
         raise CheckpointError(f"{path_or_id} is a file; give the folder that holds config.json and the weights")
     if isinstance(path_or_id, Path) or not HUB_ID.fullmatch(path_or_id):

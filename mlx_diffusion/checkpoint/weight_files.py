@@ -6,6 +6,7 @@ Copies in subfolders and in other formats are never among them. Knows nothing of
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, A
         gguf = sorted(name for name in names if name.lower().endswith(".gguf") and name[0] != ".")
         if gguf:
             raise CheckpointError(
-                f"{where} holds {gguf[0]}: GGUF is llama.cpp's format and is not read here; take the checkpoint in "
-                "safetensors, as published or as converted for MLX"
+                f"{where} holds {gguf[0]}, and MLX does not compute with GGUF; convert the file, once it is on this "
+                f"machine: {shlex.join(['mlx-diffusion', 'convert', gguf[0], 'OUTPUT'])}"
             )
         pickled = sorted(name for name in names if name.endswith(PICKLED) and name[0] != ".")
         reason = f"only {pickled[0]}, which can run code and is never read" if pickled else "so no weights"
