@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     tools = None if args.tools is None else read_tools(args.tools)
 
     from mlx_diffusion import stream_generate
-    from mlx_diffusion.fit.opening import open_model
     from mlx_diffusion.measure import beyond_demo
+    from mlx_diffusion.opening import open_model
 
     if args.model == "demo":
         err(TOY_NOTICE, end="")

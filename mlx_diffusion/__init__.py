@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mlx_diffusion.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from mlx_diffusion.engine.drafting import DraftMemory
     from mlx_diffusion.engine.noise import KeyedNoise, Noise
     from mlx_diffusion.engine.prefix_store import PrefixStore
     from mlx_diffusion.errors import (
@@ -31,6 +32,7 @@ __all__ = [
     "ConversionError",
     "DiffusionError",
     "Draft",
+    "DraftMemory",
     "EvaluationError",
     "Event",
     "Finish",
@@ -63,6 +65,7 @@ _HOMES = {
     "mlx_diffusion.events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats", "TokenLogprob"),
     "mlx_diffusion.generation": ("generate", "stream_generate"),
     "mlx_diffusion.loading": ("load",),
+    "mlx_diffusion.engine.drafting": ("DraftMemory",),
     "mlx_diffusion.engine.noise": ("KeyedNoise", "Noise"),
     "mlx_diffusion.options": ("GenerationConfig",),
     "mlx_diffusion.engine.prefix_store": ("PrefixStore",),

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Unpack, overload
 
+from mlx_diffusion.engine.drafting import DraftMemory, counted
 from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.noise import Draws, Noise, SeededDraws, Tape, TapedDraws
 from mlx_diffusion.engine.prefix_store import PrefixStore
@@ -19,6 +20,7 @@ from mlx_diffusion.engine.request import Request, check_request
 from mlx_diffusion.engine.rules import REFERENCE, FigureRule, OfFigures
 from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.events import Event
+from mlx_diffusion.fit.draft_width import costs_here
 from mlx_diffusion.messages import Message
 from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
@@ -37,6 +39,7 @@ def stream_generate(
     noise: Noise | None = None,
     acceptance: FigureRule | None = None,
     prefixes: PrefixStore | None = None,
+    drafts: DraftMemory | None = None,
     **options: Unpack[GenerationOptions],
 ) -> Iterator[Event]:
     """Write the text that follows `prompt`, as a stream of `Prefill`, `Draft`, `Segment` and `Finish` events.
@@ -51,6 +54,8 @@ def stream_generate(
                 function of entropies in nats and of the tokens' probabilities, float32 [1, L] both, that gives bool
                 [1, L]
     prefixes    a `PrefixStore` of this model: what it has kept is not encoded again
+    drafts      in mode "speculative", a `DraftMemory` that texts of one kind share: what drafts have paid so far. It
+                changes the time that a text takes, and nothing of the text
     options     the fields of `GenerationConfig` as keywords, which win over `config`: mode, max_tokens, seed,
                 eos_token_id, stop, prefill_step_size; of mode "reference" max_denoising_steps, entropy_bound, t_min,
                 t_max, stability_threshold, confidence_threshold, canvas_length; of "autoregressive" and "speculative"
@@ -74,8 +79,10 @@ def stream_generate(
         raise OptionError(f"mode {settings.mode!r} has no rule of acceptance; modes that have: {', '.join(DENOISING)}")
     policy = REFERENCE if acceptance is None else replace(REFERENCE, acceptance=OfFigures(acceptance))
     draws = _draws(model, settings.seed, noise, len(encoded))
+    cost = costs_here(model) if settings.mode == "speculative" else counted
     requests = [
-        Request(tuple(tokens), settings, own, policy, prefixes) for tokens, own in zip(encoded, draws, strict=True)
+        Request(tuple(tokens), settings, own, policy, prefixes, drafts or DraftMemory(cost))
+        for tokens, own in zip(encoded, draws, strict=True)
     ]
     return run(model, tokenizer, requests)
 
@@ -92,6 +99,7 @@ def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, t
     noise: Noise | None = None,
     acceptance: FigureRule | None = None,
     prefixes: PrefixStore | None = None,
+    drafts: DraftMemory | None = None,
     **options: Unpack[GenerationOptions],
 ) -> str: ...
 
@@ -108,6 +116,7 @@ def generate(
     noise: Noise | None = None,
     acceptance: FigureRule | None = None,
     prefixes: PrefixStore | None = None,
+    drafts: DraftMemory | None = None,
     **options: Unpack[GenerationOptions],
 ) -> list[str]: ...
 
@@ -123,6 +132,7 @@ def generate(
     noise: Noise | None = None,
     acceptance: FigureRule | None = None,
     prefixes: PrefixStore | None = None,
+    drafts: DraftMemory | None = None,
     **options: Unpack[GenerationOptions],
 ) -> str | list[str]:
     """The text that follows `prompt`, or a list of texts for a list of prompts; arguments as in `stream_generate`."""
@@ -138,6 +148,7 @@ def generate(
         noise=noise,
         acceptance=acceptance,
         prefixes=prefixes,
+        drafts=drafts,
         **options,
     ):
         texts[event.row] += event.text

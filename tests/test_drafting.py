@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_diffusion.engine.drafting import FIRST_REST, WIDTHS, Agreement, Drafting, FoundText, Plan
+from mlx_diffusion.engine.drafting import FIRST_REST, WIDTHS, Agreement, Drafting, DraftMemory, FoundText, Plan
 
 NOTHING = Plan("none", 1)
 
@@ -24,7 +24,7 @@ def test_a_width_that_was_asked_for_is_the_width() -> None:
     drafting = Drafting(12, 1, 64)
     for _ in range(5):
         assert drafting.plan(found=9, room=100) == Plan("denoised", 12)
-        drafting.record(Plan("denoised", 12), 11, 0)
+        drafting.record(Plan("denoised", 12), 0)
     assert drafting.plan(found=9, room=11) == NOTHING
     assert Drafting(1, 1, 64).plan(found=9, room=100) == NOTHING
 
@@ -34,17 +34,17 @@ def test_a_determined_text_is_drafted_as_wide_as_possible() -> None:
     for _ in range(10):
         plan = drafting.plan(found=0, room=1000)
         assert plan == Plan("denoised", max(WIDTHS))
-        drafting.record(plan, plan.width - 1, plan.width - 1)
+        drafting.record(plan, plan.width - 1)
     assert Drafting(None, 1, 16).plan(found=0, room=1000).width == 16
     assert Drafting(None, 1, 64).plan(found=0, room=9).width == 8
-    assert Drafting(None, 1, 64).plan(found=0, room=7) == NOTHING
+    assert Drafting(None, 1, 64).plan(found=0, room=3) == NOTHING
 
 
 def test_a_run_of_text_found_before_needs_no_denoising() -> None:
     drafting = Drafting(None, 1, 64)
     assert drafting.plan(found=31, room=1000) == Plan("found", 32)
-    drafting.record(Plan("found", 32), 31, 0)
-    drafting.record(Plan("found", 32), 31, 0)
+    drafting.record(Plan("found", 32), 0)
+    drafting.record(Plan("found", 32), 0)
     assert drafting.plan(found=31, room=1000) == Plan("denoised", 32)
 
 
@@ -55,20 +55,20 @@ def test_drafts_that_fail_are_given_up_and_cost_little(agreed: int) -> None:
     while tokens < 500:
         plan = drafting.plan(found=0, room=1000)
         right = 0 if plan == NOTHING else agreed if tokens < 3 else 0
-        drafting.record(plan, plan.width - 1, right)
+        drafting.record(plan, right)
         tokens, taken = tokens + 1 + right, taken + passes(plan)
         assert taken <= 1.1 * tokens + 1
     assert taken <= 1.05 * tokens
 
 
 def test_a_rest_is_as_long_as_the_loss_asks_for() -> None:
-    drafting = Drafting(None, 1, 64, per_position)
+    drafting = Drafting(None, 1, 64, DraftMemory(per_position))
     plan = drafting.plan(found=0, room=1000)
     assert plan.source == "denoised"
-    drafting.record(plan, plan.width - 1, 0)
+    drafting.record(plan, 0)
     rested = 0
     while drafting.plan(found=0, room=1000) == NOTHING:
-        drafting.record(NOTHING, 0, 0)
+        drafting.record(NOTHING, 0)
         rested += 1
     lost = 2 * per_position(plan.width) - 1
     assert rested >= max(FIRST_REST, round(20 * lost))
@@ -76,7 +76,7 @@ def test_a_rest_is_as_long_as_the_loss_asks_for() -> None:
 
 def test_only_what_is_worth_a_wider_pass_is_verified() -> None:
     assert Drafting(None, 1, 64).verified([0.1, 0.1, 0.1]) == 3  # where a pass costs the same at any width
-    drafting = Drafting(None, 1, 64, per_position)
+    drafting = Drafting(None, 1, 64, DraftMemory(per_position))
     # each further position costs a quarter of a token
     assert drafting.verified([1.0, 0.9, 0.9, 0.2, 1.0]) == 3
     assert drafting.verified([0.1, 1.0, 1.0, 1.0]) == 0
@@ -104,3 +104,12 @@ def test_text_is_found_where_the_same_tokens_stood_last() -> None:
     assert text.guess(2) == [6, 7]
     assert text.guess(0) == []
     assert FoundText().guess(3) == []
+
+
+def test_what_one_text_taught_the_next_one_knows() -> None:
+    memory = DraftMemory()
+    first = Drafting(None, 1, 64, memory)
+    for _ in range(4):
+        first.record(first.plan(found=0, room=1000), 0)
+    assert Drafting(None, 1, 64, memory).plan(found=0, room=1000) == NOTHING
+    assert Drafting(None, 1, 64).plan(found=0, room=1000) != NOTHING

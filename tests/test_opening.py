@@ -41,7 +41,7 @@ def test_what_does_not_fit_is_refused_before_loading(
 ) -> None:
     on(monkeypatch, device="gpu", memory_bytes=5_000_000, gpu_bytes=3_000_000)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    for load in ("mlx_diffusion.fit.opening.load", "mlx_diffusion.cli.bench.opening.load_model"):
+    for load in ("mlx_diffusion.opening.load", "mlx_diffusion.cli.bench.opening.load_model"):
         monkeypatch.setattr(load, lambda name: pytest.fail("it was loaded"))
     monkeypatch.setattr(Examinee, "of", lambda folder: pytest.fail("it was loaded"))
     monkeypatch.setattr("sys.stdin", StringIO())

@@ -13,6 +13,7 @@ from mlx_diffusion import generate, stream_generate
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import RECIPES
+from mlx_diffusion.engine.drafting import DraftMemory, counted
 from mlx_diffusion.events import Finish, Stats
 from mlx_diffusion.fit import draft_width
 from mlx_diffusion.fit.chips import CHIPS, chips_named
@@ -201,18 +202,17 @@ def test_wider_passes_cost_more_but_less_than_their_positions() -> None:
     assert costs(1) == 1 and 1 < costs(4) < costs(8) < costs(32) < 32
 
 
-def test_what_is_predicted_decides_how_much_is_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_predicted_decides_how_much_is_drafted() -> None:
     """Where wide passes cost what they hold, nothing is drafted; the text is the same."""
     model, tokenizer = model_of(FIXTURES / "hub"), load_tokenizer(FIXTURES / "hub")
     wishes = GenerationConfig(max_tokens=12, mode="speculative", eos_token_id=())
 
-    def end(cost: Callable[[int], float] | None) -> tuple[str, int]:
-        monkeypatch.setattr(model, "relative_cost", cost)
-        *events, last = stream_generate(model, tokenizer, [5, 6, 7], config=wishes)
+    def end(cost: Callable[[int], float]) -> tuple[str, int]:
+        *events, last = stream_generate(model, tokenizer, [5, 6, 7], config=wishes, drafts=DraftMemory(cost))
         assert isinstance(last, Finish)
         return "".join(event.text for event in events), last.stats.denoising_steps
 
-    (text, drafted), (same, dear) = end(None), end(float)
+    (text, drafted), (same, dear) = end(counted), end(float)
     assert text == same and drafted > dear == 0
 
 
@@ -220,9 +220,9 @@ def test_costs_here_are_those_of_this_chip(monkeypatch: pytest.MonkeyPatch) -> N
     model = model_of(FIXTURES / "hub")
     monkeypatch.setattr(draft_width, "chip_name", lambda: "Apple M4 Pro")
     monkeypatch.setattr(draft_width, "on_cpu", lambda: True)
-    assert draft_width.costs_here(model) is None
+    assert draft_width.costs_here(model) is counted
     monkeypatch.setattr(draft_width, "on_cpu", lambda: False)
     here = draft_width.costs_here(model)
-    assert here is not None and here(9) == relative_costs(ModelShape(model.config, lambda path: None), M4_PRO)(9)
+    assert here(9) == relative_costs(ModelShape(model.config, lambda path: None), M4_PRO)(9)
     monkeypatch.setattr(draft_width, "chip_name", lambda: "AMD EPYC")
-    assert draft_width.costs_here(model) is None
+    assert draft_width.costs_here(model) is counted

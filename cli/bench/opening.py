@@ -25,7 +25,6 @@ from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.display import count_of, size_text
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fit.disk import free_bytes
-from mlx_diffusion.fit.draft_width import costs_here
 from mlx_diffusion.fit.machine import Machine
 from mlx_diffusion.fit.memory import Memory, item_bytes_on, weight_bytes
 from mlx_diffusion.fit.opening import find_model, memory_of
@@ -62,7 +61,6 @@ def _of_checkpoint(args: argparse.Namespace, machine: Machine, line: ProgressLin
     line.announce(f"loading {args.model}")
     started = time.perf_counter()
     model, tokenizer = load_model(replace(found, config=config)), load_tokenizer(folder)
-    model.relative_cost = costs_here(model)
     seconds = time.perf_counter() - started
     return Benchmark(
         args.model,

@@ -89,8 +89,8 @@ def asked(args: argparse.Namespace, line: ProgressLine) -> "Question":
 def _recorded(args: argparse.Namespace, line: ProgressLine) -> "dict[Mode, RecordedRun]":
     """The runs of --model on the prompt of --record, by mode."""
     from mlx_diffusion.cli.messages import say
-    from mlx_diffusion.fit.opening import open_model
     from mlx_diffusion.measure import record_run
+    from mlx_diffusion.opening import open_model
     from mlx_diffusion.options import GenerationConfig
 
     model, tokenizer = open_model(args.model, say, args.revision)

@@ -11,12 +11,14 @@ import mlx.core as mx
 
 from mlx_diffusion.cli.chat.channels import MARKERS, Decoding
 from mlx_diffusion.cli.messages import say
+from mlx_diffusion.engine.drafting import DraftMemory
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.events import Event
-from mlx_diffusion.fit.opening import open_model
+from mlx_diffusion.fit.draft_width import costs_here
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.opening import open_model
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.text_stream import TextStream
 from mlx_diffusion.tokenizer import Tokenizer
@@ -70,6 +72,7 @@ class CheckpointSpeaker:
         self.hidden: tuple[int, ...] = (config.pad_token_id,)
         self.markers: Mapping[int, str] = _markers(self.tokenizer)
         self.prefixes = PrefixStore(self.model, PREFIX_BYTES)
+        self.drafts = DraftMemory(costs_here(self.model))
 
     def settings(self, config: GenerationConfig) -> Settings:
         return self.model.generation_defaults.resolve(config)
@@ -79,10 +82,10 @@ class CheckpointSpeaker:
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, **variables)
 
     def answer(self, prompt: Sequence[int], config: GenerationConfig) -> Generator[Event, None, None]:
-        events = stream_generate(
-            self.model, self.tokenizer, list(prompt), config=config, prefixes=self._prefixes_for(len(prompt))
+        prefixes = self._prefixes_for(len(prompt))
+        yield from stream_generate(
+            self.model, self.tokenizer, list(prompt), config=config, prefixes=prefixes, drafts=self.drafts
         )
-        yield from events
 
     def decoding(self, settings: Settings) -> TextStream:
         return TextStream(self.tokenizer, {*self.hidden, *settings.eos_token_id})

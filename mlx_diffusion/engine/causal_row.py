@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.engine.choice import Choice, choose
-from mlx_diffusion.engine.drafting import Drafting, FoundText, Plan, counted
+from mlx_diffusion.engine.drafting import PLAIN, Drafting, DraftMemory, FoundText
 from mlx_diffusion.engine.noise import PositionNoise
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row, logprobs_of
@@ -25,8 +25,6 @@ from mlx_diffusion.events import Draft, Event
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.tokenizer import Tokenizer
-
-NO_DRAFT = Plan("none", 1)
 
 
 class CausalRow(Row):
@@ -39,11 +37,11 @@ class CausalRow(Row):
         self.drafts = settings.mode == "speculative"
         self.spare = canvas if self.drafts else 0
         super().__init__(index, request, model, tokenizer)
-        self.drafting = Drafting(settings.draft_width, settings.draft_steps, canvas, model.relative_cost or counted)
+        self.drafting = Drafting(settings.draft_width, settings.draft_steps, canvas, request.drafts or DraftMemory())
         self.noise = PositionNoise(request.draws, model.config.vocab_size)
         self.found = FoundText()
         self.found.extend(request.tokens)
-        self.plan = NO_DRAFT
+        self.plan = PLAIN
         self.guesses: list[int] = []  # tokens that may follow those that are waiting
         self.canvas: Canvas | None = None  # a draft that is being denoised
         self.rules = Rules.of(settings)
@@ -82,7 +80,7 @@ class CausalRow(Row):
             self.prefilled = time.perf_counter()
             self.keep()
         else:
-            self.drafting.record(self.plan, len(guesses), agreed)
+            self.drafting.record(self.plan, agreed)
         self.waiting, self.guesses = [], []
         logprobs = [] if self.request.settings.logprobs is None else logprobs_of(choice)
         segment = self.write(tokens[: agreed + 1], 1, logprobs)
@@ -142,7 +140,7 @@ class CausalRow(Row):
         return self.noise.at(first, count)
 
     def _begin_round(self) -> None:
-        self.plan, self.step = NO_DRAFT, 0
+        self.plan, self.step = PLAIN, 0
         left = self._left()
         if not self.drafts or left < 1:
             return

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 Cost = Callable[[int], float]  # positions of a pass -> its time, in passes of one position
 Source = Literal["none", "denoised", "found"]
 
-WIDTHS = (8, 16, 32)  # of canvases: few, since each is a shape of its own
+WIDTHS = (4, 8, 16, 32)  # of canvases: few, since each is a shape of its own
 NGRAM = 3  # tokens that must have stood before for what followed them to be proposed again
-MEMORY = 8.0  # tokens' worth of evidence that an estimate rests on at most
-FORGETTING = 0.5  # of it, at every draft
+MEMORY = 24.0  # tokens' worth of evidence that an estimate rests on at most
+KEPT_SHARE = 0.8  # of it, at every draft
 FIRST_REST, LONGEST_REST = 16, 256  # tokens without drafts after they did not pay, doubled each time in a row
 LOST_SHARE = 20  # a rest lasts at least so many times as long as what the last try lost
 
@@ -29,22 +29,22 @@ def counted(positions: int) -> float:
 
 @dataclass
 class Agreement:
-    """How likely the encoder is to agree with one more token of a draft, by what it did before."""
+    """How likely one more token of a draft is to be right, by what became of those before."""
 
-    agreed: float = 3.8  # hopeful: much of what people ask for is determined, and a try tells
-    refused: float = 0.2
+    right: float = 1.9  # hopeful: much of what people ask for is determined, and a try tells
+    ended: float = 0.1
 
     def expected(self, count: int) -> float:
-        """How many tokens of a draft of `count` will be agreed with."""
-        share = self.agreed / (self.agreed + self.refused)
+        """How many tokens a draft of `count` will give."""
+        share = self.right / (self.right + self.ended)
         return float(count) if share == 1 else share * (1 - share**count) / (1 - share)
 
-    def record(self, proposed: int, agreed: int) -> None:
-        """Take in what became of a draft."""
-        self.agreed = FORGETTING * self.agreed + agreed
-        self.refused = FORGETTING * self.refused + (agreed < proposed)
-        most = max(1.0, (self.agreed + self.refused) / MEMORY)
-        self.agreed, self.refused = self.agreed / most, self.refused / most
+    def record(self, possible: int, right: int) -> None:
+        """Take in what became of a draft, of which so many tokens could have been right."""
+        self.right = KEPT_SHARE * self.right + right
+        self.ended = KEPT_SHARE * self.ended + (right < possible)
+        most = max(1.0, (self.right + self.ended) / MEMORY)
+        self.right, self.ended = self.right / most, self.ended / most
 
 
 class Plan(NamedTuple):
@@ -54,6 +54,28 @@ class Plan(NamedTuple):
     width: int  # positions of its canvas, or 1 + the tokens found
 
 
+PLAIN = Plan("none", 1)
+
+
+@dataclass
+class DraftMemory:
+    """What became of drafts so far, and for how many tokens to come there are none.
+
+    Texts of one kind may share one, as `drafts=` of `generate`: the next one begins with what the last one taught.
+    """
+
+    cost: Cost = counted
+    by_source: dict[Source, Agreement] = field(default_factory=lambda: {"denoised": Agreement(), "found": Agreement()})
+    rest: int = 0
+    last_rest: int = 0
+
+    def begin_rest(self, lost: float) -> None:
+        """Write plainly for a while, then try anew with some hope."""
+        self.last_rest = min(max(FIRST_REST, 2 * self.last_rest, round(LOST_SHARE * lost)), LONGEST_REST)
+        self.rest = self.last_rest
+        self.by_source = {"denoised": Agreement(), "found": Agreement()}
+
+
 @dataclass
 class Drafting:
     """The plans of a row, round after round."""
@@ -61,24 +83,21 @@ class Drafting:
     width: int | None  # of every draft; None: what pays
     steps: int  # denoising steps of a draft
     most: int  # positions of a canvas
-    cost: Cost = counted
-    by_source: dict[Source, Agreement] = field(default_factory=lambda: {"denoised": Agreement(), "found": Agreement()})
-    rest: int = 0  # tokens to come without a draft
-    last_rest: int = 0
+    memory: DraftMemory = field(default_factory=DraftMemory)
 
     def plan(self, found: int, room: int) -> Plan:
         """The next draft. found: how many tokens a look at the text proposes. room: positions left for a canvas."""
         if self.width is not None:
-            return Plan("denoised", self.width) if 1 < self.width <= room else Plan("none", 1)
-        if self.rest > 0:
-            return Plan("none", 1)
+            return Plan("denoised", self.width) if 1 < self.width <= room else PLAIN
+        if self.memory.rest > 0:
+            return PLAIN
         widths = [width for width in WIDTHS if width <= min(self.most, room)]
         plans = [Plan("found", 1 + found)] * (found > 0) + [Plan("denoised", width) for width in widths]
-        best = max(plans, key=self._rate, default=Plan("none", 1))
-        if not plans or self._rate(best) > self._rate(Plan("none", 1)):
+        best = max(plans, key=self._rate, default=PLAIN)
+        if not plans or self._rate(best) > self._rate(PLAIN):
             return best
-        self._begin_rest(0.0)
-        return Plan("none", 1)
+        self.memory.begin_rest(0.0)
+        return PLAIN
 
     def verified(self, probabilities: Sequence[float]) -> int:
         """How much of a draft to verify, from the probability that the draft itself gives each of its tokens."""
@@ -87,38 +106,33 @@ class Drafting:
         for index, probability in enumerate(probabilities, start=1):
             likely *= probability
             reached += likely
-            gain = reached - (self.cost(1 + index) - self.cost(1)) / self.cost(1)
+            gain = reached - (self.memory.cost(1 + index) - 1)
             if gain >= best:
                 best, count = gain, index
         return count
 
-    def record(self, plan: Plan, proposed: int, agreed: int) -> None:
+    def record(self, plan: Plan, agreed: int) -> None:
         """Take in what became of the last round: 1 + `agreed` tokens."""
+        memory = self.memory
         if plan.source == "none":
-            self.rest -= 1
+            memory.rest -= 1
             return
-        self.by_source[plan.source].record(proposed, agreed)
+        memory.by_source[plan.source].record(plan.width - 1, agreed)
         lost = self._passes(plan) - (1 + agreed)
         if lost <= 0:
-            self.last_rest = 0
-        elif self._rate(plan) <= self._rate(Plan("none", 1)):
-            self._begin_rest(lost)
-
-    def _begin_rest(self, lost: float) -> None:
-        """Write plainly for a while, then try anew with some hope."""
-        self.last_rest = min(max(FIRST_REST, 2 * self.last_rest, round(LOST_SHARE * lost)), LONGEST_REST)
-        self.rest = self.last_rest
-        self.by_source = {"denoised": Agreement(), "found": Agreement()}
+            memory.last_rest = 0
+        elif self._rate(plan) <= self._rate(PLAIN) and self.width is None:
+            memory.begin_rest(lost)
 
     def _rate(self, plan: Plan) -> float:
         """Tokens that a plan will give for the time of a pass of one position."""
-        expected = 0.0 if plan.source == "none" else self.by_source[plan.source].expected(plan.width - 1)
+        expected = 0.0 if plan.source == "none" else self.memory.by_source[plan.source].expected(plan.width - 1)
         return (1 + expected) / self._passes(plan)
 
     def _passes(self, plan: Plan) -> float:
         """What a plan costs, in passes of one position."""
         steps = self.steps if plan.source == "denoised" else 0
-        return (steps + 1) * self.cost(plan.width) / self.cost(1)
+        return (steps + 1) * self.memory.cost(plan.width)
 
 
 class FoundText:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlx_diffusion.engine.drafting import DraftMemory
 from mlx_diffusion.engine.noise import Draws
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.engine.rules import REFERENCE, Policy
@@ -26,6 +27,7 @@ class Request:
     draws: Draws
     policy: Policy = REFERENCE  # of the denoising modes
     prefixes: PrefixStore | None = None  # what it has kept is not encoded again
+    drafts: DraftMemory | None = None  # of mode "speculative"; None: one of its own
 
 
 def check_request(

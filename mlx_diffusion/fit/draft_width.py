@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 
 from mlx_diffusion.device import on_cpu
+from mlx_diffusion.engine.drafting import Cost, counted
 from mlx_diffusion.fit.chips import Chip, chips_named
 from mlx_diffusion.fit.machine import chip_name
 from mlx_diffusion.fit.prediction import ModelShape, Pass, Schedule, predict
@@ -43,13 +44,13 @@ def relative_costs(shape: ModelShape, chip: Chip, prefix: int = PROMPT) -> Calla
     return lambda positions: seconds(positions) / seconds(1)
 
 
-def costs_here(model: DiffusionGemma) -> Callable[[int], float] | None:
-    """The relative costs of a loaded model's passes on this machine, by prediction, for `model.relative_cost`.
+def costs_here(model: DiffusionGemma) -> Cost:
+    """The costs by which a loaded model's drafts are planned on this machine: predicted ones, on a chip of Apple's.
 
-    None where the model runs on a CPU, or on a chip that is not known.
+    Passes are counted where the model runs on a CPU, or on a chip that is not known.
     """
     chips = () if on_cpu() else chips_named(chip_name())
-    return relative_costs(ModelShape(model.config, formats_of(model)), chips[0]) if chips else None
+    return relative_costs(ModelShape(model.config, formats_of(model)), chips[0]) if chips else counted
 
 
 def best_width(shape: ModelShape, chip: Chip, kept: Mapping[int, float], drafts: int = 1) -> int:

@@ -1,6 +1,6 @@
-"""Opens a model: finds or downloads it, and refuses it before it is loaded if it does not fit this machine.
+"""Finds or downloads a model, and judges by its files whether it fits this machine, before it is loaded.
 
-Every command opens its model here. Knows nothing of what is run with it or of how a warning is shown.
+Knows nothing of what is run with it or of how a warning is shown.
 """
 
 from __future__ import annotations
@@ -11,27 +11,11 @@ from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder, local_folde
 from mlx_diffusion.checkpoint.hub_files import hub_weight_bytes
 from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
 from mlx_diffusion.display import size_text
-from mlx_diffusion.fit.draft_width import costs_here
 from mlx_diffusion.fit.machine_memory import memory_here
 from mlx_diffusion.fit.memory import Memory, item_bytes_on, stored_weight_bytes
 from mlx_diffusion.fit.recipe_fits import recipe_fits, recommended, sizes_on
 from mlx_diffusion.fit.verdict import Verdict, Warn, copies_that_fit, judge
 from mlx_diffusion.json_files import read_json
-from mlx_diffusion.loading import load
-from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.tokenizer import Tokenizer
-
-
-def open_model(name: str, warn: Warn, revision: str | None = None) -> tuple[DiffusionGemma, Tokenizer]:
-    """Load a model and its tokenizer. Raises CheckpointError if not even one canvas fits, with a recipe that would.
-
-    `warn` is told before the download of a model that is too large, and before one that barely fits is loaded.
-    """
-    found = find_model(name, warn, revision)
-    verdict_on(name, found).heed(warn)
-    model, tokenizer = load(found.folder)
-    model.relative_cost = costs_here(model)
-    return model, tokenizer
 
 
 def find_model(path_or_id: str | Path, warn: Warn, revision: str | None = None) -> Checkpoint:

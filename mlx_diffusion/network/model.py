@@ -42,8 +42,6 @@ class DiffusionGemma(nn.Module):
         self.self_conditioning = SelfConditioning(config)
         # On a CPU every fused kernel is a run of the machine's C++ compiler, 40 s in all before the first step.
         self.compiled = not on_cpu()
-        # The time of a causal pass over so many positions, in passes over one, where somebody knows the device.
-        self.relative_cost: Callable[[int], float] | None = None
         self._traces = Traces()
 
     @property
