@@ -224,6 +224,17 @@ def test_a_prompt_too_long_to_be_kept_is_answered_all_the_same(monkeypatch: pyte
     assert isinstance(finish, mlx_diffusion.Finish)
 
 
+def test_the_chat_ends_where_a_stop_string_does() -> None:
+    text = expected("t20")
+    stop = text[len(text) // 2 :][:3]
+    checkpoint = load_speaker(HUB)
+    settings = checkpoint.settings(GenerationConfig(stop=(stop,)))
+    decoding = checkpoint.decoding(settings)
+    tokens = checkpoint.tokenizer.encode(text, add_special_tokens=False)
+    parts = [decoding.push([token], last=index == len(tokens) - 1) for index, token in enumerate(tokens)]
+    assert "".join(parts) == text[: text.index(stop)]
+
+
 def test_thinking_goes_to_the_template() -> None:
     demo = load_speaker("demo")
     messages = [{"role": "user", "content": "Add: 27 + 15"}]

@@ -188,6 +188,16 @@ def test_final_text_leaves_the_canvas_block_by_block() -> None:
     assert "let me see" not in text.split("One")[1]
 
 
+def test_text_without_drafts_is_drawn_as_it_comes() -> None:
+    frames, clock = Frames(60, 20), Clock()
+    view = live_view(frames, CanvasText(decode), clock)
+    for word in ("one", " two", " three"):
+        clock.now += 1
+        view.final(Segment(0, (2,), word), [TextPart("answer", word)])
+    *text, status = map(plain, frames.frames[-1])
+    assert text == ["one two three"] and status == "3 tokens · 2 tokens/s · 18.00 GB"
+
+
 def test_a_thought_that_is_being_written_is_one_word_of_the_status() -> None:
     frames, clock = Frames(60, 20), Clock()
     view = live_view(frames, CanvasText(decode, {4: "<|channel>"}), clock)

@@ -18,6 +18,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
+from mlx_diffusion.cli.chat import following
 from mlx_diffusion.cli.chat.archive import Archive
 from mlx_diffusion.cli.chat.channels import MARKERS, Decoding
 from mlx_diffusion.cli.chat.command import converse
@@ -351,7 +352,10 @@ def test_an_attached_file_can_be_dropped(talk: Talk, tmp_path: Path) -> None:
     assert talk.contents()[0] == "what?"
 
 
-def test_a_conversation_is_kept_as_it_goes_and_offered_again(talk: Talk, tmp_path: Path) -> None:
+def test_a_conversation_is_kept_as_it_goes_and_offered_again(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "KEEP_SECONDS", 0.0)
     kept: list[list[Message]] = []
 
     def look() -> None:
@@ -373,6 +377,18 @@ def test_a_conversation_is_kept_as_it_goes_and_offered_again(talk: Talk, tmp_pat
     assert "1 question) is kept: /load goes on with it." in talk.shown()
     run_command(again, "/load")
     assert [message.content for message in again.conversation.messages] == ["count", "one two"]
+
+
+def test_an_answer_of_many_parts_is_kept_now_and_then_and_at_the_end(talk: Talk) -> None:
+    archive = talk.session.archive
+    assert archive is not None
+    talk.session.say("first")
+    times: list[int] = []
+    talk.speaker.during = lambda: times.append(archive.kept()[0].stat().st_mtime_ns)
+    talk.speaker.says = [[*"0123456789" * 10]]
+    talk.session.say("count")
+    assert len(set(times)) < 20
+    assert Conversation.from_json(archive.kept()[0].read_text()).messages[-1].content == "0123456789" * 10
 
 
 def test_a_broken_kept_conversation_is_one_line(talk: Talk, tmp_path: Path) -> None:

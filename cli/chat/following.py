@@ -4,6 +4,7 @@ Takes events and a view. Knows nothing of models or of how anything is drawn.
 """
 
 import signal
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -12,6 +13,7 @@ from mlx_diffusion.cli.chat.channels import Channels, Kind
 from mlx_diffusion.cli.chat.views import AnswerView, without_empty_lines
 from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
 
+KEEP_SECONDS = 0.5  # between two times that an answer is kept while it grows
 END = Segment(0, (), "")  # releases text that was held back
 
 
@@ -55,18 +57,26 @@ def follow(
 ) -> Outcome:
     """Show the events until the end, or until `interrupt` asks for it.
 
-    `keep` is told the answer so far whenever it grows.
+    `keep` is told the answer so far as it grows, at the latest at the end, whichever that is.
     """
     texts: dict[Kind, str] = {"answer": "", "thought": "", "tool": ""}
     finish = None
+    kept, next_time = "", 0.0
+
+    def keep_answer() -> None:
+        nonlocal kept, next_time
+        answer = trimmed(texts["answer"])
+        if answer and answer != kept:
+            keep(answer)
+            kept, next_time = answer, time.monotonic() + KEEP_SECONDS
 
     def take(segment: Segment, *, last: bool) -> None:
         parts = channels.push(segment.tokens, last=last)
         for part in parts:
             texts[part.kind] += part.text
         view.final(segment, parts)
-        if any(part.kind == "answer" for part in parts) and texts["answer"].strip():
-            keep(trimmed(texts["answer"]))
+        if time.monotonic() >= next_time:
+            keep_answer()
 
     try:
         for event in events:
@@ -85,6 +95,7 @@ def follow(
     finally:
         events.close()
         view.close()
+        keep_answer()
     return Outcome(trimmed(texts["answer"]), trimmed(texts["thought"]), texts["tool"].strip(), finish)
 
 

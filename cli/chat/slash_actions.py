@@ -163,8 +163,10 @@ def set_mode(session: Session, argument: str) -> None:
 
 def set_thinking(session: Session, argument: str) -> None:
     if argument == "show":
-        thought = session.last.thought if session.last is not None else ""
-        session.tell(thought or "there was no thought before the last answer")
+        if session.last is not None and session.last.thought:
+            show(session.console, session.last.thought)
+        else:
+            session.tell("there was no thought before the last answer")
         return
     if argument and argument not in SWITCH:
         raise OptionError(f"/think {argument}: the nearest is {nearest(argument, SWITCH)!r}, of {', '.join(SWITCH)}")

@@ -20,7 +20,7 @@ from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.opening import open_model
 from mlx_diffusion.options import GenerationConfig, Settings
-from mlx_diffusion.text_stream import TextStream
+from mlx_diffusion.text_stream import StopText, TextStream
 from mlx_diffusion.tokenizer import Tokenizer
 from mlx_diffusion.visible_text import visible
 
@@ -87,8 +87,9 @@ class CheckpointSpeaker:
             self.model, self.tokenizer, list(prompt), config=config, prefixes=prefixes, drafts=self.drafts
         )
 
-    def decoding(self, settings: Settings) -> TextStream:
-        return TextStream(self.tokenizer, {*self.hidden, *settings.eos_token_id})
+    def decoding(self, settings: Settings) -> "StoppedDecoding":
+        hidden = {*self.hidden, *settings.eos_token_id}
+        return StoppedDecoding(StopText(TextStream(self.tokenizer, hidden), settings.stop))
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens)
@@ -103,6 +104,16 @@ class CheckpointSpeaker:
         except OptionError:
             return None
         return self.prefixes
+
+
+@dataclass
+class StoppedDecoding:
+    """The text of tokens, which ends where a run ends it: before a stop string."""
+
+    text: StopText
+
+    def push(self, tokens: Sequence[int], *, last: bool = False) -> str:
+        return "".join(map(self.text.push, tokens)) + (self.text.last() if last else "")
 
 
 def _markers(tokenizer: Tokenizer) -> dict[int, str]:

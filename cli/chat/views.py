@@ -143,12 +143,10 @@ class LiveView:
         elif not self.pace.due():
             return
         look = self.canvas.look(event, kind)
-        settled = self.final_tokens + int(event.accepted.sum())
-        seconds = now - self.started
         figures = [
             f"step {event.step + 1}/{self.steps}",
             f"{look.settled:4.0%} settled",
-            f"{settled / seconds:.0f} tokens/s" if seconds > 0 else "",
+            self._speed(self.final_tokens + int(event.accepted.sum())),
             size_text(self.memory_bytes()),
         ]
         if look.thought or (kind == "thought" and not look.answer):
@@ -164,13 +162,27 @@ class LiveView:
                 self.pending += part.text
         if self.pending.strip():
             self._tell_thought()
-        self._print(markup.certain_length(self.pending))
+        if any("\n" in part.text for part in parts):  # no block ends without one
+            self._print(markup.certain_length(self.pending))
+        if self.started is None:
+            self.started = self.clock()
+        elif self.pace.due():
+            figures = [
+                count_of(self.final_tokens, "token"),
+                self._speed(self.final_tokens),
+                size_text(self.memory_bytes()),
+            ]
+            self._draw([], " · ".join(filter(None, figures)))
 
     def close(self) -> None:
         self.pending = self.pending.rstrip()
         self._print(len(self.pending))
         self._tell_thought()
         self.stage.clear()
+
+    def _speed(self, tokens: int) -> str:
+        seconds = self.clock() - (self.started or 0.0)
+        return f"{tokens / seconds:.0f} tokens/s" if self.started is not None and seconds > 0 else ""
 
     def _print(self, length: int) -> None:
         text, self.pending = self.pending[:length], self.pending[length:]
