@@ -92,7 +92,7 @@ def changed_bytes(content: bytes, wanted: Sequence[Change], pool: Sequence[bytes
             "rename": lambda old, at=at: old[:at] + old[at + 5 :],  # type: ignore[misc]
             "wrap": lambda old, at=at, piece=piece: old[:at] + piece + old[at:],  # type: ignore[misc]
         }
-        put = cuts.get(change.how, lambda old, at=at, piece=piece: old[:at] + piece + old[at + len(piece) :])  # type: ignore[misc]
+        put = cuts.get(change.how, lambda old, at=at, piece=piece: old[:at] + piece + old[at + len(piece) :])
         content = put(content)
     return content
 
