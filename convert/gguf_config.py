@@ -5,6 +5,7 @@ Knows nothing of tensors but the few numbers that are handed in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ STEPS = {
     "diffusion.eb_stability_threshold": "stability_threshold",
     "diffusion.eb_confidence_threshold": "confidence_threshold",
 }  # fmt: skip
+BOUND = "diffusion.eb_entropy_bound"
 SIZES = {
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
@@ -58,8 +60,18 @@ class GgufFacts:
         return self.get(f"{ARCHITECTURE}.{key}", kind)
 
     def number(self, key: str) -> float:
-        """A float32 by the shortest decimals that name it: 0.4, not 0.4000000059604645."""
-        return _short(self.get(key, (int, float)))
+        """A finite float32, by the shortest decimals that name it: 0.4, not 0.4000000059604645."""
+        value: float = self.get(key, (int, float))
+        if not math.isfinite(value):
+            raise CheckpointError(f"{self.where}: {key} is {value} in its metadata; take another GGUF of the model")
+        return value if isinstance(value, int) else float(str(np.float32(value)))
+
+    def texts(self, key: str) -> list[str]:
+        """A list of texts, empty where there is none. Raises CheckpointError for a list of others."""
+        found: list[str] = self.get(key, list) if key in self.metadata else []
+        if not all(isinstance(text, str) for text in found):
+            raise CheckpointError(f"{self.where}: {key} is no list of texts in its metadata; download it again")
+        return found
 
 
 def config_json(facts: GgufFacts, vocab_size: int, rotated: float) -> dict[str, Any]:
@@ -113,10 +125,9 @@ def config_json(facts: GgufFacts, vocab_size: int, rotated: float) -> dict[str, 
 
 def generation_config_json(facts: GgufFacts, tokens: Sequence[str]) -> dict[str, Any]:
     """The file's generation_config.json: what it says of denoising, and the tokens that end an answer."""
-    made: dict[str, Any] = {name: _short(facts.metadata[key]) for key, name in STEPS.items() if key in facts.metadata}
-    bound = facts.metadata.get("diffusion.eb_entropy_bound")
-    if bound is not None:
-        made["sampler_config"] = {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": _short(bound)}
+    made: dict[str, Any] = {name: facts.number(key) for key, name in STEPS.items() if key in facts.metadata}
+    if BOUND in facts.metadata:
+        made["sampler_config"] = {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": facts.number(BOUND)}
     named = {key: facts.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")}
     places = {token: number for number, token in enumerate(tokens) if token in STOPS}
     ends = [number for number in (*named.values(), *map(places.get, STOPS)) if isinstance(number, int)]
@@ -130,10 +141,8 @@ def _one(facts: GgufFacts, key: str) -> int:
     """A size that is the same in all layers, whether it is given once or for each."""
     value = facts.own(key, (int, list))
     values = set(value) if isinstance(value, list) else {value}
-    if len(values) != 1:
-        raise CheckpointError(f"{facts.where}: {ARCHITECTURE}.{key} differs between layers: {sorted(values)}")
+    if len(values) != 1 or not all(isinstance(size, int) for size in values):
+        raise CheckpointError(
+            f"{facts.where}: {ARCHITECTURE}.{key} is not one number for all layers: {str(value)[:50]}"
+        )
     return int(values.pop())
-
-
-def _short(value: float) -> float:
-    return value if isinstance(value, int) else float(str(np.float32(value)))

@@ -114,7 +114,7 @@ class GgufSource(LocalSource):
 
     @cached_property
     def _small(self) -> dict[str, bytes]:
-        tokens = self.facts.metadata.get("tokenizer.ggml.tokens", [])
+        tokens = self.facts.texts("tokenizer.ggml.tokens")
         beside = {"generation_config.json": _json(generation_config_json(self.facts, tokens))}
         if self.tokenizer is None:
             return beside | tokenizer_files(self.facts)

@@ -27,10 +27,13 @@ def tokenizer_files(facts: GgufFacts) -> dict[str, bytes]:
             f"{facts.where} has {found}, where {MODEL!r} is read; add --tokenizer FOLDER with a folder that has the "
             "tokenizer's files"
         )
-    tokens = facts.get("tokenizer.ggml.tokens", list)
+    tokens = facts.texts("tokenizer.ggml.tokens")
     kinds = facts.get("tokenizer.ggml.token_type", list)
-    if len(kinds) != len(tokens):
-        raise CheckpointError(f"{facts.where}: it has {len(tokens)} tokens and {len(kinds)} types of them")
+    if len(kinds) != len(tokens) or len({*tokens}) != len(tokens):
+        raise CheckpointError(
+            f"{facts.where}: it has {len(tokens)} tokens, {len({*tokens})} of them different, and {len(kinds)} types "
+            "of tokens; add --tokenizer FOLDER with a folder that has the tokenizer's files"
+        )
     files = {
         "tokenizer.json": _json(_tokenizer(facts, tokens, kinds)),
         "tokenizer_config.json": _json(_config(facts, tokens, kinds)),
@@ -48,7 +51,7 @@ def _tokenizer(facts: GgufFacts, tokens: Sequence[str], kinds: Sequence[int]) ->
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind in (UNKNOWN, CONTROL, OWN)
     ]  # fmt: skip
-    merges = [merge.split(" ") for merge in facts.metadata.get("tokenizer.ggml.merges", [])]
+    merges = [merge.split(" ") for merge in facts.texts("tokenizer.ggml.merges")]
     if not all(len(pair) == 2 for pair in merges):
         raise CheckpointError(f"{facts.where}: tokenizer.ggml.merges holds a line that is no pair; download it again")
     first = _named(facts, tokens).get("bos_token") if facts.metadata.get("tokenizer.ggml.add_bos_token") else None

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import config_dict, write_source
+from conftest import config_dict, contents, write_source
 from fake_hub import FakeHub, Repo
 from foreign_layouts import write_layout
+
+from mlx_diffusion.convert import convert
 
 PROGRAM = """
 import json, sys
@@ -36,13 +38,16 @@ class Desk:
     hub: FakeHub
 
     def ask(self, *names: str, **more: str) -> list[list[str]]:
+        return [json.loads(line) for line in self.run(PROGRAM, *names, **more).splitlines()]
+
+    def run(self, program: str, *arguments: str, **more: str) -> str:
         cleared = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"}
         kept = {name: value for name, value in os.environ.items() if name not in cleared}
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *names], check=True, capture_output=True, text=True, timeout=120,
+            [sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True, timeout=120,
             env=kept | {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.folder / "home")} | more,
         )  # fmt: skip
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return done.stdout
 
     def sent(self, name: str) -> dict[str, int]:
         """Bytes of each weight file of a repository that went out."""
@@ -102,3 +107,30 @@ def test_only_what_is_needed_is_fetched_and_serves_offline(desk: Desk) -> None:
     (cached / shards[1]).unlink()
     ((kind, line),) = desk.ask("toy/copies", HF_HUB_OFFLINE="1")
     assert kind == "CheckpointError" and "toy/copies: not in the Hub's cache" in line
+
+
+def test_experts_in_two_files_are_streamed(desk: Desk, tmp_path: Path) -> None:
+    """The output is that of the folder, and no third file of the source is there at any time."""
+    program = """
+import sys
+from pathlib import Path
+from mlx_diffusion.convert import convert
+target, most = Path(sys.argv[1]), 0
+
+def look(progress):
+    global most
+    held = [file for file in (target / ".downloads").glob("*.safetensors")]
+    most = max(most, len(held))
+
+convert("toy/fp8-in-four", target, "nvfp4", stream=True, report=look)
+print(most)
+"""
+    source = write_layout(desk.folder / "source", tmp_path / "source", "fp8", shards=4)
+    desk.hub.repos["toy/fp8-in-four"] = Repo.of(source)
+    done = desk.run(program, str(tmp_path / "streamed"))
+    assert done == "2\n"
+    convert(source, tmp_path / "local", "nvfp4")
+    streamed, local = contents(tmp_path / "streamed"), contents(tmp_path / "local")
+    weights = [name for name in local if name.endswith(".safetensors")]
+    assert streamed.keys() == local.keys() and len(weights) > 4
+    assert all(streamed[name] == local[name] for name in weights)

@@ -11,6 +11,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import FIXTURES, contents, loaded
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 gguf = pytest.importorskip("gguf")
 
@@ -19,11 +21,20 @@ from gguf_files import TYPES, metadata, numbers_of, random_tensors, write_gguf  
 import mlx_diffusion  # noqa: E402
 import mlx_diffusion.convert.quantise as quantise_module  # noqa: E402
 from mlx_diffusion.checkpoint.folder import Checkpoint  # noqa: E402
-from mlx_diffusion.convert import Progress, convert  # noqa: E402
+from mlx_diffusion.convert import RECIPES, Progress, convert  # noqa: E402
 from mlx_diffusion.convert.dry_run import dry_run  # noqa: E402
 from mlx_diffusion.convert.gguf_names import hub_name  # noqa: E402
+from mlx_diffusion.convert.gguf_source import GgufSource  # noqa: E402
+from mlx_diffusion.convert.plan import plan_conversion  # noqa: E402
 from mlx_diffusion.convert.verify import verify  # noqa: E402
 from mlx_diffusion.errors import CheckpointError, OptionError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A place for a file, and the content of a sound one."""
+    path = write_gguf(tmp_path_factory.mktemp("gguf") / "model.gguf", random_tensors("Q4_0"))
+    return path, path.read_bytes()
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -148,10 +159,14 @@ BAD: list[tuple[str, Edits]] = [
     ("block_count is two, not of the kind", {f"{OWN}block_count": "two"}),
     ("diffusion.canvas_length is missing", {"diffusion.canvas_length": None}),
     ("it has 2 blocks, and says of 1", {f"{OWN}attention.sliding_window_pattern": [True]}),
-    ("feed_forward_length differs between layers", {f"{OWN}feed_forward_length": [256, 512]}),
+    ("feed_forward_length is not one number for all", {f"{OWN}feed_forward_length": [256, 512]}),
     ("a tokenizer of the model 'gpt2'", {"tokenizer.ggml.model": "gpt2"}),
-    ("24 tokens and 2 types", {"tokenizer.ggml.token_type": [3, 3]}),
+    ("24 tokens, 24 of them different, and 2 types", {"tokenizer.ggml.token_type": [3, 3]}),
     ("unknown_token_id is 99, which no token", {"tokenizer.ggml.unknown_token_id": 99}),
+    ("24 tokens, 1 of them different", {"tokenizer.ggml.tokens": ["x"] * 24}),
+    ("tokens is no list of texts", {"tokenizer.ggml.tokens": [1] * 24}),
+    ("eb_t_min is nan", {"diffusion.eb_t_min": float("nan")}),
+    ("eb_t_min is low, not of the kind", {"diffusion.eb_t_min": "low"}),
     ("holds a line that is no pair", {"tokenizer.ggml.merges": ["ab"]}),
     ("rope_freqs.weight scales frequencies", {"rope_freqs.weight": ("F32", np.full(32, 8, np.float32))}),
     ("has shape .*config.json makes it", {"blk.0.ffn_down_exps.weight": ("F16", np.ones((256, 256), np.float16))}),
@@ -223,3 +238,17 @@ def test_without_rope_freqs_the_published_share_is_taken_and_said(tmp_path: Path
     convert(write_gguf(tmp_path / "model.gguf", tensors), target, warn=told.append)
     assert any("has no rope_freqs.weight; 25% of a head" in line for line in told)
     assert Checkpoint.open(target).config.rope["full_attention"].rotated == 0.25
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.integers(4, 6000), st.integers(0, 255)), min_size=1, max_size=4))
+def test_whatever_a_head_says_is_a_plan_or_one_line(small: tuple[Path, bytes], changes: list[tuple[int, int]]) -> None:
+    path, whole = small
+    content = bytearray(whole)
+    for place, byte in changes:
+        content[place] = byte
+    path.write_bytes(content)
+    try:
+        plan_conversion(GgufSource(path), RECIPES["8bit"], "command")
+    except CheckpointError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)

@@ -2,20 +2,30 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import contents, loaded, write_source
 from foreign_layouts import LAYOUTS, Stored, numbers, read_files, write_files, write_layout
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mlx_diffusion.convert.quantise as quantise_module
 from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.description import described
 from mlx_diffusion.checkpoint.folder import Checkpoint
+from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor, Tensor, read_header
+from mlx_diffusion.checkpoint.pieces import apply_recipe
+from mlx_diffusion.checkpoint.recipes import RECIPES
+from mlx_diffusion.checkpoint.text_tensors import check_complete
 from mlx_diffusion.convert import Progress, convert
 from mlx_diffusion.convert.dry_run import dry_run
 from mlx_diffusion.convert.fetching import fetched, most_at_once
+from mlx_diffusion.convert.shards import split_into_shards
 from mlx_diffusion.convert.verify import verify
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.measure.layerwise import PromptedCanvas, hidden_states, load_ends
@@ -32,6 +42,20 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(request: pytest.FixtureRequest, original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in each layout, in four files, so that experts lie in two of them."""
     return write_layout(original, tmp_path_factory.mktemp(request.param) / request.param, request.param, shards=4)
+
+
+Headers = dict[str, tuple[dict[str, Any], ModelConfig, list[StoredTensor]]]
+
+
+@pytest.fixture(scope="module")
+def headers(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Headers:
+    """config.json, what it says, and the header of a checkpoint in each layout."""
+    made = {}
+    for layout in LAYOUTS:
+        folder = write_layout(original, tmp_path_factory.mktemp("headers") / layout, layout)
+        raw = json.loads((folder / "config.json").read_text())
+        made[layout] = raw, ModelConfig.from_dict(raw), read_header(folder / "model.safetensors")
+    return made
 
 
 def logits(folder: Path) -> mx.array:
@@ -269,3 +293,32 @@ def test_a_config_that_names_another_encoding_is_refused(original: Path, tmp_pat
         with pytest.raises(CheckpointError, match="its quantization_config says FP8, and no tensor is in it"):
             act()
     assert ModelConfig.from_dict(raw).quantization is None and not target.exists()
+
+
+NAMES = ("_scale", "_scale_2", "_packed", "_global_scale")
+SHAPES = ((), (0,), (1,), (3, 0), (64,), (64, 1), (64, 32), (4, 64, 64))
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(sorted(LAYOUTS)), st.data())
+def test_whatever_headers_say_is_a_layout_or_one_line(headers: Headers, layout: str, data: st.DataObject) -> None:
+    raw, config, stored = headers[layout]
+    changed = list(stored)
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(changed) - 1))
+        tensor = changed[place].tensor
+        name = data.draw(st.sampled_from([tensor.name, *(tensor.name + end for end in NAMES), stored[0].tensor.name]))
+        encoder = name.replace("model.decoder.", "model.encoder.language_model.")
+        dtype, shape = data.draw(st.sampled_from([tensor.dtype, *ITEM_BYTES])), data.draw(st.sampled_from(SHAPES))
+        other = Tensor(
+            data.draw(st.sampled_from([name, encoder])), dtype, data.draw(st.sampled_from([tensor.shape, shape]))
+        )
+        changed[place] = replace(changed[place], tensor=other)
+    try:
+        _, sources = described(raw, config, changed, "it")
+        check_complete([one.tensor for one in sources], config, "it")
+        for recipe in ("bf16", "nvfp4"):
+            made = apply_recipe([one.tensor for one in sources], RECIPES[recipe])
+            assert all(shard.chunks() for shard in split_into_shards(sources, made))
+    except CheckpointError as error:
+        assert str(error).startswith("it") and "\n" not in str(error)
