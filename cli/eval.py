@@ -24,6 +24,7 @@ EPILOG = """\
 examples:
   mlx-diffusion eval
   mlx-diffusion eval --suite lists --mode reference --mode confidence:0.9 -o eval.json
+  mlx-diffusion eval --mode all --sweep temperature=0,1 -o ways.json --markdown ways.md
   mlx-diffusion eval --sweep max_denoising_steps=1,2,4,8,16,48 -o steps.json --plot steps.png
   mlx-diffusion eval --model ./mine-4bit --suite worded-lists,questions.jsonl --max-tokens 256
   mlx-diffusion eval --compare before.json after.json
@@ -38,9 +39,12 @@ suites:
   "checker" (contains, number, json, permutation, insertion, removal, replacement, latin, sudoku) may stand for "answer"
 
 modes:
-  reference         the published sampler
-  confidence:0.9    keep tokens of at least this probability
-  random:0.5        keep tokens by chance: a broken sampler, to see that it shows
+  reference         canvases, denoised by the published sampler
+  autoregressive    one token a pass, by the encoder alone
+  speculative       the same tokens, drafted and then verified several a pass; all: these three
+  confidence:0.9    canvases; keep tokens of at least this probability
+  random:0.5        canvases; keep tokens by chance: a broken sampler, to see that it shows
+A sweep is of the modes that have its option: temperature=0,1 is not of reference, which runs once.
 
 Interrupted, the same command goes on. Results go to standard output, all else to standard error.
 Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
@@ -68,7 +72,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     what.add_argument("--seed", type=int, default=0, metavar="N", help="of the prompts and of the noise (default: 0)")
     what.add_argument("--max-tokens", type=int, metavar="N", help="the longest answer, in tokens (default: 128)")
     what.add_argument(
-        "--mode", action="append", metavar="M", help="how to denoise, see below; may be repeated (default: reference)"
+        "--mode", action="append", metavar="M", help="how to write, see below; may be repeated (default: reference)"
     )
     what.add_argument(
         "--sweep", action="append", default=[], metavar="F=V,V",

@@ -86,6 +86,7 @@ class Segment:
     text: str
     row: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()  # one a token, where the option `logprobs` asks for them
+    drafted: int = 0  # tokens of a draft that the round's pass verified; it was over one position more
 
 
 @dataclass(frozen=True)

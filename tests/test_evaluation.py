@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from conftest import FIXTURES
 
-from mlx_diffusion import generate, load
+from mlx_diffusion import generate, load, stream_generate
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.engine.rules import REFERENCE, Canvas, Confidence, Policy, Rules
 from mlx_diffusion.errors import EvaluationError, OptionError
+from mlx_diffusion.events import Finish
 from mlx_diffusion.measure.answers.batches import EvaluationProgress, run_batch
 from mlx_diffusion.measure.answers.engine import Examinee
 from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
@@ -24,9 +25,10 @@ from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.modes import MeasuredMode, RandomAcceptance
 from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, seed_of, variants_of
 from mlx_diffusion.measure.answers.runner import evaluate
+from mlx_diffusion.measure.answers.work import count_drafted, count_passes, count_positions
 from mlx_diffusion.network.head import Survey
 from mlx_diffusion.network.rows import Passage
-from mlx_diffusion.options import DEFAULTS
+from mlx_diffusion.options import DEFAULTS, GenerationConfig
 
 HUB = FIXTURES / "hub"
 
@@ -126,6 +128,40 @@ def test_steps_and_limits_are_counted() -> None:
     (found,) = run_batch(engine, engine.tokenizer, three_steps, 0, "one", 0).outcomes
     # 32 tokens are two canvases of 16; a random checkpoint never settles.
     assert (found.steps, found.canvases, found.limited, found.tokens) == (6, 2, 2, 32)
+
+
+def test_ways_of_writing_side_by_side(tmp_path: Path) -> None:
+    """Each way has the options that it has, and what it counts is what really ran."""
+    ways = variants_of(["all"], ["temperature=0,1", "max_denoising_steps=2", "draft_width=4"])
+    labels = [variant.label for variant in ways]
+    assert labels == [
+        "reference max_denoising_steps=2", "autoregressive temperature=0", "autoregressive temperature=1",
+        "speculative temperature=0 draft_width=4", "speculative temperature=1 draft_width=4",
+    ]  # fmt: skip
+    found = evaluate(HUB, plan(3, variants=ways), output=tmp_path / "r.json", workers=1, answers=True)
+    assert kept(Evaluation.read(tmp_path / "r.json")) == kept(found)
+    greedy, sampled = ([one.answer for one in found.outcomes(way)] for way in (1, 2))
+    assert greedy == [one.answer for one in found.outcomes(3)] and sampled == [one.answer for one in found.outcomes(4)]
+    assert greedy != sampled
+    model, tokenizer = load(HUB)
+    for variant, way in enumerate(ways):
+        config = GenerationConfig(max_tokens=16, mode=way.mode.library, seed=seed_of(0, "two", 1)).override(
+            dict(way.options)
+        )
+        prompt = items("two", 2)[1].tokens(tokenizer)
+        *_, end = stream_generate(model, tokenizer, prompt, config=config)
+        assert isinstance(end, Finish)
+        outcome, stats = found.cells[variant, "two"].outcomes[1], end.stats
+        work = outcome.all_work(model.config.canvas_length)
+        assert count_passes(work) == stats.passes
+        assert count_positions(work) == stats.decoder_positions + stats.encoder_positions - len(prompt)
+        assert (outcome.steps, outcome.prompt_tokens) == (stats.denoising_steps, len(prompt))
+        assert (outcome.accepted, count_drafted(work)) == (stats.accepted_tokens, stats.drafted_tokens)
+
+
+def test_an_option_that_no_mode_has_is_refused() -> None:
+    with pytest.raises(OptionError, match="--sweep draft_width: no --mode has it; modes that have it: speculative"):
+        variants_of(["reference", "autoregressive"], ["draft_width=8"])
 
 
 def test_a_first_step_is_a_draw_and_an_argmax_at_temperature_one() -> None:

@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.published import CONFIG
+from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.errors import EvaluationError
+from mlx_diffusion.fit.prediction import ModelShape, Pass, Schedule, predict
 from mlx_diffusion.measure.answers.comparison import compare
 from mlx_diffusion.measure.answers.evaluation import Cell, Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.figures import Figures, figures_dict, recommended_variant
 from mlx_diffusion.measure.answers.one_step_bound import FirstStep, one_step_bounds
+from mlx_diffusion.measure.answers.predicted_speed import PREDICTED, predicted_speeds, schedule_of_outcomes
 from mlx_diffusion.measure.answers.recipe_costs import CostReport
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -23,9 +28,61 @@ def test_figures_by_hand() -> None:
     found = Figures.of(outcomes, 1.5, canvas_length=64)
     assert (found.prompts, found.right, found.accuracy) == (2, 1, 0.5)
     assert found.steps_per_canvas == pytest.approx(16 / 3)
-    assert found.positions_per_token == pytest.approx(16 * 64 / 40)
+    assert found.positions_per_token == pytest.approx((16 + 1) * 64 / 40), "the first of two canvases was encoded"
+    assert found.passes_per_token == pytest.approx((16 + 1) / 40)
+    assert found.accepted_per_round is None
     assert found.tokens_per_forward == pytest.approx(40 / 16)
     assert found.limited == pytest.approx(1 / 3)
+
+
+PLAIN = PromptOutcome(True, 0, 0, 0, 11, "", 100, 0, (("decode", 1, 10),))
+DRAFTED = PromptOutcome(True, 2, 0, 0, 9, "", 50, 5, (("decode", 1, 1), ("decode", 4, 2), ("draft", 8, 2)))
+
+
+def test_figures_of_plain_and_drafted_writing_by_hand() -> None:
+    plain, drafted = Figures.of([PLAIN], 1.0, 64), Figures.of([DRAFTED, DRAFTED], 1.0, 64)
+    assert (plain.passes_per_token, plain.positions_per_token) == pytest.approx((10 / 11, 10 / 11))
+    assert (plain.steps_per_canvas, plain.tokens_per_forward, plain.accepted_per_round) == (None, None, None)
+    assert drafted.passes_per_token == pytest.approx(5 / 9)
+    assert drafted.positions_per_token == pytest.approx((1 + 2 * 4 + 2 * 8) / 9)
+    assert drafted.accepted_per_round == pytest.approx(5 / 3)
+
+
+def test_a_prediction_by_hand() -> None:
+    """Ten passes of one position, in the middle of the text, for eleven tokens: the first came with the prompt."""
+    shape = ModelShape.of_recipe(ModelConfig.from_dict(CONFIG), RECIPES["4bit"])
+    found = predicted_speeds([PLAIN], 64)
+    assert found is not None and list(found) == ["M1 Ultra", "M4 Pro", "M5 Max (40)"]
+    for chip in PREDICTED:
+        one = predict(Schedule((), (Pass("decode", 1, 105, 1),), 1), shape, chip).writing.total
+        assert found[chip.label] == pytest.approx(11 / (10 * one))
+    canvases = replace(PLAIN, steps=7, canvases=2, work=None)
+    schedule = schedule_of_outcomes([canvases], 64)
+    assert schedule is not None
+    kinds = [(one.kind, one.times, one.logits) for one in schedule.writing]
+    assert kinds == [("denoise", 5, 64), ("draft", 2, 64), ("encode", 1, 0)]
+    assert predicted_speeds([replace(canvases, prompt_tokens=None)], 64) is None, "an earlier record"
+
+
+def test_records_of_all_ways_are_kept_and_earlier_ones_are_read(tmp_path: Path) -> None:
+    one = record(["1"], ["1"])
+    cells = {(0, "f0"): Cell((PLAIN,), 1.0), (1, "f0"): Cell((DRAFTED,), 1.0)}
+    for kept, later in ((one, False), (replace(one, cells=cells), True)):
+        (tmp_path / "r.json").write_text(kept.to_json(answers=False))
+        assert Evaluation.read(tmp_path / "r.json") == kept
+        assert ('"work"' in (tmp_path / "r.json").read_text()) == later
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"work": None}, {"steps": 1}, {"accepted": 7}, {"work": (("decode", 4, 2), ("decode", 4, 2), ("draft", 8, 2))},
+     {"work": (("guess", 4, 2), ("draft", 8, 2))}, {"prompt_tokens": 0}],
+)  # fmt: skip
+def test_passes_that_cannot_be_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    wrong = {(0, "f0"): Cell((replace(DRAFTED, **change),), 1.0)}
+    (tmp_path / "r.json").write_text(replace(record(["1"]), cells=wrong).to_json(answers=False))
+    with pytest.raises(EvaluationError, match="is damaged"):
+        Evaluation.read(tmp_path / "r.json")
 
 
 def record(*rights: list[str], steps: int = 4, digest: str = "d") -> Evaluation:

@@ -10,6 +10,7 @@ pass is computed.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -83,7 +84,7 @@ class CausalRow(Row):
             self.drafting.record(self.plan, agreed)
         self.waiting, self.guesses = [], []
         logprobs = [] if self.request.settings.logprobs is None else logprobs_of(choice)
-        segment = self.write(tokens[: agreed + 1], 1, logprobs)
+        segment = replace(self.write(tokens[: agreed + 1], 1, logprobs), drafted=len(guesses))
         self.block += not was_prompt
         if self.reason is None:
             self.waiting = tokens[agreed : agreed + 1]

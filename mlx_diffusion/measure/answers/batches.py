@@ -19,6 +19,7 @@ from mlx_diffusion.measure.answers.journal import FinishedBatch, Journal
 from mlx_diffusion.measure.answers.one_step_bound import FirstStep
 from mlx_diffusion.measure.answers.plan import EvaluationPlan, seed_of
 from mlx_diffusion.measure.answers.workers import Answerer, spread
+from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.tokenizer import Tokenizer
 
 SHUFFLE = "shuffle"  # the family whose first steps are compared with what one step can reach
@@ -51,7 +52,8 @@ class Pending:
     @classmethod
     def of(cls, plan: EvaluationPlan, journal: Journal, first_steps: bool) -> Pending:
         present = {(batch.variant, batch.family, batch.start) for batch in journal.batches}
-        shuffles = range(len(plan.items.get(SHUFFLE, ()))) if first_steps else ()
+        denoises = any(variant.mode.writes in DENOISING for variant in plan.variants)
+        shuffles = range(len(plan.items.get(SHUFFLE, ()))) if first_steps and denoises else ()
         return cls(
             [key for key in plan.batches() if key not in present],
             [index for index in shuffles if index not in journal.first_steps],
@@ -106,9 +108,17 @@ def run_batch(
     )
     outcomes = tuple(
         PromptOutcome(
-            item.is_right(answer.text), answer.steps, answer.canvases, answer.limited, answer.tokens, answer.text
+            item.is_right(answer.text),
+            answer.steps,
+            answer.canvases,
+            answer.limited,
+            answer.tokens,
+            answer.text,
+            len(prompt),
+            answer.accepted,
+            answer.work,
         )
-        for item, answer in zip(items, examinee.answer(prompts), strict=True)
+        for item, prompt, answer in zip(items, prompts.prompts, examinee.answer(prompts), strict=True)
     )
     return FinishedBatch(variant, family, start, time.perf_counter() - began, outcomes)
 

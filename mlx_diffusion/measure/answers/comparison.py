@@ -124,7 +124,7 @@ def _differences(a: Evaluation, variant: int, b: Evaluation, other: int, familie
 
 def _difference(family: str, a: Sequence[PromptOutcome], b: Sequence[PromptOutcome]) -> Difference:
     gained, lost = matched_pairs(a, b)
-    steps_a, steps_b = ([outcome.steps / outcome.canvases for outcome in side] for side in (a, b))
+    steps_a, steps_b = ([outcome.steps / max(outcome.canvases, 1) for outcome in side] for side in (a, b))
     more = sum(y > x for x, y in zip(steps_a, steps_b, strict=True))
     fewer = sum(y < x for x, y in zip(steps_a, steps_b, strict=True))
     return Difference(
@@ -144,4 +144,4 @@ def _accuracy(outcomes: Sequence[PromptOutcome]) -> float:
 
 
 def _steps_per_canvas(outcomes: Sequence[PromptOutcome]) -> float:
-    return sum(outcome.steps for outcome in outcomes) / sum(outcome.canvases for outcome in outcomes)
+    return sum(outcome.steps for outcome in outcomes) / max(sum(outcome.canvases for outcome in outcomes), 1)

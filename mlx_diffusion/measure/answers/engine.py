@@ -19,11 +19,13 @@ from mlx_diffusion.engine.noise import SeededDraws
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.rules import REFERENCE, through_stop
 from mlx_diffusion.engine.step import step
-from mlx_diffusion.events import Draft, Finish
+from mlx_diffusion.events import Draft, Event, Finish
 from mlx_diffusion.loading import load
 from mlx_diffusion.measure.answers.modes import MeasuredMode
+from mlx_diffusion.measure.answers.work import Work, WorkCounter
+from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.text_stream import TextStream
 from mlx_diffusion.tokenizer import Tokenizer
 
@@ -41,13 +43,34 @@ class PromptBatch:
 
 @dataclass(frozen=True)
 class Answer:
-    """The text written on one prompt, and its cost."""
+    """The text written on one prompt, and its cost, as `PromptOutcome` has it."""
 
     text: str
-    steps: int  # denoising steps, over all canvases
+    steps: int
     canvases: int
-    limited: int  # canvases that took as many steps as they may
-    tokens: int  # written, the stop token included
+    limited: int
+    tokens: int
+    accepted: int = 0
+    work: Work | None = None
+
+
+def answer_of(events: Sequence[Event], settings: Settings) -> Answer:
+    """What the events of one whole row say of its text and of its cost."""
+    denoises = settings.mode in DENOISING
+    counter = WorkCounter(denoises)
+    steps = Counter(event.block for event in events if isinstance(event, Draft))  # by canvas or draft
+    for event in events:
+        counter.take(event)
+    (stats,) = (event.stats for event in events if isinstance(event, Finish))
+    return Answer(
+        "".join(event.text for event in events),
+        steps.total(),
+        len(steps) if denoises else 0,
+        sum(count == settings.max_denoising_steps for count in steps.values()) if denoises else 0,
+        stats.generated_tokens,
+        stats.accepted_tokens,
+        None if denoises and settings.canvas_length is None else counter.work,
+    )
 
 
 @dataclass(frozen=True)
@@ -71,20 +94,10 @@ class Examinee:
             Request(tuple(prompt), settings, self._draws(seed), mode.policy())
             for prompt, seed in zip(batch.prompts, batch.seeds, strict=True)
         ]
-        texts = [""] * count
-        steps: list[Counter[int]] = [Counter() for _ in range(count)]  # by canvas
-        tokens = [0] * count
+        events: list[list[Event]] = [[] for _ in range(count)]
         for event in run(self.model, self.tokenizer, requests):
-            texts[event.row] += event.text
-            if isinstance(event, Draft):
-                steps[event.row][event.block] += 1
-            elif isinstance(event, Finish):
-                tokens[event.row] = event.stats.generated_tokens
-        limit = settings.max_denoising_steps
-        return [
-            Answer(text, taken.total(), len(taken), sum(count == limit for count in taken.values()), written)
-            for text, taken, written in zip(texts, steps, tokens, strict=True)
-        ]
+            events[event.row].append(event)
+        return [answer_of(own, settings) for own in events]
 
     def first_step(self, prompt: Sequence[int], seed: int) -> tuple[str, str]:
         """The texts after one step at temperature 1: of a draw at every position, and of the most likely tokens."""

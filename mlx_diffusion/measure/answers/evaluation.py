@@ -17,12 +17,14 @@ from mlx_diffusion.errors import EvaluationError
 from mlx_diffusion.json_files import bounded_json
 from mlx_diffusion.measure.answers.header import read_header
 from mlx_diffusion.measure.answers.one_step_bound import FirstStep, check_first_step
+from mlx_diffusion.measure.answers.work import Work, check_work, count_drafted, count_steps, denoised
 from mlx_diffusion.regular_files import read_regular
 from mlx_diffusion.typed_json import LARGEST_COUNT, from_json
 
 FORMAT = "mlx-diffusion evaluation 1"
 MOST_BYTES = 200_000_000  # of a file of results; 30,000 prompts with their answers have about 20 MB
 COLUMNS = ("steps", "canvases", "limited", "tokens")
+LATER_COLUMNS = {"prompt_tokens": None, "accepted": 0, "work": None}  # with what stands for a column that is missing
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,18 @@ class PromptOutcome:
     """The result of one prompt in one variant."""
 
     right: bool
-    steps: int  # denoising steps, over all canvases
-    canvases: int
+    steps: int  # denoising steps, over all canvases and drafts
+    canvases: int  # that became text
     limited: int  # canvases that took as many steps as they may
     tokens: int  # written, the stop token included
     answer: str = ""
+    prompt_tokens: int | None = None  # None: not recorded
+    accepted: int = 0  # tokens of drafts with which the encoder agreed
+    work: Work | None = None  # None: canvases of the checkpoint's own length were denoised, and nothing else
+
+    def all_work(self, canvas_length: int) -> Work:
+        """The passes behind the prompt; `canvas_length` is the checkpoint's."""
+        return denoised(self.steps, self.canvases, canvas_length) if self.work is None else self.work
 
 
 def check_outcomes(outcomes: Sequence[PromptOutcome], seconds: object, prompts: int) -> None:
@@ -44,12 +53,26 @@ def check_outcomes(outcomes: Sequence[PromptOutcome], seconds: object, prompts: 
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise ValueError(f"seconds are {seconds!r}")
     for outcome in outcomes:
-        counts = (outcome.steps, outcome.canvases, outcome.limited, outcome.tokens)
+        counts = (outcome.steps, outcome.canvases, outcome.limited, outcome.tokens, outcome.accepted)
         kinds = isinstance(outcome.right, bool) and isinstance(outcome.answer, str)
         if not kinds or not all(type(count) is int and 0 <= count < LARGEST_COUNT for count in counts):
             raise ValueError("an outcome of the wrong kind")
-        if not 1 <= outcome.canvases <= outcome.steps or not outcome.tokens or outcome.limited > outcome.canvases:
+        if outcome.canvases > outcome.steps or not outcome.tokens or outcome.limited > outcome.canvases:
             raise ValueError("an outcome whose counts cannot be")
+        _check_work(outcome)
+
+
+def _check_work(outcome: PromptOutcome) -> None:
+    """Refuse passes that do not fit an outcome's counts by a ValueError."""
+    if outcome.prompt_tokens is not None and not 0 < outcome.prompt_tokens < LARGEST_COUNT:
+        raise ValueError("a prompt of no length")
+    if outcome.work is None:
+        if not outcome.canvases or outcome.accepted:
+            raise ValueError("an outcome without passes")
+        return
+    check_work(outcome.work)
+    if count_steps(outcome.work) != outcome.steps or outcome.accepted > count_drafted(outcome.work):
+        raise ValueError("passes that are not those of the outcome")
 
 
 @dataclass(frozen=True)
@@ -73,13 +96,18 @@ class _StoredCell:
     limited: Sequence[int]
     tokens: Sequence[int]
     answers: Sequence[str] | None = None
+    prompt_tokens: Sequence[int | None] | None = None
+    accepted: Sequence[int] | None = None
+    work: Sequence[Work | None] | None = None
 
     def cell(self) -> Cell:
         """Raises ValueError where the columns are not of one length."""
         if set(self.right) - {"0", "1"}:
             raise ValueError("a mark that is neither right nor wrong")
-        answers = self.answers or [""] * len(self.right)
-        rows = zip(self.right, *(getattr(self, name) for name in COLUMNS), answers, strict=True)
+        count = len(self.right)
+        later = (self.answers or [""] * count, self.prompt_tokens or [None] * count)
+        latest = (self.accepted or [0] * count, self.work or [None] * count)
+        rows = zip(self.right, *(getattr(self, name) for name in COLUMNS), *later, *latest, strict=True)
         return Cell(tuple(PromptOutcome(mark == "1", *rest) for mark, *rest in rows), self.seconds)
 
 
@@ -182,6 +210,10 @@ def _cell_line(variant: int, family: str, cell: Cell, answers: bool) -> str:
     }
     for name in COLUMNS:
         columns[name] = [getattr(outcome, name) for outcome in cell.outcomes]
+    for name, missing in LATER_COLUMNS.items():
+        column = [getattr(outcome, name) for outcome in cell.outcomes]
+        if any(value != missing for value in column):
+            columns[name] = column
     if answers:
         columns["answers"] = [outcome.answer for outcome in cell.outcomes]
     return "  " + json.dumps(columns, ensure_ascii=False, separators=(",", ":"))

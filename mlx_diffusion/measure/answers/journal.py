@@ -16,6 +16,7 @@ from typing import Any
 from mlx_diffusion.errors import EvaluationError
 from mlx_diffusion.measure.answers.evaluation import PromptOutcome, check_outcomes
 from mlx_diffusion.measure.answers.one_step_bound import FirstStep, check_first_step
+from mlx_diffusion.typed_json import from_json
 from mlx_diffusion.whole_files import lock
 
 
@@ -42,7 +43,7 @@ class FinishedBatch:
     def from_dict(cls, content: Mapping[str, Any]) -> FinishedBatch:
         """The batch that `as_dict` described."""
         rest = {key: value for key, value in content.items() if key not in ("way", "outcomes")}
-        return cls(content["way"], **rest, outcomes=tuple(PromptOutcome(**outcome) for outcome in content["outcomes"]))
+        return cls(content["way"], **rest, outcomes=tuple(from_json(PromptOutcome, one) for one in content["outcomes"]))
 
 
 class Journal:

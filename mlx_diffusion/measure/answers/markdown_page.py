@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mlx_diffusion.measure.answers import tables
 from mlx_diffusion.measure.answers.evaluation import Evaluation
+from mlx_diffusion.measure.answers.figures import denoises
 
 PAGE = """\
 # Right answers and what they cost
@@ -22,19 +23,32 @@ by `mlx-diffusion eval --show {source} --markdown FILE` from the outcomes of eve
 
 {ways_table}
 
-Intervals are Wilson's. *steps/canvas*: denoising steps that a canvas took; *positions/token*: decoder positions pushed
-through the layers for every token written; *tokens/forward*: tokens written for every denoising step; *at limit*:
-canvases that took as many steps as they may; *seconds*: of work, summed over what ran side by side.
-
+Intervals are Wilson's. *steps/canvas*: denoising steps that a canvas took; *passes/token* and *positions/token*: passes
+of the network behind the prompt, and positions pushed through its layers, for every token written; *accepted/round*:
+tokens of a draft that a pass of the encoder agreed with; *at limit*: canvases that took as many steps as they may;
+*seconds*: of work, summed over what ran side by side. With {smallest} prompts a family a share of right answers is
+known to within about {half:.0f} points (95 %).
+"""
+DENOISED = """
 ## Right answers in per cent
 
 {accuracy_table}
 
-With {smallest} prompts a family a figure is known to within about {half:.0f} points (95 %).
-
 ## Denoising steps a canvas
 
 {steps_table}
+"""
+SIDE_BY_SIDE = """
+## Family by family
+
+{tables}
+"""
+PREDICTED = """
+## Predicted speed
+
+{prediction}
+
+{table}
 """
 BOUND = """
 ## What one step can reach
@@ -64,13 +78,20 @@ def markdown_page(evaluation: Evaluation, source: str, picture: str | None) -> s
         max_tokens=plan["max_tokens"],
         source=source,
         picture=f"![Accuracy against positions per token]({picture})\n\n" if picture else "",
-        advice=tables.recommendation(evaluation),
+        advice=tables.recommendation(evaluation) or "",
         ways_table=tables.variant_table(evaluation, markdown=True),
-        accuracy_table=tables.accuracy_tables(evaluation, markdown=True),
-        steps_table=tables.steps_tables(evaluation, markdown=True),
         smallest=smallest,
         half=100 * 0.98 / smallest**0.5,
     )
+    if denoises(evaluation):
+        text += DENOISED.format(
+            accuracy_table=tables.accuracy_tables(evaluation, markdown=True),
+            steps_table=tables.steps_tables(evaluation, markdown=True),
+        )
+    else:
+        text += SIDE_BY_SIDE.format(tables="\n\n".join(tables.side_by_side_tables(evaluation, markdown=True)))
+    if predicted := tables.predicted_table(evaluation, markdown=True):
+        text += PREDICTED.format(prediction=tables.PREDICTION, table=predicted)
     if evaluation.first_steps:
         text += BOUND.format(bound_table=tables.bound_table(evaluation, markdown=True))
     return text

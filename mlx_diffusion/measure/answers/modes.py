@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from mlx_diffusion.engine.rules import REFERENCE, Canvas, Confidence, Policy, Rules
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.modes import MODES, Mode
+from mlx_diffusion.modes import DENOISING, MODES, MODES_WITH, Mode
 from mlx_diffusion.network.head import Survey
 
 RULES = ("confidence", "random")
@@ -74,11 +74,19 @@ class MeasuredMode:
             raise OptionError(f"mode {name!r}: {number} must be from 0 to 1")
         return cls(f"{rule}:{value:g}", None, rule, value)
 
+    @property
+    def writes(self) -> Mode:
+        """The library's mode in which it writes."""
+        return self.library or DENOISING[0]
+
+    def has(self, option: str) -> bool:
+        """Whether the option belongs to it."""
+        return self.writes in MODES_WITH.get(option, MODES)
+
     def policy(self) -> Policy:
         """The policy of the denoising loop in this mode."""
         if self.rule == "confidence":
             return Policy(Confidence(self.value))
         if self.rule == "random":
             return Policy(RandomAcceptance(self.value))
-        assert self.library is not None
         return REFERENCE

@@ -1,4 +1,4 @@
-"""The plan of an evaluation: its prompts, and the variants of denoising that each of them is run in.
+"""The plan of an evaluation: its prompts, and the variants of writing that each of them is run in.
 
 A plan is settled before any work and written into every file of results, so that an interrupted run only goes on where
 the plan is the same. Knows nothing of models and runs nothing.
@@ -17,8 +17,8 @@ from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.answers.item import Item, digest_of
 from mlx_diffusion.measure.answers.modes import MeasuredMode
 from mlx_diffusion.measure.answers.suite_file import SUFFIX, read_suite
-from mlx_diffusion.measure.answers.suites import DEFAULT_SUITES, draw_items, families_of
-from mlx_diffusion.modes import MODES
+from mlx_diffusion.measure.answers.suites import ALL, DEFAULT_SUITES, draw_items, families_of
+from mlx_diffusion.modes import MODES, MODES_WITH
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.typed_json import LARGEST_COUNT
 
@@ -26,7 +26,8 @@ DEFAULT_COUNT = 200  # prompts of each family
 DEFAULT_MAX_TOKENS = 128  # the longest right answer of a bundled family, a story, has 108
 DEFAULT_BATCH_SIZE = 1  # is part of the plan: with another default, earlier evaluations could not go on
 
-SWEPT = {field.name: field.type for field in fields(Settings) if field.name not in ("mode", "seed", "eos_token_id")}
+WHOLE = (int, int | None)
+SWEPT = {field.name: field.type for field in fields(Settings) if field.name != "seed" and field.type in (*WHOLE, float)}
 """The options that a sweep may vary, with their types: all that are numbers."""
 
 
@@ -134,15 +135,27 @@ def seed_of(seed: int, family: str, index: int) -> int:
 
 
 def variants_of(modes: Sequence[str], sweeps: Sequence[str]) -> tuple[Variant, ...]:
-    """Every mode with every combination of swept values, without repeats. Raises `OptionError`."""
-    parsed = list(dict.fromkeys(MeasuredMode.parse(mode) for mode in modes))
+    """Every mode with every combination of swept values that it has, without repeats; "all" is the library's modes.
+
+    Raises `OptionError`, also for an option that none of the modes has.
+    """
+    named = [name for mode in modes for name in (MODES if mode == ALL else (mode,))]
+    parsed = list(dict.fromkeys(MeasuredMode.parse(mode) for mode in named))
     swept = [parse_sweep(sweep) for sweep in sweeps]
     names = [name for name, _ in swept]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise OptionError(f"--sweep {twice[0]} is given twice; list its values in one")
     choices = [[(name, value) for value in values] for name, values in swept]
-    return tuple(Variant(mode, options) for mode in parsed for options in itertools.product(*choices))
+    for name in names:
+        if not any(mode.has(name) for mode in parsed):
+            raise OptionError(f"--sweep {name}: no --mode has it; modes that have it: {', '.join(MODES_WITH[name])}")
+    variants = (
+        Variant(mode, tuple((name, value) for name, value in options if mode.has(name)))
+        for mode in parsed
+        for options in itertools.product(*choices)
+    )
+    return tuple(dict.fromkeys(variants))
 
 
 def parse_sweep(text: str) -> tuple[str, list[float]]:
@@ -168,4 +181,4 @@ def parse_sweep(text: str) -> tuple[str, list[float]]:
 
 def _is_whole(name: str) -> bool:
     """Whether an option takes whole numbers alone."""
-    return SWEPT[name] in (int, int | None)
+    return SWEPT[name] in WHOLE

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlx_diffusion.measure.answers.evaluation import Evaluation
-from mlx_diffusion.measure.answers.figures import overall_figures
+from mlx_diffusion.measure.answers.figures import denoises, overall_figures
 from mlx_diffusion.measure.plotting import new_figure, plot_content
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def accuracy_figure(evaluation: Evaluation) -> Figure:
     swept = ", ".join(dict.fromkeys(name for entry in evaluation.variants for name in entry["options"]))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("decoder positions per token (left is faster)")
+    alike = denoises(evaluation)  # else a pass may be over one position or a canvas
+    axes.set_xlabel("decoder positions per token (left is faster)" if alike else "positions per token")
     axes.set_ylabel("right answers, % (95 % interval)")
     axes.set_title(f"{evaluation.header['model']}" + (f": numbers are {swept}" if swept else ""), fontsize=9)
     axes.grid(alpha=0.3)

@@ -29,6 +29,7 @@ from mlx_diffusion.measure.answers.plan import EvaluationPlan
 from mlx_diffusion.measure.answers.runner import evaluate
 from mlx_diffusion.measure.answers.tables import comparison_text
 from mlx_diffusion.measure.logit_errors import CONVERGED, RANDOM, LogitError, logit_errors
+from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.regular_files import read_regular
 from mlx_diffusion.typed_json import from_json
 
@@ -63,6 +64,11 @@ class RecipeCost:
     converged_divergence: float  # the same at canvases that the conversion has denoised
     equal: float  # share of positions there with the same most likely token
 
+    @property
+    def steps_per_canvas(self) -> float:
+        """Denoising steps; 0 where none was taken, which no report has."""
+        return self.figures.steps_per_canvas or 0.0
+
 
 @dataclass(frozen=True)
 class CostReport:
@@ -93,7 +99,7 @@ class CostReport:
             comparisons = [(entry["recipe"], Comparison.from_dict(entry)) for entry in content["comparisons"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged(file, str(error)[:100]) from None
-        if not found or found[0].figures.steps_per_canvas <= 0:
+        if not found or not all(cost.steps_per_canvas > 0 for cost in found):
             raise damaged(file, "the source's own figures are missing")
         if [recipe for recipe, _ in comparisons] != [cost.recipe for cost in found[1:]]:
             raise damaged(file, "the comparisons are not those of the recipes")
@@ -101,7 +107,7 @@ class CostReport:
 
     def table(self, markdown: bool = False) -> str:
         """One row for each recipe."""
-        base = self.costs[0].figures.steps_per_canvas
+        base = self.costs[0].steps_per_canvas
         answers = {recipe: found.differences[0] for recipe, found in self.comparisons}
         rows = [
             [
@@ -110,8 +116,8 @@ class CostReport:
                 per_cent(cost.figures.accuracy),
                 interval(cost.figures.low, cost.figures.high),
                 f"{answers[cost.recipe].p:.2g}" if cost.recipe in answers else "",
-                f"{cost.figures.steps_per_canvas:.2f}",
-                f"{cost.figures.steps_per_canvas / base:.3f}",
+                f"{cost.steps_per_canvas:.2f}",
+                f"{cost.steps_per_canvas / base:.3f}",
                 f"{answers[cost.recipe].p_steps:.2g}" if cost.recipe in answers else "",
                 f"{cost.first_divergence:.5f}",
                 f"{cost.converged_divergence:.5f}",
@@ -171,6 +177,8 @@ def measure_recipes(
         recipe_named(name)
     if len(plan.variants) != 1:
         raise OptionError("recipes are compared in one way of running; leave out further modes and sweeps")
+    if plan.variants[0].mode.writes not in DENOISING:
+        raise OptionError("recipes are compared in denoising steps too; leave out --mode, or give one that denoises")
     folder = find_model(source, warn).folder
     with tempfile.TemporaryDirectory() as temporary:
         base = _evaluated(SOURCE, folder, plan, Path(temporary), workers, report, warn)

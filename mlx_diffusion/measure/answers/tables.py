@@ -13,15 +13,23 @@ from mlx_diffusion.measure.answers.evaluation import Evaluation
 from mlx_diffusion.measure.answers.figures import (
     MARGIN,
     Figures,
+    denoises,
     family_figures,
     overall_figures,
     recommended_variant,
 )
 from mlx_diffusion.measure.answers.one_step_bound import one_step_bounds
+from mlx_diffusion.measure.answers.predicted_speed import LABELS, RECIPE, predicted_speeds
 
 FIGURES = (
-    "prompts", "right %", "95 % interval", "steps/canvas", "positions/token", "tokens/forward", "at limit", "seconds",
+    "prompts", "right %", "95 % interval", "tokens", "steps/canvas", "passes/token", "positions/token",
+    "accepted/round", "at limit", "seconds",
 )  # fmt: skip
+
+PREDICTION = (
+    f"Predicted, not measured: tokens a second of the published 26B model in {RECIPE}, had it written with these very "
+    "passes. How many it would take is not known from another checkpoint's."
+)
 
 
 def _figures_row(name: str, found: Figures) -> list[str]:
@@ -30,12 +38,19 @@ def _figures_row(name: str, found: Figures) -> list[str]:
         str(found.prompts),
         per_cent(found.accuracy),
         interval(found.low, found.high),
-        f"{found.steps_per_canvas:.1f}",
+        str(found.tokens),
+        figure(found.steps_per_canvas, 1),
+        figure(found.passes_per_token, 2),
         f"{found.positions_per_token:.1f}",
-        f"{found.tokens_per_forward:.2f}",
-        f"{per_cent(found.limited)} %",
+        figure(found.accepted_per_round, 2),
+        "–" if found.steps_per_canvas is None else f"{per_cent(found.limited)} %",
         f"{found.seconds:.0f}",
     ]
+
+
+def figure(value: float | None, decimals: int) -> str:
+    """A number, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{decimals}f}"
 
 
 def family_table(evaluation: Evaluation, variant: int, markdown: bool = False) -> str:
@@ -61,7 +76,39 @@ def accuracy_tables(evaluation: Evaluation, markdown: bool = False) -> str:
 
 def steps_tables(evaluation: Evaluation, markdown: bool = False) -> str:
     """Denoising steps a canvas, in tables like those of `accuracy_tables`."""
-    return _tables_by_mode(evaluation, "steps/canvas", lambda found: f"{found.steps_per_canvas:.1f}", markdown)
+    return _tables_by_mode(evaluation, "steps/canvas", lambda found: figure(found.steps_per_canvas, 1), markdown)
+
+
+def family_tables(evaluation: Evaluation) -> list[str]:
+    """Several variants, family by family."""
+    if denoises(evaluation):
+        return [accuracy_tables(evaluation), steps_tables(evaluation)]
+    return side_by_side_tables(evaluation)
+
+
+def side_by_side_tables(evaluation: Evaluation, markdown: bool = False) -> list[str]:
+    """Variants that write in different ways: for each figure a table, a row for each family, a column a variant."""
+    figures: list[tuple[str, Callable[[Figures], str]]] = [
+        ("right % (95 % interval)", accuracy_text),
+        ("passes/token", lambda found: figure(found.passes_per_token, 2)),
+        ("positions/token", lambda found: f"{found.positions_per_token:.1f}"),
+        ("accepted/round", lambda found: figure(found.accepted_per_round, 2)),
+        ("tokens", lambda found: str(found.tokens)),
+    ]
+    variants = range(len(evaluation.labels))
+    found = {
+        family: [family_figures(evaluation, variant, family) for variant in variants] for family in evaluation.families
+    }
+    found["all"] = [overall_figures(evaluation, variant) for variant in variants]
+    return [
+        table([name, *evaluation.labels], [[family, *map(cell, own)] for family, own in found.items()], markdown)
+        for name, cell in figures
+    ]
+
+
+def accuracy_text(found: Figures) -> str:
+    """Right answers in per cent, with their interval."""
+    return f"{per_cent(found.accuracy)} ({interval(found.low, found.high)})"
 
 
 def _tables_by_mode(evaluation: Evaluation, name: str, cell: Callable[[Figures], str], markdown: bool) -> str:
@@ -100,10 +147,23 @@ def bound_table(evaluation: Evaluation, markdown: bool = False) -> str:
     return table(header, rows, markdown)
 
 
-def recommendation(evaluation: Evaluation) -> str:
-    """A sentence that names the recommended variant and says why."""
+def predicted_table(evaluation: Evaluation, markdown: bool = False) -> str | None:
+    """Predicted tokens a second by chip, a row for each variant whose record says enough; None where none does."""
+    found = {
+        label: predicted_speeds(evaluation.outcomes(variant), evaluation.canvas_length)
+        for variant, label in enumerate(evaluation.labels)
+    }
+    rows = [[label, *(f"{speed:.1f}" for speed in speeds.values())] for label, speeds in found.items() if speeds]
+    return table(["way", *LABELS], rows, markdown) if rows else None
+
+
+def recommendation(evaluation: Evaluation) -> str | None:
+    """A sentence that names the recommended variant and says why; None where there is none."""
+    variant = recommended_variant(evaluation)
+    if variant is None:
+        return None
     return (
-        f"Take {evaluation.labels[recommended_variant(evaluation)]}: it has the fewest decoder positions per token of "
+        f"Take {evaluation.labels[variant]}: it has the fewest decoder positions per token of "
         f"all ways that lose at most {100 * MARGIN:.0f} points of accuracy against the best (95 %)."
     )
 
@@ -113,8 +173,9 @@ def evaluation_text(evaluation: Evaluation) -> str:
     if len(evaluation.labels) == 1:
         parts = [evaluation.labels[0], family_table(evaluation, 0)]
     else:
-        parts = [variant_table(evaluation), accuracy_tables(evaluation), steps_tables(evaluation)]
-        parts.append(recommendation(evaluation))
+        parts = [variant_table(evaluation), *family_tables(evaluation), *filter(None, [recommendation(evaluation)])]
+    if predicted := predicted_table(evaluation):
+        parts += [PREDICTION, predicted]
     if evaluation.first_steps:
         parts.append(
             "Shuffles after one step: with all orders equally likely, independent draws are valid in n!/n^n of cases."

@@ -30,6 +30,7 @@ from mlx_diffusion.device import cores, on_cpu
 from mlx_diffusion.errors import DiffusionError, EvaluationError
 from mlx_diffusion.fit.opening import copies_here
 from mlx_diffusion.measure.answers.engine import Answer, Examinee, PromptBatch
+from mlx_diffusion.typed_json import from_json
 
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
@@ -117,7 +118,7 @@ class Worker:
 
     def answer(self, request: PromptBatch) -> list[Answer]:
         self.send("answer", asdict(request))
-        return [Answer(**answer) for answer in self.receive()]
+        return [from_json(Answer, answer) for answer in self.receive()]
 
     def first_step(self, prompt: Sequence[int], seed: int) -> tuple[str, str]:
         self.send("first_step", {"prompt": prompt, "seed": seed})

@@ -1,0 +1,58 @@
+"""Predicted speed of the published model on some of Apple's chips, had it written with the passes of an evaluation.
+
+Nothing is run, and nothing is said of how many passes the published model itself would take.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import cast
+
+from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.checkpoint.published import CONFIG
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
+from mlx_diffusion.fit.chips import CHIPS, Chip
+from mlx_diffusion.fit.prediction import ModelShape, Pass, PassKind, Schedule, predict
+from mlx_diffusion.measure.answers.evaluation import PromptOutcome
+
+RECIPE = DEFAULT_RECIPE
+LABELS = ("M1 Ultra", "M4 Pro", "M5 Max (40)")
+PREDICTED: tuple[Chip, ...] = tuple(chip for chip in CHIPS if chip.label in LABELS)
+
+
+def predicted_speeds(outcomes: Sequence[PromptOutcome], canvas_length: int) -> dict[str, float] | None:
+    """Tokens a second by chip, of all these texts written one after the other, their prompts' time left out.
+
+    None where the record does not say how long prompts were, or nothing was written behind their passes.
+    """
+    schedule = schedule_of_outcomes(outcomes, canvas_length)
+    if schedule is None or not schedule.writing:
+        return None
+    return {chip.label: predict(schedule, _published_shape(), chip).tokens_per_second for chip in PREDICTED}
+
+
+def schedule_of_outcomes(outcomes: Sequence[PromptOutcome], canvas_length: int) -> Schedule | None:
+    """The passes of these texts, those alike in kind and width as one entry.
+
+    Its prefix is the mean, as if each text's passes stood in its middle. None where no length of a prompt is known.
+    """
+    times: Counter[tuple[str, int]] = Counter()
+    prefixes: Counter[tuple[str, int]] = Counter()
+    for outcome in outcomes:
+        if outcome.prompt_tokens is None:
+            return None
+        for kind, width, count in outcome.all_work(canvas_length):
+            times[kind, width] += count
+            prefixes[kind, width] += count * (outcome.prompt_tokens + outcome.tokens // 2)
+    writing = tuple(
+        Pass(cast(PassKind, kind), width, prefixes[kind, width] // count, 0 if kind == "encode" else width, count)
+        for (kind, width), count in sorted(times.items())
+    )
+    return Schedule((), writing, sum(outcome.tokens for outcome in outcomes))
+
+
+@cache
+def _published_shape() -> ModelShape:
+    return ModelShape.of_recipe(ModelConfig.from_dict(CONFIG), recipe_named(RECIPE))
