@@ -18,7 +18,8 @@ from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 def load(path_or_id: str | Path, *, revision: str | None = None) -> tuple[DiffusionGemma, Tokenizer]:
     """Load "demo" (the bundled checkpoint), a folder, or a Hub id such as "mlx-community/…".
 
-    Hub-format folders and folders written by mlx-vlm are read alike, quantised or not. A Hub id is downloaded through
+    Hub-format folders and folders written by mlx-vlm are read alike, quantised or not; so are NVFP4 builds and experts
+    one by one. What must be converted first is refused before its weights are fetched. A Hub id is downloaded through
     huggingface_hub, which honours HF_HOME and HF_HUB_OFFLINE; `revision` is a branch, tag or commit of it. The model
     carries the checkpoint's generation defaults as `model.generation_defaults`. Raises CheckpointError, one line that
     says what, where and what to do.

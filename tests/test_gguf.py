@@ -53,6 +53,8 @@ def test_bf16_is_the_numbers_of_every_type(
             array = made.pop(f"{hub}.weight" if hub.endswith(("gate_up_proj", "experts.down_proj")) else hub)
             assert mx.array_equal(array, mx.array(numbers).astype(mx.bfloat16)), name
     assert not made
+    if kind not in ("F16", "Q4_K"):
+        return
     report = verify(path, target)
     assert report.ok, report.problems
     model, tokenizer = mlx_diffusion.load(target)

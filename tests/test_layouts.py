@@ -78,7 +78,6 @@ def test_bf16_is_the_numbers_of_the_source(published: Path, target: Path, monkey
         assert mx.array_equal(array, mx.array(exact).astype(mx.bfloat16)), name
     assert not made
     assert "quantization_config" not in json.loads((target / "config.json").read_text())
-    assert verify(published, target).ok
 
 
 @pytest.mark.parametrize("recipe", ["8bit", "nvfp4"])

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import write_source
+from foreign_layouts import write_layout
 from huggingface_hub import HfApi
 
 from mlx_diffusion.checkpoint import folder as checkpoint
@@ -93,6 +95,15 @@ def test_a_model_too_large_is_told_before_its_download(
     assert main(["generate", "--model", "owner/name", "Copy: fig oak ant"]) == 0
     assert happened[:2] == ["looked", "downloaded"]
     assert "owner/name is too large" in capsys.readouterr().err
+
+
+def test_an_encoding_that_the_config_does_not_name_is_said(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", shards=1)
+    for bare in (False, True):
+        folder = write_layout(source, tmp_path / str(bare), "modelopt", bare=bare)
+        told: list[str] = []
+        opening.find_model(str(folder), told.append)
+        assert len(told) == bare and all(line.endswith("by its tensors it is in NVFP4") for line in told)
 
 
 def test_too_little_memory_is_said_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:

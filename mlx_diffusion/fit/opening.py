@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder, local_folder
 from mlx_diffusion.checkpoint.hub_files import hub_weight_bytes
+from mlx_diffusion.checkpoint.layouts import unclaimed
 from mlx_diffusion.checkpoint.published import CONFIG, REPO_ID
 from mlx_diffusion.display import size_text
 from mlx_diffusion.fit.machine_memory import memory_here
@@ -19,12 +20,19 @@ from mlx_diffusion.json_files import read_json
 
 
 def find_model(path_or_id: str | Path, warn: Warn, revision: str | None = None) -> Checkpoint:
-    """The checkpoint, downloaded if necessary; `warn` is told before the download of one that is too large."""
+    """The checkpoint, downloaded if necessary.
+
+    `warn` is told before the download of one that is too large, and what its config does not say of its tensors.
+    """
     if local_folder(path_or_id) is None:
         line = download_warning(str(path_or_id))
         if line is not None:
             warn(line)
-    return Checkpoint.open(find_folder(path_or_id, revision))
+    found = Checkpoint.open(find_folder(path_or_id, revision))
+    line = unclaimed(read_json(found.folder / "config.json"), found.sources, str(path_or_id))
+    if line is not None:
+        warn(line)
+    return found
 
 
 def verdict_on(name: str, found: Checkpoint, copies: int = 1) -> Verdict:
