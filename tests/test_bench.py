@@ -17,6 +17,7 @@ from mlx_diffusion.cli.main import main
 from mlx_diffusion.fit.machine import Machine, this_machine
 from mlx_diffusion.measure import plotting
 from mlx_diffusion.measure.speed import ceilings, peer
+from mlx_diffusion.modes import MODES
 
 HUB = str(FIXTURES / "hub")
 QUICK = ["--prompt-tokens", "9", "--output-tokens", "16", "--steps", "2", "--repeat", "1"]
@@ -54,6 +55,20 @@ def test_json_is_one_object_and_the_plot_a_file(tmp_path: Path, capsys: pytest.C
     assert report["steps"] == 2 and report["device"]["packages"]["mlx"]
     assert picture.read_text().startswith("<?xml") and str(picture) in err
     assert [file.name for file in tmp_path.iterdir()] == ["bench.svg"]
+
+
+def test_modes_that_write_by_the_encoder(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their passes are counted, and each is in the tables beside denoising."""
+    modes = [word for mode in MODES for word in ("--mode", mode)]
+    assert run("--model", HUB, *QUICK, *modes, "--json") == 0
+    _, plain, drafted = json.loads(capsys.readouterr().out)["cases"]
+    assert plain["passes"] == [["decode", 1, 15]] and plain["steps"]["median"] == 15
+    assert plain["positions_per_token"]["median"] == 15 / 16 and plain["reach"]["share_of_ceiling"] > 0
+    assert sum(times for _, _, times in drafted["passes"]) == drafted["steps"]["median"]
+    quick = [word for word in QUICK if word not in ("--steps", "2")]
+    assert run("--model", HUB, *quick, "--mode", "speculative") == 0
+    out = capsys.readouterr().out
+    assert "ms/pass" in out and "A pass of one position behind 9 tokens" in out and "in the products" not in out
 
 
 def test_what_may_take_long_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +116,9 @@ def test_a_context_can_be_gone_past_for_the_time_alone(folder: Path, capsys: pyt
         (["--plot", "bench.pdf"], 2, ".png or .svg"),
         (["--plot", "no/such/folder/bench.svg"], 2, "make it first"),
         (["--against", "other"], 2, "mlx-vlm"),
+        (["--against", "mlx-vlm", "--mode", "reference", "--mode", "speculative"], 2, "the peer denoises alone"),
+        (["--steps", "4", "--mode", "autoregressive"], 2, "--steps is of denoising; add --mode reference"),
+        (["--output-tokens", "1", "--mode", "autoregressive"], 2, "comes with its prompt"),
         (["--predict", "--plot", "bench.png"], 2, "--plot is for a measurement"),
         (["--predict", "--model", HUB], 2, "add --record PROMPT"),
         (["--predict", "--mode", "reference"], 2, "add --record PROMPT"),

@@ -25,7 +25,7 @@ from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.modes import MeasuredMode, RandomAcceptance
 from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, seed_of, variants_of
 from mlx_diffusion.measure.answers.runner import evaluate
-from mlx_diffusion.measure.answers.work import count_drafted, count_passes, count_positions
+from mlx_diffusion.measure.passes import count_drafted, count_passes, count_positions
 from mlx_diffusion.network.head import Survey
 from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.options import DEFAULTS, GenerationConfig

@@ -18,7 +18,7 @@ from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.streams import out, out_json, window_of
 from mlx_diffusion.errors import EvaluationError, OptionError
-from mlx_diffusion.modes import MODES
+from mlx_diffusion.modes import CAUSAL, DENOISING, MODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,8 @@ examples:
   mlx-diffusion bench --predict --recipe 4bit-small
 
 Prompts are random tokens, and no token ends the text. A canvas is denoised until the checkpoint's
-rule ends it, which on random prompts may be soon; --steps fixes the work instead. Times are medians
+rule ends it, which on random prompts may be soon; --steps fixes the work instead. How many drafted
+tokens hold in mode speculative depends on the text: behind random tokens that says little of yours. Times are medians
 of --repeat runs behind one that does not count, with the lowest and the highest in brackets.
 Results go to standard output, all else to standard error.
 Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
@@ -75,7 +76,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--mode",
         action="append",
         choices=MODES,
-        help=f"how canvases are denoised; may be repeated (default: {MODES[0]})",
+        help=f"how texts are written; may be repeated (default: {MODES[0]})",
     )
     cases.add_argument("--steps", type=size, metavar="N", help="take exactly N denoising steps a canvas")
     cases.add_argument("--repeat", type=size, default=3, metavar="N", help="how often each is run (default: 3)")
@@ -117,6 +118,12 @@ def run(args: argparse.Namespace) -> int:
     check_prediction(args)
     if args.predict:
         return _predict(args)
+    if args.mode and not set(args.mode) & set(DENOISING):
+        for name in ("steps", "against"):
+            if getattr(args, name):
+                args.usage_error(f"--{name} is of denoising; add --mode {DENOISING[0]}, or leave it out")
+    if args.against and set(args.mode or ()) & set(CAUSAL):
+        args.usage_error("the peer denoises alone; leave out --against, or other modes")
     if args.synthetic is None and (args.recipe or args.layers):
         args.usage_error("--recipe and --layers are for a model with random weights; add --synthetic CONFIG")
     if args.synthetic is not None and args.model != "demo":

@@ -22,7 +22,7 @@ from mlx_diffusion.engine.step import step
 from mlx_diffusion.events import Draft, Event, Finish
 from mlx_diffusion.loading import load
 from mlx_diffusion.measure.answers.modes import MeasuredMode
-from mlx_diffusion.measure.answers.work import Work, WorkCounter
+from mlx_diffusion.measure.passes import PassCounter, Passes
 from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
@@ -51,13 +51,13 @@ class Answer:
     limited: int
     tokens: int
     accepted: int = 0
-    work: Work | None = None
+    work: Passes | None = None
 
 
 def answer_of(events: Sequence[Event], settings: Settings) -> Answer:
     """What the events of one whole row say of its text and of its cost."""
     denoises = settings.mode in DENOISING
-    counter = WorkCounter(denoises)
+    counter = PassCounter(denoises)
     steps = Counter(event.block for event in events if isinstance(event, Draft))  # by canvas or draft
     for event in events:
         counter.take(event)
@@ -69,7 +69,7 @@ def answer_of(events: Sequence[Event], settings: Settings) -> Answer:
         sum(count == settings.max_denoising_steps for count in steps.values()) if denoises else 0,
         stats.generated_tokens,
         stats.accepted_tokens,
-        None if denoises and settings.canvas_length is None else counter.work,
+        None if denoises and settings.canvas_length is None else counter.passes,
     )
 
 

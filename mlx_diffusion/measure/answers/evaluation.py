@@ -17,7 +17,7 @@ from mlx_diffusion.errors import EvaluationError
 from mlx_diffusion.json_files import bounded_json
 from mlx_diffusion.measure.answers.header import read_header
 from mlx_diffusion.measure.answers.one_step_bound import FirstStep, check_first_step
-from mlx_diffusion.measure.answers.work import Work, check_work, count_drafted, count_steps, denoised
+from mlx_diffusion.measure.passes import Passes, check_passes, count_drafted, count_steps, denoised
 from mlx_diffusion.regular_files import read_regular
 from mlx_diffusion.typed_json import LARGEST_COUNT, from_json
 
@@ -39,9 +39,9 @@ class PromptOutcome:
     answer: str = ""
     prompt_tokens: int | None = None  # None: not recorded
     accepted: int = 0  # tokens of drafts with which the encoder agreed
-    work: Work | None = None  # None: canvases of the checkpoint's own length were denoised, and nothing else
+    work: Passes | None = None  # None: canvases of the checkpoint's own length were denoised, and nothing else
 
-    def all_work(self, canvas_length: int) -> Work:
+    def all_work(self, canvas_length: int) -> Passes:
         """The passes behind the prompt; `canvas_length` is the checkpoint's."""
         return denoised(self.steps, self.canvases, canvas_length) if self.work is None else self.work
 
@@ -59,10 +59,10 @@ def check_outcomes(outcomes: Sequence[PromptOutcome], seconds: object, prompts: 
             raise ValueError("an outcome of the wrong kind")
         if outcome.canvases > outcome.steps or not outcome.tokens or outcome.limited > outcome.canvases:
             raise ValueError("an outcome whose counts cannot be")
-        _check_work(outcome)
+        _check_passes(outcome)
 
 
-def _check_work(outcome: PromptOutcome) -> None:
+def _check_passes(outcome: PromptOutcome) -> None:
     """Refuse passes that do not fit an outcome's counts by a ValueError."""
     if outcome.prompt_tokens is not None and not 0 < outcome.prompt_tokens < LARGEST_COUNT:
         raise ValueError("a prompt of no length")
@@ -70,7 +70,7 @@ def _check_work(outcome: PromptOutcome) -> None:
         if not outcome.canvases or outcome.accepted:
             raise ValueError("an outcome without passes")
         return
-    check_work(outcome.work)
+    check_passes(outcome.work)
     if count_steps(outcome.work) != outcome.steps or outcome.accepted > count_drafted(outcome.work):
         raise ValueError("passes that are not those of the outcome")
 
@@ -98,7 +98,7 @@ class _StoredCell:
     answers: Sequence[str] | None = None
     prompt_tokens: Sequence[int | None] | None = None
     accepted: Sequence[int] | None = None
-    work: Sequence[Work | None] | None = None
+    work: Sequence[Passes | None] | None = None
 
     def cell(self) -> Cell:
         """Raises ValueError where the columns are not of one length."""

@@ -14,7 +14,7 @@ from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.one_step_bound import one_step_bounds
 from mlx_diffusion.measure.answers.predicted_speed import predicted_speeds
 from mlx_diffusion.measure.answers.statistics import wilson
-from mlx_diffusion.measure.answers.work import count_drafted, count_passes, count_positions, count_rounds
+from mlx_diffusion.measure.passes import count_drafted, count_passes, count_positions, count_rounds
 from mlx_diffusion.modes import CAUSAL
 
 MARGIN = 0.02  # of accuracy: what a variant may lose against the best one and still be recommended

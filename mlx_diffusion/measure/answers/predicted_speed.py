@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import cast
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
 from mlx_diffusion.fit.chips import CHIPS, Chip
-from mlx_diffusion.fit.prediction import ModelShape, Pass, PassKind, Schedule, predict
+from mlx_diffusion.fit.prediction import ModelShape, Schedule, predict
 from mlx_diffusion.measure.answers.evaluation import PromptOutcome
+from mlx_diffusion.measure.passes import as_passes
 
 RECIPE = DEFAULT_RECIPE
 LABELS = ("M1 Ultra", "M4 Pro", "M5 Max (40)")
@@ -46,11 +46,12 @@ def schedule_of_outcomes(outcomes: Sequence[PromptOutcome], canvas_length: int) 
         for kind, width, count in outcome.all_work(canvas_length):
             times[kind, width] += count
             prefixes[kind, width] += count * (outcome.prompt_tokens + outcome.tokens // 2)
-    writing = tuple(
-        Pass(cast(PassKind, kind), width, prefixes[kind, width] // count, 0 if kind == "encode" else width, count)
+    writing = [
+        one
         for (kind, width), count in sorted(times.items())
-    )
-    return Schedule((), writing, sum(outcome.tokens for outcome in outcomes))
+        for one in as_passes(((kind, width, count),), prefixes[kind, width] // count)
+    ]
+    return Schedule((), tuple(writing), sum(outcome.tokens for outcome in outcomes))
 
 
 @cache

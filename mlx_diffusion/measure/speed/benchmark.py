@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.fit.cost import encode_cost, parameter_bytes, step_cost
+from mlx_diffusion.fit.cost import PassCost, encode_cost, parameter_bytes, step_cost
+from mlx_diffusion.fit.prediction import ModelShape
 from mlx_diffusion.fit.products import formats_of
+from mlx_diffusion.measure.passes import Passes, as_passes
 from mlx_diffusion.measure.speed.cases import Case
 from mlx_diffusion.measure.speed.ceilings import Ceilings, measure_ceilings
 from mlx_diffusion.measure.speed.peer import Peer, peer_runner, peer_step_counter
@@ -25,6 +27,7 @@ from mlx_diffusion.measure.speed.results import (
     Work,
 )
 from mlx_diffusion.measure.speed.runs import CaseRuns, library_runner, stop_tokens, time_runs
+from mlx_diffusion.modes import CAUSAL
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.tokenizer import Tokenizer
@@ -76,8 +79,8 @@ class Benchmark:
 
     def _reach(self, measured: Sequence[CaseRuns], report: Tell) -> tuple[Ceilings, list[CaseResult]]:
         """The device's ceilings for the shapes of these cases, and how near each case comes to them."""
-        works = [self._work(runs.case) for runs in measured]
-        costs = [cost for work in works for cost in (work.step, work.canvas)]
+        works = [self._work(runs) for runs in measured]
+        costs = [cost for work in works if not work.writing for cost in (work.step, work.canvas)]
         ceilings = measure_ceilings(costs, self.model.dtype, report)
         return ceilings, [
             CaseResult(runs, work, Reach.of(runs, work, ceilings)) for runs, work in zip(measured, works, strict=True)
@@ -97,15 +100,30 @@ class Benchmark:
     def _settings(self, case: Case) -> Settings:
         return self.model.generation_defaults.resolve(case.options(self.options))
 
-    def _work(self, case: Case) -> Work:
-        """The work of a case: a denoising step, a finished canvas, and the prompt in the parts it is encoded in."""
+    def _work(self, runs: CaseRuns) -> Work:
+        """The work of a case: a denoising step, a finished canvas, and the prompt in the parts it is encoded in.
+
+        In a mode that writes by the encoder a pass of one position, and all passes of the first run, in the text's
+        middle.
+        """
+        case = runs.case
         formats, item_bytes = formats_of(self.model), self.model.dtype.size
         part, tokens = self._settings(case).prefill_step_size, case.prompt_tokens
+        writes = case.mode in CAUSAL
         return Work(
-            step=step_cost(self.config, formats, tokens, item_bytes),
+            step=encode_cost(self.config, formats, 1, tokens, item_bytes, 1)
+            if writes
+            else step_cost(self.config, formats, tokens, item_bytes),
             canvas=encode_cost(self.config, formats, self.config.canvas_length, tokens, item_bytes),
             prompt=tuple(
                 encode_cost(self.config, formats, min(part, tokens - start), start, item_bytes)
                 for start in range(0, tokens, part)
             ),
+            writing=self._writing(case, runs.runs[0].passes) if writes else (),
         )
+
+    def _writing(self, case: Case, passes: Passes) -> tuple[tuple[PassCost, int], ...]:
+        """The costs of passes, and how many are alike."""
+        shape = ModelShape(self.config, formats_of(self.model), self.model.dtype.size)
+        prefix = case.prompt_tokens + case.output_tokens // 2
+        return tuple((shape.cost(one), one.times) for one in as_passes(passes, prefix))

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.modes import Mode
+from mlx_diffusion.modes import CAUSAL, DENOISING, Mode
 from mlx_diffusion.options import GenerationConfig
 
 NEVER_CONFIDENT = 1e-30  # nats; no canvas has a mean entropy below it, so the stop rule never ends one
@@ -46,12 +46,16 @@ def all_cases(
     """Every combination. Raises OptionError for one that is too long for the model's context."""
     made = [Case(*sizes) for sizes in itertools.product(prompt_tokens, output_tokens, modes)]
     for case in made:
-        blocks = -(-case.output_tokens // config.canvas_length)
-        needed, context = case.prompt_tokens + blocks * config.canvas_length, config.max_position_embeddings
+        if case.mode in CAUSAL and case.output_tokens < 2:
+            raise OptionError(f"in mode {case.mode} a text of 1 token comes with its prompt; give --output-tokens 2")
+        canvas = config.canvas_length if case.mode in DENOISING else 1
+        blocks = -(-case.output_tokens // canvas)
+        needed, context = case.prompt_tokens + blocks * canvas, config.max_position_embeddings
         if needed > context:
+            in_canvases = f" in canvases of {canvas}" if case.mode in DENOISING else ""
             raise OptionError(
-                f"a prompt of {case.prompt_tokens} tokens and a text of {case.output_tokens} in canvases of "
-                f"{config.canvas_length} need {needed} positions, the model's context has {context}; shorten one, or "
+                f"a prompt of {case.prompt_tokens} tokens and a text of {case.output_tokens}{in_canvases} "
+                f"need {needed} positions, the model's context has {context}; shorten one, or "
                 f"time it with --context {needed} all the same"
             )
     return made

@@ -12,6 +12,7 @@ from mlx_diffusion.measure.plotting import new_figure, plot_content
 from mlx_diffusion.measure.speed.results import COMPARED, BenchmarkResults
 from mlx_diffusion.measure.speed.runs import CaseRuns, Spread
 from mlx_diffusion.measure.speed.tables import LABELS
+from mlx_diffusion.modes import DENOISING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +78,8 @@ def _reach(axes: Axes, results: BenchmarkResults) -> None:
     axes.bar(places, least, 0.8, color=LIMIT, label="the device's own kernels")
     for place, case, seconds in zip(places, cases, steps, strict=True):
         axes.annotate(f"{case.reach.share_of_ceiling:.0%}", (place, seconds), ha="center", va="bottom", fontsize=8)
-    axes.set_title("seconds per denoising step", fontsize=10)
+    denoise = all(case.measured.case.mode in DENOISING for case in cases)
+    axes.set_title("seconds per denoising step" if denoise else "seconds per pass", fontsize=10)
     axes.legend(fontsize=8, frameon=False)
     _name_cases(axes, [case.measured for case in cases])
 

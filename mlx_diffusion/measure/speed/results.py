@@ -37,15 +37,17 @@ class Setup:
 class Work:
     """The work that a case consists of."""
 
-    step: PassCost  # one denoising step behind the prompt
+    step: PassCost  # one denoising step behind the prompt; in a mode that writes by the encoder, a pass of one position
     canvas: PassCost  # encoding one finished canvas behind it
     prompt: tuple[PassCost, ...]  # encoding the prompt, in parts
+    writing: tuple[tuple[PassCost, int], ...] = ()  # all passes, where the encoder writes, and how many alike
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How near a case comes to the ceilings of the device, in denoising and in encoding finished canvases.
+    """How near a case comes to the ceilings of the device, in all passes behind the prompt.
 
+    Those of a mode that writes by the encoder have many widths: their products are held against the large dense one.
     The prompt has figures of its own, since its time is not part of the others.
     """
 
@@ -63,9 +65,13 @@ class Reach:
         steps = measured.median("steps")
         encodings = -(-measured.case.output_tokens // step.positions) - 1
         seconds = steps * measured.median("step_seconds")
-        flops = steps * step.total_flops + encodings * canvas.total_flops
-        nbytes = steps * step.total_bytes + encodings * canvas.total_bytes
-        compute = steps * ceilings.compute_seconds(step) + encodings * ceilings.compute_seconds(canvas)
+        passes = work.writing or ((step, steps), (canvas, encodings))
+        flops = sum(times * cost.total_flops for cost, times in passes)
+        nbytes = sum(times * cost.total_bytes for cost, times in passes)
+        if work.writing:
+            compute = flops / ceilings.dense_flops
+        else:
+            compute = sum(times * ceilings.compute_seconds(cost) for cost, times in passes)
         memory = nbytes / ceilings.copy_bytes
         prompt_flops = sum(cost.total_flops for cost in work.prompt) / measured.median("prompt_seconds")
         return cls(

@@ -15,7 +15,9 @@ import mlx.core as mx
 
 from mlx_diffusion.events import Finish
 from mlx_diffusion.generation import stream_generate
+from mlx_diffusion.measure.passes import PassCounter, Passes, count_positions
 from mlx_diffusion.measure.speed.cases import Case, random_prompt
+from mlx_diffusion.modes import CAUSAL, DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import Tokenizer
@@ -26,17 +28,18 @@ class RunFigures:
     """The figures of one run. The time of the first text is None where there was no text."""
 
     tokens_per_second: float  # of the text, the prompt's time left out
-    step_seconds: float  # denoising time over denoising steps
+    step_seconds: float  # the text's time over its steps
     steps_per_token: float
-    positions_per_token: float  # canvas positions pushed through the layers
+    positions_per_token: float  # pushed through the layers: of canvases, or of all passes behind the prompt
     first_text_seconds: float | None  # from the call, the prompt included
     prompt_seconds: float
     prompt_tokens_per_second: float
     memory_bytes: int  # the most in use at once, beyond what was held before the run: the weights
-    steps: int
+    steps: int  # of denoising; in a mode that writes by the encoder, all passes behind the prompt
     tokens: int
     seconds: float  # the whole run
     cpu_seconds: float  # of all threads of the process
+    passes: Passes = ()  # behind the prompt; empty where they are not known
 
     @classmethod
     def of(
@@ -51,6 +54,7 @@ class RunFigures:
         first_text_seconds: float | None,
         memory_bytes: int,
         stopwatch: Stopwatch,
+        passes: Passes = (),
     ) -> RunFigures:
         """The figures of a run from what was counted and timed, the same for every engine."""
         return cls(
@@ -66,6 +70,7 @@ class RunFigures:
             tokens=tokens,
             seconds=stopwatch.seconds,
             cpu_seconds=stopwatch.cpu_seconds,
+            passes=passes,
         )
 
 
@@ -97,10 +102,12 @@ class CaseRuns:
         return float(statistics.median(getattr(run, name) for run in self.runs))
 
     def as_dict(self) -> dict[str, Any]:
-        spreads: Mapping[str, Spread | None] = {field.name: self.spread(field.name) for field in fields(RunFigures)}
+        names = [field.name for field in fields(RunFigures) if field.name != "passes"]
+        spreads: Mapping[str, Spread | None] = {name: self.spread(name) for name in names}
         return {
             **asdict(self.case),
             "runs": len(self.runs),
+            "passes": [list(entry) for entry in self.runs[0].passes],
             **{name: None if spread is None else asdict(spread) for name, spread in spreads.items()},
         }
 
@@ -148,20 +155,24 @@ def library_runner(model: DiffusionGemma, tokenizer: Tokenizer, base: Generation
         options = case.options(base)
         prompt = random_prompt(model.config, case.prompt_tokens, base.seed or 0, stop_tokens(model))
         before = clear_memory()
+        writes, counter = case.mode in CAUSAL, PassCounter(case.mode in DENOISING)
         stopwatch = Stopwatch.start()
         for event in stream_generate(model, tokenizer, prompt, config=options):
+            counter.take(event)
             if isinstance(event, Finish):
                 stats = event.stats
+        passes = counter.passes
         return RunFigures.of(
             prompt_tokens=stats.prompt_tokens,
             tokens=stats.generated_tokens,
-            steps=stats.denoising_steps,
-            positions=stats.decoder_positions,
+            steps=stats.passes if writes else stats.denoising_steps,
+            positions=count_positions(passes) if writes else stats.decoder_positions,
             prompt_seconds=stats.prompt_seconds,
             generation_seconds=stats.generation_seconds,
             first_text_seconds=stats.first_text_seconds,
             memory_bytes=mx.get_peak_memory() - before,
             stopwatch=stopwatch.stop(),
+            passes=passes,
         )
 
     return run

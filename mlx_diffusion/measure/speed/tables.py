@@ -10,6 +10,7 @@ from mlx_diffusion.fit.cost import PassCost
 from mlx_diffusion.measure.speed.cases import Case
 from mlx_diffusion.measure.speed.results import COMPARED, BenchmarkResults, CaseResult, PeerComparison, Setup
 from mlx_diffusion.measure.speed.runs import Spread
+from mlx_diffusion.modes import DENOISING
 
 ALONE = 0.9  # share of a core: with less, a run on the processor was not alone
 
@@ -56,8 +57,9 @@ def benchmark_sections(results: BenchmarkResults) -> Iterator[TitledTable | str]
     yield work_table(results.cases)
     if warning := busy_warning(results):
         yield warning
-    first = results.cases[0]
-    yield step_table(first.work.step, first.measured.case.prompt_tokens)
+    for denoises in (True, False):
+        for first in [case for case in results.cases if (case.measured.case.mode in DENOISING) == denoises][:1]:
+            yield step_table(first.work.step, first.measured.case.prompt_tokens, denoises)
     yield ceiling_text(results)
     for comparison in results.comparisons:
         yield comparison_table(comparison, str(results.peer))
@@ -119,16 +121,21 @@ def work_table(cases: Sequence[CaseResult]) -> TitledTable:
         )
         for result in cases
     ]
-    header = ("prompt", "text", "mode", "steps", "positions", "ms/step", "of ceiling", "bound by")
-    return TitledTable("Denoising steps and canvas positions a token, and the time of a step", header, rows)
+    if all(result.measured.case.mode in DENOISING for result in cases):
+        unit, title = "step", "Denoising steps and canvas positions a token, and the time of a step"
+    else:
+        unit, title = "pass", "Passes and positions a token, and the time of a pass"
+    plural = "steps" if unit == "step" else "passes"
+    header = ("prompt", "text", "mode", plural, "positions", f"ms/{unit}", "of ceiling", "bound by")
+    return TitledTable(title, header, rows)
 
 
 def _name(case: Case) -> tuple[str, str, str]:
     return str(case.prompt_tokens), str(case.output_tokens), case.mode
 
 
-def step_table(step: PassCost, prompt_tokens: int) -> TitledTable:
-    """The operations and bytes of a denoising step, one row for each part."""
+def step_table(step: PassCost, prompt_tokens: int, denoises: bool) -> TitledTable:
+    """The operations and bytes of a denoising step, or of the encoder's choice of a token, one row for each part."""
     flops, nbytes = step.flops(), step.nbytes()
     rows = [
         (
@@ -141,7 +148,8 @@ def step_table(step: PassCost, prompt_tokens: int) -> TitledTable:
         for part, amount in flops.items()
     ]
     rows.append(("all", quantity(step.total_flops), "", quantity(step.total_bytes, "B"), ""))
-    title = f"One denoising step behind {count_of(prompt_tokens, 'token')}, counted"
+    what = "One denoising step" if denoises else "A pass of one position"
+    title = f"{what} behind {count_of(prompt_tokens, 'token')}, counted"
     return TitledTable(title, ("part", "FLOPs", "share", "bytes read", "share"), rows)
 
 
@@ -149,10 +157,14 @@ def ceiling_text(results: BenchmarkResults) -> str:
     """The device's ceilings, and a line for each case with its own rates."""
     ceilings = results.ceilings
     rates = ceilings.shapes.values()
+    steps = (
+        f"{quantity(min(rates), 'FLOP/s')} to {quantity(max(rates), 'FLOP/s')} in the products of a step, "
+        if rates
+        else ""
+    )
     lines = [
         f"The device: {quantity(ceilings.dense_flops, 'FLOP/s')} in a large dense product, "
-        f"{quantity(min(rates), 'FLOP/s')} to {quantity(max(rates), 'FLOP/s')} in the products of a step, "
-        f"{quantity(ceilings.copy_bytes, 'B/s')} in a copy."
+        f"{steps}{quantity(ceilings.copy_bytes, 'B/s')} in a copy."
     ]
     for result in results.cases:
         reached = result.reach

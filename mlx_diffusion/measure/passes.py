@@ -1,4 +1,4 @@
-"""The work of an answer: the passes that it took behind its prompt, by kind and width, counted from events.
+"""The passes of a text behind its prompt, by kind and width, counted from the events of its run.
 
 Knows nothing of time or of what was written.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import cast
 
 from mlx_diffusion.events import Draft, Event, Segment
+from mlx_diffusion.fit.prediction import Pass, PassKind
 
-Work = tuple[tuple[str, int, int], ...]  # kind of pass, as in `fit.prediction.PassKind`; its positions; how many alike
+Passes = tuple[tuple[str, int, int], ...]  # kind, as `fit.prediction.PassKind`; positions; how many alike
 
 STEPS = ("draft", "denoise")  # kinds of pass that are denoising steps
 KINDS = (*STEPS, "encode", "decode")
 
 
-class WorkCounter:
+class PassCounter:
     """Counts the passes of one row, event by event."""
 
     def __init__(self, denoises: bool) -> None:
@@ -37,49 +39,57 @@ class WorkCounter:
             self._has_begun = True
 
     @property
-    def work(self) -> Work:
+    def passes(self) -> Passes:
         return tuple((*shape, times) for shape, times in sorted(self._counts.items()))
 
 
-def denoised(steps: int, canvases: int, length: int) -> Work:
-    """The work of canvases of one length, so many steps over all of them; all but the last were encoded."""
+def denoised(steps: int, canvases: int, length: int) -> Passes:
+    """The passes of canvases of one length, so many steps over all of them; all but the last were encoded."""
     counts = {"draft": canvases, "denoise": steps - canvases, "encode": canvases - 1}
     return tuple((kind, length, times) for kind, times in counts.items() if times)
 
 
-def count_passes(work: Work) -> int:
+def as_passes(passes: Passes, prefix: int) -> tuple[Pass, ...]:
+    """The same behind `prefix` encoded positions, with the logits that each kind needs."""
+    return tuple(
+        Pass(cast(PassKind, kind), width, prefix, 0 if kind == "encode" else width, times)
+        for kind, width, times in passes
+    )
+
+
+def count_passes(passes: Passes) -> int:
     """The number of passes."""
-    return sum(times for _, _, times in work)
+    return sum(times for _, _, times in passes)
 
 
-def count_positions(work: Work) -> int:
+def count_positions(passes: Passes) -> int:
     """Positions that went through the layers, over all passes."""
-    return sum(width * times for _, width, times in work)
+    return sum(width * times for _, width, times in passes)
 
 
-def count_steps(work: Work) -> int:
+def count_steps(passes: Passes) -> int:
     """The number of denoising steps."""
-    return count_passes(_of(work, STEPS))
+    return count_passes(_of(passes, STEPS))
 
 
-def count_rounds(work: Work) -> int:
+def count_rounds(passes: Passes) -> int:
     """The number of passes that chose tokens by the encoder."""
-    return count_passes(_of(work, ("decode",)))
+    return count_passes(_of(passes, ("decode",)))
 
 
-def count_drafted(work: Work) -> int:
+def count_drafted(passes: Passes) -> int:
     """Tokens of drafts that were verified."""
-    return sum((width - 1) * times for _, width, times in _of(work, ("decode",)))
+    return sum((width - 1) * times for _, width, times in _of(passes, ("decode",)))
 
 
-def check_work(work: Work) -> None:
+def check_passes(passes: Passes) -> None:
     """Refuse what was read by a ValueError, unless it can be."""
-    for kind, width, times in work:
+    for kind, width, times in passes:
         if kind not in KINDS or width < 1 or times < 1:
             raise ValueError("passes that cannot be")
-    if len({(kind, width) for kind, width, _ in work}) < len(work):
+    if len({(kind, width) for kind, width, _ in passes}) < len(passes):
         raise ValueError("passes that are counted twice")
 
 
-def _of(work: Work, kinds: Iterable[str]) -> Work:
-    return tuple(entry for entry in work if entry[0] in kinds)
+def _of(passes: Passes, kinds: Iterable[str]) -> Passes:
+    return tuple(entry for entry in passes if entry[0] in kinds)
