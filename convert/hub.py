@@ -50,7 +50,9 @@ def open_source(
     `tokenizer` is a folder whose tokenizer goes before a GGUF's own.
     """
     gguf = gguf_file(path_or_id)
-    if gguf is not None and revision is None:
+    if gguf is not None and revision is not None:
+        raise CheckpointError(f"{path_or_id} is a file and has no revision {revision!r}; leave one of both out")
+    if gguf is not None:
         return GgufSource(gguf, None if tokenizer is None else Path(tokenizer))
     if tokenizer is not None:
         raise OptionError("a tokenizer's folder is taken for a GGUF only; other sources have their own")

@@ -29,7 +29,15 @@ for name in sys.argv[1:]:
     except Exception as error:
         print(json.dumps([type(error).__name__, str(error)]))
 """
-COPIES = ["original/model.safetensors", "consolidated.safetensors", "onnx/model.onnx", "x.gguf", "pytorch_model.bin"]
+UNNEEDED = "preprocessor_config.json"
+COPIES = [
+    "original/model.safetensors",
+    "consolidated.safetensors",
+    "onnx/model.onnx",
+    "x.gguf",
+    "pytorch_model.bin",
+    UNNEEDED,
+]
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Desk:
 
 SMALL = {
     "config.json", "model.safetensors.index.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "chat_template.jinja",
+    "chat_template.jinja", UNNEEDED,
 }  # fmt: skip
 
 
@@ -69,7 +77,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     other = json.dumps(config_dict() | {"model_type": "gemma4"}).encode()
     gptq = json.dumps(config_dict() | {"quantization_config": {"quant_method": "gptq"}}).encode()
     repos = {
-        "toy/copies": replace(whole, files=whole.files | dict.fromkeys(COPIES, b"a second copy")),
+        "toy/copies": replace(whole, files=whole.files | dict.fromkeys(COPIES, b"{}")),
         "toy/fp8": Repo.of(write_layout(source, folder / "fp8", "fp8", shards=2)),
         "toy/bare": Repo.of(write_layout(source, folder / "bare", "fp8", bare=True)),
         "toy/nvfp4": Repo.of(write_layout(source, folder / "nvfp4", "modelopt")),
@@ -104,6 +112,8 @@ def test_only_what_is_needed_is_fetched_and_serves_offline(desk: Desk) -> None:
     assert sorted(desk.sent("toy/copies")) == shards
     assert desk.ask("toy/copies", "toy/nvfp4", HF_HUB_OFFLINE="1") == expected
     (cached,) = (desk.folder / "home" / "hub" / "models--toy--copies" / "snapshots").iterdir()
+    (cached / UNNEEDED).unlink()  # as if another program had fetched the checkpoint
+    assert desk.ask("toy/copies", HF_HUB_OFFLINE="1") == expected[:1]
     (cached / shards[1]).unlink()
     ((kind, line),) = desk.ask("toy/copies", HF_HUB_OFFLINE="1")
     assert kind == "CheckpointError" and "toy/copies: not in the Hub's cache" in line

@@ -31,7 +31,8 @@ def hub_folder(repo_id: str, revision: str | None = None) -> Path:
 
     Offline, it is found there if all of that is there, whatever else the repository has.
     """
-    folder = _snapshot(repo_id, revision, SMALL)
+    with hub_errors(repo_id, revision=revision):
+        folder = _small_files(repo_id, revision)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{repo_id} has no config.json, so it is no checkpoint of DiffusionGemma")
     raw = read_json(folder / "config.json")
@@ -46,9 +47,21 @@ def hub_folder(repo_id: str, revision: str | None = None) -> Path:
     stored = hub_headers(repo_id, folder.name, {name: sizes[name] for name in weights})
     _, sources = described(raw, config, stored, repo_id)
     check_loadable(sources, repo_id)
-    return _snapshot(repo_id, revision, [*SMALL, *weights])
+    with hub_errors(repo_id, revision=revision):
+        return _snapshot(repo_id, revision, [*SMALL, *weights])
+
+
+def _small_files(repo_id: str, revision: str | None) -> Path:
+    """The folder with the small files that the repository has; offline, those that are there, with config.json."""
+    try:
+        return _snapshot(repo_id, revision, SMALL)
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo_id, revision=revision, allow_patterns=SMALL[:1], local_files_only=True
+            )
+        )
 
 
 def _snapshot(repo_id: str, revision: str | None, names: list[str]) -> Path:
-    with hub_errors(repo_id, revision=revision):
-        return Path(huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=names))
+    return Path(huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=names))
