@@ -24,7 +24,7 @@ from mlx_diffusion.typed_json import LARGEST_COUNT, from_json
 FORMAT = "mlx-diffusion evaluation 1"
 MOST_BYTES = 200_000_000  # of a file of results; 30,000 prompts with their answers have about 20 MB
 COLUMNS = ("steps", "canvases", "limited", "tokens")
-LATER_COLUMNS = {"prompt_tokens": None, "accepted": 0, "work": None}  # with what stands for a column that is missing
+LATER_COLUMNS = {"prompt_tokens": None, "accepted": 0}  # with what stands for a column that is missing
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class _StoredCell:
     answers: Sequence[str] | None = None
     prompt_tokens: Sequence[int | None] | None = None
     accepted: Sequence[int] | None = None
-    work: Sequence[Passes | None] | None = None
+    works: Sequence[Passes] = ()  # each that some prompt took, once
+    work: Sequence[int | None] | None = None  # which of them
 
     def cell(self) -> Cell:
         """Raises ValueError where the columns are not of one length."""
@@ -106,9 +107,17 @@ class _StoredCell:
             raise ValueError("a mark that is neither right nor wrong")
         count = len(self.right)
         later = (self.answers or [""] * count, self.prompt_tokens or [None] * count)
-        latest = (self.accepted or [0] * count, self.work or [None] * count)
+        latest = (self.accepted or [0] * count, self._each_work())
         rows = zip(self.right, *(getattr(self, name) for name in COLUMNS), *later, *latest, strict=True)
         return Cell(tuple(PromptOutcome(mark == "1", *rest) for mark, *rest in rows), self.seconds)
+
+    def _each_work(self) -> list[Passes | None]:
+        """Of each prompt. Raises ValueError for a number that is none of `works`."""
+        if self.work is None:
+            return [None] * len(self.right)
+        if any(number is not None and not 0 <= number < len(self.works) for number in self.work):
+            raise ValueError("passes that are missing")
+        return [None if number is None else self.works[number] for number in self.work]
 
 
 @dataclass(frozen=True)
@@ -214,6 +223,11 @@ def _cell_line(variant: int, family: str, cell: Cell, answers: bool) -> str:
         column = [getattr(outcome, name) for outcome in cell.outcomes]
         if any(value != missing for value in column):
             columns[name] = column
+    works = list(dict.fromkeys(outcome.work for outcome in cell.outcomes if outcome.work is not None))
+    if works:
+        number = {work: index for index, work in enumerate(works)}
+        columns["works"] = works
+        columns["work"] = [None if outcome.work is None else number[outcome.work] for outcome in cell.outcomes]
     if answers:
         columns["answers"] = [outcome.answer for outcome in cell.outcomes]
     return "  " + json.dumps(columns, ensure_ascii=False, separators=(",", ":"))
