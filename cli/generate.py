@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     """Generate and print; returns the exit code."""
     if args.raw and (args.think or args.tools is not None):
         args.usage_error("--think and --tools are for the chat template, which --raw leaves out; drop one of them")
+    if args.logprobs is not None and not args.json:
+        args.usage_error("--logprobs are in the JSON; add --json")
     prompt = _read_prompt(args)
 
     config = build_config(args)
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
     events = stream_generate(model, tokenizer, asked, tools=tools, enable_thinking=args.think or None, config=config)
     logprobs: list[TokenLogprob] = []
-    steps = model.generation_defaults.resolve(config).max_denoising_steps
+    steps = model.generation_defaults.resolve(config).most_steps
     text, finish = _print_stream(_noting(events, logprobs), steps, quiet=args.json)
     if args.json:
         seed = model.generation_defaults.resolve(config).seed

@@ -11,7 +11,7 @@ from mlx_diffusion.display import count_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_diffusion.events import Event, Finish, TokenLogprob
+    from mlx_diffusion.events import Event, Finish, Stats, TokenLogprob
 
 
 def report_fields(
@@ -33,12 +33,21 @@ def figures_line(finish: "Finish") -> str:
     stats = finish.stats
     speed = stats.generated_tokens / stats.generation_seconds if stats.generation_seconds else 0.0
     return (
-        f"[{finish.finish_reason}] {count_of(stats.generated_tokens, 'token')} in "
-        f"{count_of(stats.denoising_steps, 'step')}, {count_of(stats.blocks, 'block')}, "
+        f"[{finish.finish_reason}] {count_of(stats.generated_tokens, 'token')} in {', '.join(_work(stats))}, "
         f"{stats.generation_seconds:.1f} s ({speed:.0f} tokens/s) · "
         f"prompt {count_of(stats.prompt_tokens, 'token')}, {stats.prompt_seconds:.1f} s · "
         f"peak memory {stats.peak_memory_bytes / 1e9:.2f} GB"
     )
+
+
+def _work(stats: "Stats") -> list[str]:
+    """What was done for a text behind its prompt: steps and canvases, or passes and what became of drafts."""
+    denoised = [count_of(stats.denoising_steps, "step"), count_of(stats.blocks, "block")]
+    if stats.passes < stats.denoising_steps + stats.blocks:  # the last canvas is not encoded, the last round has chosen
+        return denoised
+    passes = f"{stats.passes:,} pass{'' if stats.passes == 1 else 'es'}"
+    drafts = f"{stats.accepted_tokens:,} of {count_of(stats.drafted_tokens, 'drafted token')} kept"
+    return [passes, drafts] if stats.drafted_tokens else [passes]
 
 
 def news(event: "Event", steps: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.json_files import read_json
-from mlx_diffusion.modes import MODES, MODES_WITH, Mode, check_mode_has
+from mlx_diffusion.modes import DENOISING, MODES, MODES_WITH, Mode, check_mode_has
 from mlx_diffusion.option_checks import checked
 
 
@@ -71,6 +71,11 @@ class Settings:
     logprobs: int | None = None  # None: none are given
     draft_width: int | None = None  # None: as has paid so far
     draft_steps: int = 1
+
+    @property
+    def most_steps(self) -> int:
+        """The most denoising steps that one canvas takes in this mode, of a draft where it drafts."""
+        return self.max_denoising_steps if self.mode in DENOISING else self.draft_steps
 
 
 # Where neither the user nor the checkpoint says anything: the documented defaults of Transformers.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,13 @@ import pytest
 from conftest import FIXTURES
 
 import mlx_diffusion
+from mlx_diffusion import GenerationConfig, stream_generate
 from mlx_diffusion.cli.arguments import REAL_MODEL, build_config
 from mlx_diffusion.cli.main import build_parser, main
+from mlx_diffusion.cli.report import figures_line
 from mlx_diffusion.errors import PromptError
+from mlx_diffusion.events import Finish
+from mlx_diffusion.modes import Mode
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import NAMES
 from mlx_diffusion.tokenizer import Tokenizer
@@ -112,6 +117,20 @@ def test_figures_are_for_a_terminal(capsys: pytest.CaptureFixture[str], monkeypa
     assert line.count("\n") == 1 and "steps" in line and "tokens" in line and "memory" in line
 
 
+@pytest.mark.parametrize(
+    ("mode", "counted"),
+    [("reference", r"8 tokens in 4 steps, 1 block, "), ("autoregressive", r"8 tokens in 7 passes, \d"),
+     ("speculative", r"8 tokens in \d+ passes, \d of \d+ drafted tokens? kept, ")],
+)  # fmt: skip
+def test_figures_count_what_a_mode_does(mode: Mode, counted: str) -> None:
+    model, tokenizer = loaded()
+    steps = {"max_denoising_steps": 4} if mode == "reference" else {}
+    config = GenerationConfig(max_tokens=8, mode=mode, eos_token_id=()).override(steps)
+    *_, end = stream_generate(model, tokenizer, [20, 21, 20, 21, 20, 21], config=config)
+    assert isinstance(end, Finish)
+    assert re.search(counted, figures_line(end))
+
+
 @pytest.mark.parametrize("argv", [[], ["-"]])
 def test_the_prompt_may_come_from_standard_input(
     argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -144,6 +163,7 @@ def test_every_option_of_a_generation_is_an_option_of_the_command() -> None:
     [
         (["generate", "--raw", "--think", "a"], 2, "--raw"),
         (["generate", "--raw", "--tools", "t.json", "a"], 2, "--raw"),
+        (["generate", "--mode", "speculative", "--logprobs", "2", "a"], 2, "--logprobs are in the JSON; add --json"),
         ([], 2, "COMMAND"),
         (["generate", "Copy:", "fig", "oak", "ant"], 2, "quotes"),
         (["generate", "--model", HUB, ""], 2, "the prompt is empty"),

@@ -216,12 +216,12 @@ def _make_view(args: argparse.Namespace, console: "Console", speaker: "Speaker",
     from mlx_diffusion.cli.chat.views import LiveView, PlainView
 
     if args.plain or not sys.stdout.isatty() or console.is_dumb_terminal or not has_all_characters(sys.stdout):
-        return PlainView(sys.stdout, settings.max_denoising_steps, wanted=True)
+        return PlainView(sys.stdout, settings.most_steps, wanted=True)
     return LiveView(
         console,
         Stage(console.file),
         CanvasText(speaker.decode, speaker.markers, stops=settings.eos_token_id, hidden=speaker.hidden),
         palette_for(console.color_system, os.environ),
-        steps=settings.max_denoising_steps,
+        steps=settings.most_steps,
         memory_bytes=speaker.memory_bytes,
     )
