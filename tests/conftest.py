@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,6 +223,21 @@ def write_checkpoint(folder: Path, config: dict[str, Any], tensors: dict[str, mx
     (folder / "config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "pt"})
     return folder
+
+
+def write_shallow(source: Path, target: Path) -> Path:
+    """A copy of a small checkpoint with its first and its last layer alone: sizes as they were, fewer operations."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors*"))
+    raw = json.loads((source / "config.json").read_text())
+    last = raw["text_config"]["num_hidden_layers"] - 1
+    types = [raw["text_config"]["layer_types"][layer] for layer in (0, last)]
+    raw["text_config"] |= {"num_hidden_layers": 2, "layer_types": types}
+    tensors = {}
+    for name, array in loaded(source).items():
+        layer = re.search(r"\.layers\.(\d+)\.", name)
+        if layer is None or int(layer[1]) in (0, last):
+            tensors[name if layer is None else name.replace(f".layers.{last}.", ".layers.1.")] = array
+    return write_checkpoint(target, raw, tensors)
 
 
 SIZES = {"layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2, "moe_intermediate_size": 64}

@@ -12,6 +12,7 @@ from templates import PLAIN, TEMPLATES, THINKS_AND_CALLS, TRIMS
 from test_tokenizer import write_byte_level, write_gemma_like
 from transformers import AutoTokenizer
 
+from mlx_diffusion import template_bounds
 from mlx_diffusion.chat_template import ChatTemplate
 from mlx_diffusion.errors import CheckpointError, PromptError
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
@@ -97,7 +98,6 @@ def test_thoughts_and_tool_calls_have_the_ids_that_transformers_gives_them(full:
         "{{ messages|tojson(indent=10**10) }}",
         "{{ 'a'|indent(10**10) }}",
         "{{ (1).to_bytes(10**10) }}",
-        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
         "{% set x %}{% for i in range(100000) %}" + "a" * 1000 + "{% endfor %}{% endset %}{{ x }}",
         "{{ messages[0].content.foo.bar }}",
         "{{ raise_exception('a\\n' * 9000) }}",
@@ -111,6 +111,18 @@ def test_a_template_at_fault_ends_and_is_one_line(source: str) -> None:
         ChatTemplate(source, {}).render(HELLO)
     assert "chat template" in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 700
     assert time.thread_time() - begin < 20
+
+
+def test_a_template_that_makes_nothing_ends_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that double with every level: little work is counted, and its time is bounded."""
+    assert template_bounds.MOST_SECONDS <= 5
+    monkeypatch.setattr(template_bounds, "MOST_SECONDS", 0.2)
+    begin = time.thread_time()
+    with pytest.raises(PromptError, match="takes too long"):
+        ChatTemplate(
+            "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}", {}
+        ).render(HELLO)
+    assert time.thread_time() - begin < 4
 
 
 def test_a_long_conversation_is_within_the_bounds() -> None:

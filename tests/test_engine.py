@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import FIXTURES
+from conftest import FIXTURES, write_shallow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,8 +25,13 @@ from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
 from mlx_diffusion.loading import load
 from mlx_diffusion.options import GenerationConfig
 
-CHECKPOINTS = (FIXTURES / "hub", DEMO_FOLDER)
 loaded = cache(load)
+
+
+@pytest.fixture(scope="module", params=[FIXTURES / "hub", DEMO_FOLDER], ids=["random", "demo"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sliding and a full layer, as wide as those of each checkpoint."""
+    return write_shallow(request.param, tmp_path_factory.mktemp("shallow") / "checkpoint")
 
 
 @cache
@@ -84,7 +89,6 @@ ROWS = st.lists(
 )
 
 
-@pytest.mark.parametrize("folder", CHECKPOINTS, ids=["random", "demo"])
 @given(rows=ROWS)
 @settings(deadline=None, max_examples=100)
 def test_a_request_writes_the_same_alone_in_company_and_joined_late(

@@ -5,12 +5,13 @@ Under Linux MLX compiles what it fuses with the machine's C++ compiler: under a 
 
 import gc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import FIXTURES
+from conftest import FIXTURES, write_shallow
 from mlx.utils import tree_flatten
 
 from mlx_diffusion.engine.engine import Engine
@@ -57,9 +58,10 @@ def test_traced_steps_take_the_same_tokens(traced: Pair, length: int) -> None:
             assert (getattr(ours, name) == getattr(twin, name)).all()
 
 
-def test_a_thousand_requests_of_mixed_lengths_have_few_traces_and_memory_stays_flat(traced: Pair) -> None:
+def test_a_thousand_requests_of_mixed_lengths_have_few_traces_and_memory_stays_flat(tmp_path: Path) -> None:
     """Prompts, canvases and companies of every size; what is traced is bounded by the sizes that `rounded` gives."""
-    model, tokenizer = traced
+    model, tokenizer = load(write_shallow(FIXTURES / "hub", tmp_path / "shallow"))
+    model.compiled = True
     rng = np.random.default_rng(0)
     settings = model.generation_defaults.resolve(
         GenerationConfig(max_tokens=16, max_denoising_steps=1, eos_token_id=())
