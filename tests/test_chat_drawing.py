@@ -121,6 +121,11 @@ def test_text_ends_where_a_stop_token_has_settled() -> None:
     assert canvas.look(draft([2, 1, 2], [True, False, True], [0, 1, 0])).answer == [(" a", 0), (" a", 0)]
 
 
+def test_nothing_of_a_draft_is_settled_before_it_is_verified() -> None:
+    look = CanvasText(decode, stops=[1], verified=True).look(draft([2, 2, 1, 2], [True] * 4, [0, 2, 0.1, 0]))
+    assert look.answer == [(" a", 1), (" a", 3)] and look.settled == 0
+
+
 def test_pieces_of_a_character_are_drawn_together_as_open_as_the_most_open() -> None:
     assert CanvasText(decode).look(draft([8, 9, 2], [True, False, True], [0, 1, 0])).answer == [("ü", 2), (" a", 0)]
 

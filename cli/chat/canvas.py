@@ -37,18 +37,20 @@ class CanvasText:
     markers: Mapping[int, str] = field(default_factory=dict)
     stops: Collection[int] = ()  # a text ends before the first of these that is settled
     hidden: Collection[int] = ()  # no text: padding
+    verified: bool = False  # steps are of drafts: nothing of them is settled before a pass has verified it
     _texts: dict[int, str] = field(default_factory=dict)
 
     def look(self, draft: Draft, kind: Kind = "answer") -> Look:
         """The text of a step; `kind` is that of the text where the canvas begins."""
-        levels = np.where(draft.accepted, SETTLED, 1 + np.digitize(draft.entropy, LEVEL_EDGES)).tolist()
+        settled = draft.accepted & (not self.verified)
+        levels = np.where(settled, SETTLED, 1 + np.digitize(draft.entropy, LEVEL_EDGES)).tolist()
         tokens = draft.argmax.tolist()
         runs: dict[Kind, list[Run]] = {"answer": [], "thought": [], "tool": []}
         naming = False  # a thought begins with a line that names the channel
         for first, end in self._characters(tokens):
             level = max(levels[first:end])
             token = tokens[first]
-            if token in self.stops and level == SETTLED:
+            if token in self.stops and level <= SETTLED + self.verified:
                 break
             if token in self.stops or token in self.hidden:
                 continue
@@ -63,7 +65,7 @@ class CanvasText:
                 naming = "\n" not in text
             else:
                 runs[kind].append((text, level))
-        return Look(runs["answer"], runs["thought"], float(draft.accepted.mean()))
+        return Look(runs["answer"], runs["thought"], float(settled.mean()))
 
     def _characters(self, tokens: list[int]) -> list[tuple[int, int]]:
         """Ranges of tokens that make whole characters: one token, or several that hold bytes of characters."""

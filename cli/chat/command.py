@@ -22,6 +22,7 @@ from mlx_diffusion.cli.chat.one_message import read_message
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.streams import err, has_all_characters, out_json
 from mlx_diffusion.errors import DiffusionError
+from mlx_diffusion.modes import CAUSAL
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.visible_text import is_unicode, visible
 
@@ -220,7 +221,13 @@ def _make_view(args: argparse.Namespace, console: "Console", speaker: "Speaker",
     return LiveView(
         console,
         Stage(console.file),
-        CanvasText(speaker.decode, speaker.markers, stops=settings.eos_token_id, hidden=speaker.hidden),
+        CanvasText(
+            speaker.decode,
+            speaker.markers,
+            stops=settings.eos_token_id,
+            hidden=speaker.hidden,
+            verified=settings.mode in CAUSAL,
+        ),
         palette_for(console.color_system, os.environ),
         steps=settings.most_steps,
         memory_bytes=speaker.memory_bytes,
