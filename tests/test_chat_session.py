@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import stat
+from asyncio import get_running_loop
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -219,6 +221,7 @@ def test_settings(talk: Talk) -> None:
     [
         ("/hlep", "'/help'"),
         ("/HELP", "'/help'"),
+        ("/home/me/my notes.txt", "/file /home/me/my notes.txt"),
         ("/sett max_tokens 3", "'/set'"),
         ("/", "'/"),
         ("/set max_tokns 3", "'max_tokens'"),
@@ -551,6 +554,20 @@ def test_a_history_that_cannot_be_used_is_said_once_and_stops_nothing(
     monkeypatch.setattr(FileHistory, "store_string", fail)
     assert typed("one\r", "two\r", UP + UP + "\r", history=tmp_path / "history") == ["one", "two", "one"]
     assert talk.shown().count("No space left") == 1
+
+
+def test_an_editor_that_fails_is_said_in_one_line(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with create_pipe_input() as keys:
+
+        def fail(buffer: Buffer, validate_and_handle: bool) -> None:
+            get_running_loop().call_later(0.05, keys.send_text, " two\r")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Buffer, "open_in_editor", fail)
+        keys.send_text("one\x18\x05")
+        assert Prompt(talk.session, None, input=keys, output=DummyOutput()).read() == "one two"
+    said = talk.shown()
+    assert "No space left on device" in said and said.count("\n") == 1
 
 
 def test_a_conversation_from_its_first_key_to_its_last(talk: Talk, tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 Knows nothing of what is done with a message.
 """
 
+from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
@@ -71,10 +74,20 @@ class Prompt:
     def read(self) -> str:
         """Read the next message. Raises EOFError at the end and KeyboardInterrupt for Ctrl-C in an empty line."""
         try:
-            text = self.session.prompt("> ")
+            text = self.session.prompt("> ", pre_run=self._watch, set_exception_handler=False)
         finally:
             self._tell_problem()
         return text.encode("utf-8", "replace").decode("utf-8")  # bytes that are no text come as surrogates
+
+    def _watch(self) -> None:
+        """Say in one line what goes wrong beside the prompt, such as an editor's file, and go on."""
+
+        def say(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            what = f"{type(error).__name__}: {error}" if error is not None else context["message"]
+            run_in_terminal(lambda: self.complain(f"that did not work ({what})"))
+
+        get_running_loop().set_exception_handler(say)
 
     def _tell_problem(self) -> None:
         """Say once why the history is not kept."""

@@ -144,8 +144,7 @@ def brief(finish: Finish) -> str:
     """The figures shown after each answer, in one line."""
     stats = finish.stats
     speed = stats.generated_tokens / stats.generation_seconds if stats.generation_seconds else 0.0
+    steps = f"{count_of(stats.denoising_steps, 'step')} · " if stats.denoising_steps else ""
     return (
-        f"{count_of(stats.generated_tokens, 'token')} · {count_of(stats.denoising_steps, 'step')} · "
-        f"{stats.generation_seconds:.1f} s · "
-        f"{speed:.0f} tokens/s"
+        f"{count_of(stats.generated_tokens, 'token')} · {steps}{stats.generation_seconds:.1f} s · {speed:.0f} tokens/s"
     )

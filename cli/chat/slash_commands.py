@@ -35,6 +35,8 @@ def run_command(session: Session, line: str) -> bool:
     """Run a line that begins with a slash; returns whether Ctrl-C stopped it. Raises DiffusionError and Leave."""
     name, _, argument = line.strip().partition(" ")
     command = COMMANDS.get(name)
+    if command is None and "/" in name[1:]:
+        raise OptionError(f"{name} looks like a file; /file {line.strip()} puts it into your next message")
     if command is None:
         raise OptionError(
             f"unknown command {name!r}; the nearest is {nearest(name, COMMANDS)!r}; /help shows all "

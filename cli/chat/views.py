@@ -146,7 +146,7 @@ class LiveView:
         figures = [
             f"step {event.step + 1}/{self.steps}",
             f"{look.settled:4.0%} settled",
-            self._speed(self.final_tokens + int(event.accepted.sum())),
+            self._speed(self.final_tokens + int(event.accepted.sum()), now),
             size_text(self.memory_bytes()),
         ]
         if look.thought or (kind == "thought" and not look.answer):
@@ -169,7 +169,7 @@ class LiveView:
         elif self.pace.due():
             figures = [
                 count_of(self.final_tokens, "token"),
-                self._speed(self.final_tokens),
+                self._speed(self.final_tokens, self.clock()),
                 size_text(self.memory_bytes()),
             ]
             self._draw([], " · ".join(filter(None, figures)))
@@ -180,9 +180,9 @@ class LiveView:
         self._tell_thought()
         self.stage.clear()
 
-    def _speed(self, tokens: int) -> str:
-        seconds = self.clock() - (self.started or 0.0)
-        return f"{tokens / seconds:.0f} tokens/s" if self.started is not None and seconds > 0 else ""
+    def _speed(self, tokens: int, now: float) -> str:
+        seconds = 0.0 if self.started is None else now - self.started
+        return f"{tokens / seconds:.0f} tokens/s" if seconds > 0 else ""
 
     def _print(self, length: int) -> None:
         text, self.pending = self.pending[:length], self.pending[length:]
