@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import FIXTURES
-from draw_picture import Frames, draw, half_way
+from draw_picture import CELL, MARGIN, Frames, draw, text_of
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded_events import Recording
@@ -25,6 +25,8 @@ from mlx_diffusion.cli.chat.views import LARGEST_SHARE, LiveView, Pace, PlainVie
 from mlx_diffusion.events import Draft, Segment
 
 RECORDING = Recording.read()
+ROOT = Path(__file__).parent.parent
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def plain(line: str) -> str:
@@ -269,10 +271,23 @@ def test_plain_text_is_the_answer_alone() -> None:
     assert out.getvalue() == "yes\x1b no\n"
 
 
-def test_the_picture_is_a_canvas_half_way(tmp_path: Path) -> None:
-    frame = half_way(RECORDING)
-    assert any("\x1b[38;5;" in line for line in frame) and "settled" in frame[-1]
-    kept = FIXTURES.parent.parent / "docs" / "canvas.svg"
-    drawn = tmp_path / "canvas.svg"
-    draw(drawn)
-    assert kept.read_text(encoding="utf-8").startswith("<svg") and drawn.read_text(encoding="utf-8").startswith("<svg")
+def test_the_picture_shows_every_step_in_its_time_and_the_whole_text_without_animation(tmp_path: Path) -> None:
+    draw(tmp_path / "canvas.svg")
+    picture = (tmp_path / "canvas.svg").read_text(encoding="utf-8")
+    assert picture == (ROOT / "docs" / "canvas.svg").read_text(encoding="utf-8"), "run: make picture"
+    root = ElementTree.fromstring(picture)
+    frames = [group for group in root.iter(f"{SVG}g") if group.get("class") == "frame"]
+    assert len(frames) == len(RECORDING.drafts)
+    assert [group.get("visibility") for group in frames] == ["hidden"] * (len(frames) - 1) + [None]
+    whole = " ".join("".join(line.itertext()) for line in list(frames[-1])[:-1]).replace("\N{NO-BREAK SPACE}", " ")
+    assert " ".join(whole.split()) == RECORDING.text.removesuffix("<turn|>").strip()
+    assert " " not in "".join("".join(line.itertext()) for line in root.iter(f"{SVG}text")), "it would collapse"
+
+
+def test_a_run_of_the_picture_stands_at_its_column() -> None:
+    line = ElementTree.fromstring(text_of("  a  \x1b[38;5;240m <b>\x1b[0m", 0))
+    runs = [(run.text, run.get("x"), run.get("fill")) for run in line]
+    assert runs == [
+        ("\u00a0\u00a0a\u00a0\u00a0", f"{MARGIN:.1f}", None),
+        ("\u00a0<b>", f"{MARGIN + 5 * CELL:.1f}", "#585858"),
+    ]
