@@ -114,6 +114,12 @@ def test_a_comparison_by_hand() -> None:
     assert first.real_steps
 
 
+def test_a_comparison_across_ways_is_of_answers_alone() -> None:
+    drafted = {(0, "f0"): Cell((DRAFTED, replace(DRAFTED, right=False)), 1.0)}
+    (found,) = compare(record(["00"]), replace(record(["00"]), cells=drafted))
+    assert (found.differences[0].gained, found.differences[0].steps, found.differences[0].p_steps) == (1, (4, 0), 1)
+
+
 def test_prompts_that_differ_are_not_compared() -> None:
     with pytest.raises(EvaluationError, match="prompts of f0 differ"):
         compare(record(["10"]), record(["10"], digest="other"))

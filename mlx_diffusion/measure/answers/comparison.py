@@ -31,7 +31,7 @@ class Difference:
     gained: int  # prompts that only B answers rightly
     lost: int  # prompts that only A answers rightly
     p: float  # of the answers
-    steps: tuple[float, float]  # a canvas, of A and B
+    steps: tuple[float, float]  # a canvas, of A and B; 0 where no canvas became text
     p_steps: float
 
     @property
@@ -124,9 +124,8 @@ def _differences(a: Evaluation, variant: int, b: Evaluation, other: int, familie
 
 def _difference(family: str, a: Sequence[PromptOutcome], b: Sequence[PromptOutcome]) -> Difference:
     gained, lost = matched_pairs(a, b)
-    steps_a, steps_b = ([outcome.steps / max(outcome.canvases, 1) for outcome in side] for side in (a, b))
-    more = sum(y > x for x, y in zip(steps_a, steps_b, strict=True))
-    fewer = sum(y < x for x, y in zip(steps_a, steps_b, strict=True))
+    steps = [(_steps_per_canvas([x]), _steps_per_canvas([y])) for x, y in zip(a, b, strict=True)]
+    more, fewer = sum(0 < x < y for x, y in steps), sum(0 < y < x for x, y in steps)
     return Difference(
         family=family,
         prompts=len(a),
@@ -144,4 +143,6 @@ def _accuracy(outcomes: Sequence[PromptOutcome]) -> float:
 
 
 def _steps_per_canvas(outcomes: Sequence[PromptOutcome]) -> float:
-    return sum(outcome.steps for outcome in outcomes) / max(sum(outcome.canvases for outcome in outcomes), 1)
+    """0 where no canvas became text."""
+    canvases = sum(outcome.canvases for outcome in outcomes)
+    return sum(outcome.steps for outcome in outcomes) / canvases if canvases else 0.0

@@ -210,7 +210,7 @@ def _difference_row(found: Difference) -> list[str]:
         str(found.lost),
         f"{found.p:.2g}",
         "yes" if found.real else "no",
-        *(f"{steps:.1f}" for steps in found.steps),
+        *(figure(steps or None, 1) for steps in found.steps),
         f"{found.p_steps:.2g}",
         "yes" if found.real_steps else "no",
     ]
