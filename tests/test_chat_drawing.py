@@ -126,6 +126,12 @@ def test_text_ends_where_a_stop_token_has_settled() -> None:
 def test_nothing_of_a_draft_is_settled_before_it_is_verified() -> None:
     look = CanvasText(decode, stops=[1], verified=True).look(draft([2, 2, 1, 2], [True] * 4, [0, 2, 0.1, 0]))
     assert look.answer == [(" a", 1), (" a", 3)] and look.settled == 0
+    frames, clock = Frames(60, 20), Clock()
+    view = live_view(frames, CanvasText(decode, verified=True), clock)
+    view.final(Segment(0, (2, 2), "one two"), [TextPart("answer", "one two")])
+    clock.now += 1
+    view.draft(draft([2] * 3, [True] * 3, [0] * 3), "answer")
+    assert plain(frames.frames[-1][-1]) == "step 1/48 · a draft · 2 tokens/s · 18.00 GB"
 
 
 def test_pieces_of_a_character_are_drawn_together_as_open_as_the_most_open() -> None:

@@ -145,8 +145,8 @@ class LiveView:
         look = self.canvas.look(event, kind)
         figures = [
             f"step {event.step + 1}/{self.steps}",
-            f"{look.settled:4.0%} settled",
-            self._speed(self.final_tokens + int(event.accepted.sum()), now),
+            "a draft" if self.canvas.verified else f"{look.settled:4.0%} settled",
+            self._speed(self.final_tokens + round(look.settled * len(event.accepted)), now),
             size_text(self.memory_bytes()),
         ]
         if look.thought or (kind == "thought" and not look.answer):
