@@ -25,7 +25,7 @@ from mlx_diffusion.checkpoint.folder import UNFINISHED, local_folder
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
 from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.convert.fetching import fetched, most_at_once
-from mlx_diffusion.convert.gguf_source import gguf_file
+from mlx_diffusion.convert.gguf_source import gguf_file, with_tokenizer
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.origin import ORIGIN
 from mlx_diffusion.convert.plan import ConversionPlan, plan_conversion
@@ -107,9 +107,11 @@ def convert(
         check_apart(folder, target)
         if revision is None and folder is gguf is None:  # the Hub's branch may have new commits since
             revision = earlier_revision(target, str(source), force)
-    opened = open_source(
-        source, revision=revision, stream_into=target / DOWNLOADS if stream else None, tokenizer=tokenizer
-    )
+    opened: Source
+    if tokenizer is None:
+        opened = open_source(source, revision=revision, stream_into=target / DOWNLOADS if stream else None)
+    else:
+        opened = with_tokenizer(source, tokenizer, revision)
     plan = plan_conversion(opened, chosen, command)
     if plan.note:
         warn(plan.note)

@@ -26,7 +26,7 @@ from mlx_diffusion.convert.gguf_names import ROPE, hub_name
 from mlx_diffusion.convert.gguf_tokenizer import tokenizer_files
 from mlx_diffusion.convert.known_files import TOKENIZER
 from mlx_diffusion.convert.source import LocalSource
-from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.errors import CheckpointError, OptionError
 
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 EMBEDDINGS = "token_embd.weight"
@@ -47,6 +47,14 @@ def gguf_file(path_or_id: str | Path) -> Path | None:
             f"{path} has several GGUF files, {found[0].name} and others; give the path of one of them"
         )
     return next(iter(whole.values()), None)
+
+
+def with_tokenizer(path_or_id: str | Path, tokenizer: str | Path, revision: str | None = None) -> GgufSource:
+    """A GGUF with the tokenizer of a folder. Raises OptionError for another source, or one at a revision."""
+    path = gguf_file(path_or_id)
+    if path is None or revision is not None:
+        raise OptionError("a tokenizer's folder is taken for a GGUF only, which has no revision; leave one of both out")
+    return GgufSource(path, Path(tokenizer))
 
 
 class GgufSource(LocalSource):

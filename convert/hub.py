@@ -31,31 +31,20 @@ from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_plain, is_wh
 from mlx_diffusion.convert.gguf_source import GgufSource, gguf_file
 from mlx_diffusion.convert.known_files import SMALL
 from mlx_diffusion.convert.source import LocalSource, Source, check_small
-from mlx_diffusion.errors import CheckpointError, OptionError
+from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import parse_json
 
 TIMEOUT = 30.0  # seconds without an answer
 GO_ON = "the same command goes on"
 
 
-def open_source(
-    path_or_id: str | Path,
-    *,
-    revision: str | None = None,
-    stream_into: Path | None = None,
-    tokenizer: str | Path | None = None,
-) -> Source:
-    """Open a folder, a GGUF, or a Hub id at `revision`; if the Hub cannot be reached, its cache on this machine.
-
-    `tokenizer` is a folder whose tokenizer goes before a GGUF's own.
-    """
+def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_into: Path | None = None) -> Source:
+    """Open a folder, a GGUF, or a Hub id at `revision`; if the Hub cannot be reached, its cache on this machine."""
     gguf = gguf_file(path_or_id)
     if gguf is not None and revision is not None:
         raise CheckpointError(f"{path_or_id} is a file and has no revision {revision!r}; leave one of both out")
     if gguf is not None:
-        return GgufSource(gguf, None if tokenizer is None else Path(tokenizer))
-    if tokenizer is not None:
-        raise OptionError("a tokenizer's folder is taken for a GGUF only; other sources have their own")
+        return GgufSource(gguf)
     folder = local_folder(path_or_id)
     if folder is not None:
         if revision is not None:

@@ -183,7 +183,7 @@ class Remote:
     revision = "abc"
     most = 0
 
-    def __init__(self, source: Path, revision: str | None, stream_into: Path, tokenizer: None) -> None:
+    def __init__(self, source: Path, revision: str | None, stream_into: Path) -> None:
         self.folder, self.into, self.label = LocalSource(source), stream_into, "owner/name"
 
     def __getattr__(self, name: str) -> Any:
