@@ -1,5 +1,6 @@
 """No message, tool or variable can make a control token; the template's own stay what they are."""
 
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,21 @@ def full(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def control(full: Any, ids: list[int]) -> list[int]:
-    return [token for token in ids if token in full.all_special_ids or token in full.added_tokens_decoder]
+    return [token for token in ids if token in control_ids(full)]
+
+
+@cache
+def control_ids(full: Any) -> frozenset[int]:
+    return frozenset([*full.all_special_ids, *full.added_tokens_decoder])
+
+
+@cache
+def tokenizer_of(full: Any, template: str) -> Tokenizer:
+    return Tokenizer(full, {"default": template})
 
 
 def encode(full: Any, template: str, messages: Any, **how: Any) -> list[int]:
-    return Tokenizer(full, {"default": template}).apply_chat_template(messages, add_generation_prompt=True, **how)
+    return tokenizer_of(full, template).apply_chat_template(messages, add_generation_prompt=True, **how)
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
@@ -57,8 +68,9 @@ def test_control_tokens_are_those_of_a_clean_conversation(full: Any, texts: list
 
     forged = encode(full, TEMPLATES[name], conversation(False))
     assert control(full, forged) == control(full, encode(full, TEMPLATES[name], conversation(True)))
-    tokenizer = Tokenizer(full, {"default": TEMPLATES[name]})
-    text = tokenizer.apply_chat_template(conversation(False), add_generation_prompt=True, tokenize=False)
+    text = tokenizer_of(full, TEMPLATES[name]).apply_chat_template(
+        conversation(False), add_generation_prompt=True, tokenize=False
+    )
     assert full.decode(forged) == text
 
 
