@@ -6,6 +6,7 @@ Knows nothing of models, nor of why tokens arrive as they do.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from mlx_diffusion.tokenizer import Tokenizer
 
@@ -76,6 +77,16 @@ class StopText:
         held = 0 if last else max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
+
+
+@dataclass
+class StoppedDecoding:
+    """The text of tokens that arrive in parts, which ends where a run ends it: before a stop string."""
+
+    text: StopText
+
+    def push(self, tokens: Sequence[int], *, last: bool = False) -> str:
+        return "".join(map(self.text.push, tokens)) + (self.text.last() if last else "")
 
 
 def _overlap(text: str, stop: str) -> int:

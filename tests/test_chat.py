@@ -16,10 +16,10 @@ import pytest
 from conftest import FIXTURES
 
 import mlx_diffusion
+from mlx_diffusion.channels import MARKERS
 from mlx_diffusion.cli import arguments
 from mlx_diffusion.cli.arguments import REAL_MODEL
 from mlx_diffusion.cli.chat import speaker
-from mlx_diffusion.cli.chat.channels import MARKERS
 from mlx_diffusion.cli.chat.speaker import load_speaker
 from mlx_diffusion.cli.chat.welcome import TRY, welcome
 from mlx_diffusion.cli.main import main

@@ -15,10 +15,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from mlx_diffusion.channels import TextPart
 from mlx_diffusion.cli.chat import palette
 from mlx_diffusion.cli.chat.canvas import DIMMEST, CanvasText
 from mlx_diffusion.cli.chat.cells import one_line, printable, wrap
-from mlx_diffusion.cli.chat.channels import TextPart
 from mlx_diffusion.cli.chat.palette import ATTRIBUTES, DARK, palette_for
 from mlx_diffusion.cli.chat.stage import Stage
 from mlx_diffusion.cli.chat.views import LARGEST_SHARE, LiveView, Pace, PlainView

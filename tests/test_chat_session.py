@@ -20,9 +20,9 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
+from mlx_diffusion.channels import MARKERS, Decoding
 from mlx_diffusion.cli.chat import following
 from mlx_diffusion.cli.chat.archive import Archive
-from mlx_diffusion.cli.chat.channels import MARKERS, Decoding
 from mlx_diffusion.cli.chat.command import converse
 from mlx_diffusion.cli.chat.conversation import Conversation, Message
 from mlx_diffusion.cli.chat.prompt import Prompt

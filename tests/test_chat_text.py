@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from mlx_diffusion.channels import MARKERS, Channels
 from mlx_diffusion.cli.chat import archive, markup
 from mlx_diffusion.cli.chat.archive import Archive, read, write
 from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
-from mlx_diffusion.cli.chat.channels import MARKERS, Channels
 from mlx_diffusion.cli.chat.conversation import FORMAT, Conversation, ConversationError, Message
 from mlx_diffusion.cli.state import StateError, state_folder
 from mlx_diffusion.options import NAMES, GenerationConfig

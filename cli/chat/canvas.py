@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mlx_diffusion.channels import Kind, kind_after
 from mlx_diffusion.cli.chat.cells import Run, printable
-from mlx_diffusion.cli.chat.channels import Kind, kind_after
 from mlx_diffusion.events import Draft
 
 SETTLED = 0

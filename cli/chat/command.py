@@ -125,7 +125,7 @@ def _run(args: argparse.Namespace, config: GenerationConfig, message: str | None
 def _answer_once(args: argparse.Namespace, speaker: "Speaker", conversation: "Conversation", message: str) -> int:
     from rich.console import Console
 
-    from mlx_diffusion.cli.chat.channels import Channels
+    from mlx_diffusion.channels import Channels
     from mlx_diffusion.cli.chat.following import Interrupt, follow
     from mlx_diffusion.cli.chat.views import SilentView
     from mlx_diffusion.cli.report import figures_line, report_fields

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 
-from mlx_diffusion.cli.chat.channels import Channels, Kind
+from mlx_diffusion.channels import Channels, Kind
 from mlx_diffusion.cli.chat.views import AnswerView, without_empty_lines
 from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
 

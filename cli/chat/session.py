@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from mlx_diffusion.channels import Channels
 from mlx_diffusion.checkpoint.folder import DEMO
 from mlx_diffusion.cli.chat.archive import Archive
 from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
-from mlx_diffusion.cli.chat.channels import Channels
 from mlx_diffusion.cli.chat.conversation import Conversation, ConversationError
 from mlx_diffusion.cli.chat.following import Interrupt, Outcome, follow
 from mlx_diffusion.cli.chat.speaker import Speaker

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from mlx_diffusion.cli.chat.channels import MARKERS, Decoding
+from mlx_diffusion.channels import Decoding, markers_of
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.engine.drafting import DraftMemory
 from mlx_diffusion.engine.prefix_store import PrefixStore
@@ -20,7 +20,7 @@ from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.opening import open_model
 from mlx_diffusion.options import GenerationConfig, Settings
-from mlx_diffusion.text_stream import StopText, TextStream
+from mlx_diffusion.text_stream import StoppedDecoding, StopText, TextStream
 from mlx_diffusion.tokenizer import Tokenizer
 from mlx_diffusion.visible_text import visible
 
@@ -70,7 +70,7 @@ class CheckpointSpeaker:
         self.has_chat_template = self.tokenizer.has_chat_template
         self.longest_prompt = config.max_position_embeddings - config.canvas_length
         self.hidden: tuple[int, ...] = (config.pad_token_id,)
-        self.markers: Mapping[int, str] = _markers(self.tokenizer)
+        self.markers: Mapping[int, str] = markers_of(self.tokenizer)
         self.prefixes = PrefixStore(self.model, PREFIX_BYTES)
         self.drafts = DraftMemory(costs_here(self.model))
 
@@ -87,7 +87,7 @@ class CheckpointSpeaker:
             self.model, self.tokenizer, list(prompt), config=config, prefixes=prefixes, drafts=self.drafts
         )
 
-    def decoding(self, settings: Settings) -> "StoppedDecoding":
+    def decoding(self, settings: Settings) -> StoppedDecoding:
         hidden = {*self.hidden, *settings.eos_token_id}
         return StoppedDecoding(StopText(TextStream(self.tokenizer, hidden), settings.stop))
 
@@ -104,22 +104,6 @@ class CheckpointSpeaker:
         except OptionError:
             return None
         return self.prefixes
-
-
-@dataclass
-class StoppedDecoding:
-    """The text of tokens, which ends where a run ends it: before a stop string."""
-
-    text: StopText
-
-    def push(self, tokens: Sequence[int], *, last: bool = False) -> str:
-        return "".join(map(self.text.push, tokens)) + (self.text.last() if last else "")
-
-
-def _markers(tokenizer: Tokenizer) -> dict[int, str]:
-    """The markers that are one token in this vocabulary, by their ids."""
-    encoded = {marker: tokenizer.encode(marker, add_special_tokens=False) for marker in MARKERS}
-    return {ids[0]: marker for marker, ids in encoded.items() if len(ids) == 1 and tokenizer.decode(ids) == marker}
 
 
 def load_speaker(name: str, revision: str | None = None) -> CheckpointSpeaker:

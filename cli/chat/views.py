@@ -11,10 +11,10 @@ from typing import Protocol, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from mlx_diffusion.channels import Kind, TextPart
 from mlx_diffusion.cli.chat import markup
 from mlx_diffusion.cli.chat.canvas import SETTLED, CanvasText
 from mlx_diffusion.cli.chat.cells import Line, one_line, printable, wrap
-from mlx_diffusion.cli.chat.channels import Kind, TextPart
 from mlx_diffusion.cli.chat.palette import RESET, Palette
 from mlx_diffusion.cli.chat.stage import Stage
 from mlx_diffusion.cli.passing_line import PassingLine

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from mlx_diffusion.tokenizer import Tokenizer
+
 Kind = Literal["answer", "thought", "tool"]
 
 LEADS_TO: dict[str, Kind] = {
@@ -80,3 +82,9 @@ class Channels:
 def kind_after(kind: Kind, marker: str) -> Kind:
     """The kind of the text after a marker."""
     return LEADS_TO.get(marker, kind)
+
+
+def markers_of(tokenizer: Tokenizer) -> dict[int, str]:
+    """The markers that are one token in this vocabulary, by their ids."""
+    encoded = {marker: tokenizer.encode(marker, add_special_tokens=False) for marker in MARKERS}
+    return {ids[0]: marker for marker, ids in encoded.items() if len(ids) == 1 and tokenizer.decode(ids) == marker}
