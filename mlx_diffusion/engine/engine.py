@@ -38,7 +38,10 @@ def run(model: DiffusionGemma, tokenizer: Tokenizer, requests: Sequence[Request]
         for request in requests:
             engine.add(request)
         while engine:
-            yield from engine.advance()
+            events = engine.advance()
+            for error in engine.failed.values():
+                raise error
+            yield from events
 
 
 class Engine:
@@ -47,6 +50,7 @@ class Engine:
     def __init__(self, model: DiffusionGemma, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.failed: dict[int, CheckpointError] = {}  # rows that the last pass ended without a `Finish`, and why
         self._rows: dict[int, Row] = {}
         self._added = 0
         self._encoded_last = False
@@ -73,12 +77,15 @@ class Engine:
         """Run one pass: parts of prompts, canvases and drafts to be encoded, or one denoising step.
 
         Returns what has happened, row by row. The work is done when this returns, so that whoever drops a row or stops
-        calling leaves none behind. Raises `CheckpointError` when the model gives NaN.
+        calling leaves none behind. A row for which the model gives NaN leaves too, and is in `failed`; others go on.
         """
+        self.failed = {}
         encoding = [row for row in self._rows.values() if row.encodes]
         denoising = [row for row in self._rows.values() if not row.encodes]
         self._encoded_last = bool(encoding) and not (denoising and self._encoded_last)
         events = self._encode(encoding) if self._encoded_last else self._denoise(denoising)
+        for index in self.failed:
+            self.drop(index)
         for row in [row for row in self._rows.values() if row.reason is not None]:
             events.append(row.finish())
             del self._rows[row.index]
@@ -102,7 +109,9 @@ class Engine:
         events: list[Event] = []
         for row, passage, choice in zip(chosen, passages, choices, strict=True):
             if choice is not None and choice.is_nan.item():
-                raise CheckpointError(f"the model gives NaN at position {row.cache.offset - 1}: {DAMAGED}")
+                where = f"position {row.cache.offset - 1}"
+                self.failed[row.index] = CheckpointError(f"the model gives NaN at {where}: {DAMAGED}")
+                continue
             in_prompt = row.in_prompt
             events += row.take_encoded(passage.tokens.shape[0], choice)
             self._rows[row.index] = self._rows.pop(row.index)
@@ -133,7 +142,9 @@ class Engine:
         events: list[Event] = []
         for row, turn, one, (finished, is_nan) in zip(rows, turns, stepped, np.array(flags).tolist(), strict=True):
             if is_nan:
-                raise CheckpointError(f"the model gives NaN at block {row.block}, step {row.step}: {DAMAGED}")
+                where = f"block {row.block}, step {row.step}"
+                self.failed[row.index] = CheckpointError(f"the model gives NaN at {where}: {DAMAGED}")
+                continue
             found = one.canvas.survey
             canvas, argmax, accepted, entropy = map(
                 np.array, (turn.canvas.tokens, found.argmax, one.accepted, found.entropy)
