@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from mlx_diffusion import __version__
-from mlx_diffusion.cli import convert, doctor, eval, generate
+from mlx_diffusion.cli import convert, doctor, eval, generate, serve
 from mlx_diffusion.cli.arguments import Parser
 from mlx_diffusion.cli.bench import command as bench
 from mlx_diffusion.cli.chat import command as chat
@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     chat.add_parser(commands)
     generate.add_parser(commands)
+    serve.add_parser(commands)
     convert.add_parser(commands)
     eval.add_parser(commands)
     bench.add_parser(commands)

@@ -11,6 +11,7 @@ from house import MODULES, ROOT, imports, ours
 PLACES = (
     ("cli",),
     ("convert",),
+    ("serving",),
     ("measure",),
     ("generation", "opening"),
     ("loading",),
@@ -18,7 +19,7 @@ PLACES = (
     ("engine",),
     ("network",),
     ("checkpoint",),
-    ("options", "text_stream"),
+    ("channels", "options", "text_stream"),
     ("option_checks",),
     ("modes",),
     ("tokenizer", "events", "display", "device", "whole_files", "lazy_names"),
@@ -78,7 +79,7 @@ def test_every_module_has_a_place() -> None:
 CLI_PLACES = (
     ("__main__",),
     ("main",),
-    ("bench", "chat", "convert", "doctor", "eval", "generate"),
+    ("bench", "chat", "convert", "doctor", "eval", "generate", "serve"),
     ("arguments", "passing_line", "progress", "report", "state"),
     ("messages",),
     ("streams",),
@@ -129,7 +130,7 @@ def test_third_party_imports_are_declared() -> None:
         return {{"markdown_it_py": "markdown_it"}.get(name, name) for name in found}
 
     extras = project["optional-dependencies"]
-    declared, optional = names(project["dependencies"]), names([*extras["plot"], *extras["gguf"]])
+    declared, optional = names(project["dependencies"]), names([*extras["plot"], *extras["gguf"], *extras["serve"]])
     used = {imported.split(".")[0] for name in MODULES for imported in imports(name)}
     assert used - set(sys.stdlib_module_names) - {"mlx_diffusion"} <= declared | optional
     assert declared | optional <= used, "declared and never imported"

@@ -1,0 +1,194 @@
+"""The one thread that owns the model: takes jobs in between passes, advances the engine, and hands events out.
+
+A job that fails ends alone; where a whole pass fails, those in it end and the next ones get a new engine. Knows nothing
+of HTTP or of prompts as text.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from mlx_diffusion.engine.drafting import DraftMemory
+from mlx_diffusion.engine.engine import Engine
+from mlx_diffusion.engine.memory_limits import memory_limits
+from mlx_diffusion.engine.noise import SeededDraws
+from mlx_diffusion.engine.prefix_store import PrefixStore
+from mlx_diffusion.engine.request import Request, check_request
+from mlx_diffusion.errors import DiffusionError, OptionError
+from mlx_diffusion.events import Draft, Event, Finish
+from mlx_diffusion.fit.draft_width import costs_here
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.options import Settings
+from mlx_diffusion.serving.limits import Limits
+from mlx_diffusion.serving.problems import RequestError, at_fault, ending, overloaded, too_late
+from mlx_diffusion.tokenizer import Tokenizer
+
+Outcome = Event | RequestError
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A prompt and its settings; `deliver` is called in the engine's thread and must not wait."""
+
+    tokens: Sequence[int]
+    settings: Settings
+    wants_drafts: bool
+    until: float  # a reading of time.monotonic
+    deliver: Callable[[Sequence[Outcome]], None]
+
+
+class EngineThread:
+    """Jobs of one model. `submit` and `drop` may be called from any thread, at any time."""
+
+    def __init__(
+        self,
+        model: DiffusionGemma,
+        tokenizer: Tokenizer,
+        limits: Limits,
+        prefix_bytes: int,
+        log: Callable[[str], None],
+    ) -> None:
+        """prefix_bytes: what may be kept of prompts that were encoded; 0 keeps nothing."""
+        self.model, self.tokenizer, self.limits, self._log = model, tokenizer, limits, log
+        self.passes = 0  # of the network, since the start
+        self.prefixes = PrefixStore(model, prefix_bytes) if prefix_bytes else None
+        self._drafts = DraftMemory(costs_here(model))
+        self._engine = Engine(model, tokenizer)
+        self._running: dict[int, Job] = {}  # by their rows
+        self._changed = threading.Condition()  # guards the three below
+        self._waiting: deque[Job] = deque()
+        self._dropped: set[Job] = set()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are answered, or will be once the thread has started."""
+        return not self._ended
+
+    @property
+    def running(self) -> int:
+        """Jobs that are rows of the engine."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that are not yet rows."""
+        return len(self._waiting)
+
+    def submit(self, jobs: Collection[Job]) -> None:
+        """Take in jobs, all or none. Raises OptionError or PromptError for what they would fail of, and RequestError
+        where too many wait already."""
+        for job in jobs:
+            check_request(self.model, job.settings, [len(job.tokens)], None)
+        with self._changed:
+            if not self.alive:
+                raise ending()
+            taken = len(self._running) + len(self._waiting) + len(jobs)
+            if taken > self.limits.max_requests + self.limits.max_waiting:
+                raise overloaded(len(self._waiting))
+            self._waiting.extend(jobs)
+            self._changed.notify()
+
+    def drop(self, jobs: Collection[Job]) -> None:
+        """Let jobs go, whatever they are at: none takes part in a pass that begins after this."""
+        with self._changed:
+            self._dropped.update(jobs)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End the thread behind the pass that is under way; jobs that are left fail."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with memory_limits():
+                while self._take_in():
+                    self._advance()
+        finally:
+            with self._changed:
+                self._ended = True
+                left = [*self._running.values(), *self._waiting]
+                self._running, self._waiting = {}, deque()
+            for job in left:
+                job.deliver([ending()])
+
+    def _take_in(self) -> bool:
+        """Wait for work, and make rows of the jobs whose turn it is; False once the thread is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._waiting or self._dropped or self._running)
+            if self._ended:
+                return False
+            dropped, self._dropped = self._dropped, set()
+            self._waiting = deque(job for job in self._waiting if job not in dropped)
+            late = [job for job in self._waiting if job.until < time.monotonic()]
+            self._waiting = deque(job for job in self._waiting if job not in late)
+        for job in late:
+            job.deliver([too_late(self.limits.answer_seconds)])
+        for row, job in list(self._running.items()):
+            if job in dropped or job.until < time.monotonic():
+                self._engine.drop(row)
+                self._end(row, [] if job in dropped else [too_late(self.limits.answer_seconds)])
+        while self.waiting and self.running < self.limits.max_requests:
+            with self._changed:
+                job = self._waiting.popleft()
+            self._begin(job)
+        return True
+
+    def _begin(self, job: Job) -> None:
+        try:
+            self._running[self._engine.add(self._request(job))] = job
+        except DiffusionError as error:
+            job.deliver([RequestError(400, str(error))])
+        except Exception:
+            self._log(traceback.format_exc())
+            job.deliver([at_fault()])
+
+    def _request(self, job: Job) -> Request:
+        draws = SeededDraws.of(job.settings.seed, self.model.config.vocab_size)
+        prefixes = self.prefixes
+        try:
+            check_request(self.model, job.settings, [len(job.tokens)], prefixes)
+        except OptionError:  # this prompt alone would pass the store's budget
+            prefixes = None
+        return Request(tuple(job.tokens), job.settings, draws, prefixes=prefixes, drafts=self._drafts)
+
+    def _advance(self) -> None:
+        """One pass, if there are rows; what comes of it goes to their jobs."""
+        if not self._running:
+            return
+        try:
+            events = self._engine.advance()
+        except BaseException:  # the tokenizers library panics with no Exception
+            self._log(traceback.format_exc())
+            self._engine = Engine(self.model, self.tokenizer)
+            for row in list(self._running):
+                self._end(row, [at_fault()])
+            return
+        self.passes += 1
+        outcomes: dict[int, list[Outcome]] = defaultdict(list)
+        for event in events:
+            if self._running[event.row].wants_drafts or not isinstance(event, Draft):
+                outcomes[event.row].append(event)
+        for row, error in self._engine.failed.items():
+            outcomes[row].append(RequestError(500, str(error)))
+        for row, found in outcomes.items():
+            if isinstance(found[-1], RequestError | Finish):
+                self._end(row, found)
+            else:
+                self._running[row].deliver(found)
+
+    def _end(self, row: int, outcomes: Sequence[Outcome]) -> None:
+        self._running.pop(row).deliver(outcomes)

@@ -1,0 +1,87 @@
+"""Bodies in and answers out: what is read of a request, a stream of events, and an end where the caller has gone.
+
+Knows nothing of what is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from mlx_diffusion.serving.answers import Answers
+from mlx_diffusion.serving.limits import Limits
+from mlx_diffusion.serving.metrics import Spent
+from mlx_diffusion.serving.openai_replies import Reply, error_body
+from mlx_diffusion.serving.problems import RequestError
+
+ResultT = TypeVar("ResultT")
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The request's body. Raises RequestError for one that is too long or too slow."""
+    parts, length = list[bytes](), 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for part in request.stream():
+                length += len(part)
+                if length > limits.max_bytes:
+                    raise RequestError(413, f"the body has more than {limits.max_bytes:,} bytes; send less")
+                parts.append(part)
+    except TimeoutError:
+        raise RequestError(408, f"the body did not come within {limits.body_seconds} seconds") from None
+    return b"".join(parts)
+
+
+class AnswerStream(StreamingResponse):
+    """Server-sent events, with whose end, whatever it is, the work on the answers ends."""
+
+    def __init__(self, answers: Answers, content: AsyncIterator[str]) -> None:
+        super().__init__(content, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._answers:
+            await super().__call__(scope, receive, send)
+
+
+async def events(reply: Reply, with_usage: bool, spent: Spent) -> AsyncIterator[str]:
+    """The chunks of a reply as server-sent events; one that fails on its way ends with an error."""
+    spent.note = " left"
+    try:
+        async for chunk in reply.chunks(with_usage):
+            yield event(chunk)
+        yield "data: [DONE]\n\n"
+        spent.note = ""
+    except RequestError as error:
+        spent.note = f" failed={error.status}"
+        yield event(error_body(error))
+    finally:
+        spent.add(reply.stats)
+
+
+def event(data: Any) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """The result of some work, which ends once the caller has gone. Raises ClientDisconnect."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

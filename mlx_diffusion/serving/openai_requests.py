@@ -1,0 +1,195 @@
+"""Requests as OpenAI's clients write them, checked field by field; nothing that they ask for is passed over.
+
+Fields beside OpenAI's are the options of `GenerationConfig` by their own names. Knows nothing of how an answer is made
+or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mlx_diffusion.modes import Mode
+from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.serving.limits import Limits
+from mlx_diffusion.serving.problems import RequestError, bad
+
+MOST_LIKELY = 20  # tokens whose likelihoods a request may ask for, at each place
+SAME_NAMES = (
+    "seed mode stop temperature top_p top_k min_p repetition_penalty repetition_context_size logit_bias "
+    "max_denoising_steps entropy_bound t_min t_max stability_threshold confidence_threshold canvas_length "
+    "draft_width draft_steps"
+).split()  # here and in GenerationConfig
+PENALTIES = ("frequency_penalty", "presence_penalty")
+
+
+class Body(BaseModel):
+    """What all bodies share: fields of exactly their types, and no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(Body):
+    """What comes with a stream."""
+
+    include_usage: bool = False
+
+
+class PlainFormat(Body):
+    """The one format that an answer can have."""
+
+    type: Literal["text"]
+
+
+class TemplateVariables(Body):
+    """The variables of a chat template that a request may set."""
+
+    enable_thinking: bool | None = None
+
+
+class TextOptions(Body):
+    """What requests for chats and for plain texts share."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    mode: Mode | None = None
+    stop: str | list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    repetition_context_size: int | None = None
+    logit_bias: dict[str, float] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    max_denoising_steps: int | None = None
+    entropy_bound: float | None = None
+    t_min: float | None = None
+    t_max: float | None = None
+    stability_threshold: int | None = None
+    confidence_threshold: float | None = None
+    canvas_length: int | None = None
+    draft_width: int | None = None
+    draft_steps: int | None = None
+    x_diffusion_drafts: bool | None = None
+    user: str | None = None  # says who asks, which changes no answer
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """Raises RequestError, one sentence that names the field."""
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            raise first_of(error) from None
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many likely tokens are asked for at each place; None: no likelihoods."""
+        return None
+
+    def config(self, defaults: GenerationConfig, limits: Limits) -> GenerationConfig:
+        """The options of the engine that this asks for. Raises OptionError and RequestError."""
+        for name in PENALTIES:
+            if getattr(self, name):
+                raise bad(f"{name} is not there; repetition_penalty is, in modes autoregressive and speculative", name)
+        if self.stream_options is not None and not self.stream:
+            raise bad("stream_options is for streams; send stream: true with it", "stream_options")
+        if self.x_diffusion_drafts and not self.stream:
+            raise bad("x_diffusion_drafts is for streams; send stream: true with it", "x_diffusion_drafts")
+        if (self.wanted_tokens or 0) > limits.max_tokens:
+            raise bad(f"{self.wanted_tokens} tokens are asked for; this server writes at most {limits.max_tokens}")
+        if (self.likeliest or 0) > MOST_LIKELY:
+            raise bad(f"likelihoods of {self.likeliest} tokens are asked for; at most {MOST_LIKELY} are given")
+        wishes: dict[str, Any] = {name: getattr(self, name) for name in SAME_NAMES}
+        wishes |= {
+            "top_p": None if self.top_p == 1 else self.top_p,
+            "stop": self.stop or None,
+        }  # 1 and [] ask for nothing
+        wishes |= {"max_tokens": self.wanted_tokens, "logprobs": self.likeliest, "logit_bias": self.logit_bias or None}
+        return defaults.for_mode(self.mode or defaults.mode or "reference").override(wishes)
+
+
+class ChatRequest(TextOptions):
+    """The body of a request for the next message of a conversation."""
+
+    messages: list[dict[str, Any]]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["auto", "none"] | None = None
+    parallel_tool_calls: Literal[True] | None = None
+    response_format: PlainFormat | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: TemplateVariables | None = None
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        given = (self.max_tokens, self.max_completion_tokens)
+        if None not in given and given[0] != given[1]:
+            raise bad(f"max_tokens is {given[0]} and max_completion_tokens {given[1]}; send one of them", "max_tokens")
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def likeliest(self) -> int | None:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise bad("top_logprobs needs logprobs: true", "top_logprobs")
+        return self.top_logprobs or 0 if self.logprobs else None
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the model is to think first; None leaves it to the template."""
+        named = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None
+        return self.enable_thinking if named is None else named
+
+    @property
+    def offered_tools(self) -> Sequence[Mapping[str, Any]] | None:
+        return None if self.tool_choice == "none" else self.tools or None
+
+
+class CompletionRequest(TextOptions):
+    """The body of a request for the text that follows another."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+
+    @property
+    def likeliest(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts one by one, each as text or as token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        ids = [token for token in self.prompt if isinstance(token, int)]
+        return [ids] if ids or not self.prompt else [part for part in self.prompt if not isinstance(part, int)]
+
+
+def first_of(error: ValidationError) -> RequestError:
+    """The first of a body's problems."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = [str(part) for part in problem["loc"]]
+    name = place[0] if place else None
+    if problem["type"] == "extra_forbidden":
+        return bad(f"{'.'.join(place)} is not known to this server; leave it out", name)
+    if problem["type"] == "missing":
+        return bad(f"{'.'.join(place)} is missing", name)
+    said = problem["msg"][:1].lower() + problem["msg"][1:]
+    return bad(f"{'.'.join(place) or 'the body'}: {said}", name)

@@ -1,0 +1,36 @@
+"""The errors of a request over HTTP: a status and one sentence each, in no interface's own form.
+
+Knows nothing of what is served.
+"""
+
+from mlx_diffusion.errors import DiffusionError
+
+
+class RequestError(DiffusionError):
+    """A request that is not answered, or not to its end. `status` is HTTP's."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+
+def bad(message: str, param: str | None = None) -> RequestError:
+    """What the caller can mend."""
+    return RequestError(400, message, param=param)
+
+
+def too_late(seconds: int) -> RequestError:
+    return RequestError(504, f"the answer took longer than {seconds} seconds; ask for fewer tokens", code="timeout")
+
+
+def overloaded(waiting: int) -> RequestError:
+    return RequestError(503, f"{waiting} requests are waiting already; try again later", code="overloaded")
+
+
+def ending() -> RequestError:
+    return RequestError(503, "the server is about to end; try again later", code="ending")
+
+
+def at_fault() -> RequestError:
+    """The server's own fault; what it was is in its log, not in the answer."""
+    return RequestError(500, "the server failed at this request; its log says why", code="internal_error")
