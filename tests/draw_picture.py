@@ -20,8 +20,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from mlx_diffusion.channels import TextPart
 from mlx_diffusion.cli.chat.canvas import CanvasText
-from mlx_diffusion.cli.chat.channels import TextPart
 from mlx_diffusion.cli.chat.palette import DARK
 from mlx_diffusion.cli.chat.stage import Stage
 from mlx_diffusion.cli.chat.views import LiveView
