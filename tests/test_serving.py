@@ -6,19 +6,21 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import hypothesis
 import pytest
 from conftest import model_of
+from hypothesis import strategies as st
 
 from mlx_diffusion import generate
 from mlx_diffusion.checkpoint.folder import find_folder
-from mlx_diffusion.errors import DiffusionError, OptionError
-from mlx_diffusion.modes import Mode
+from mlx_diffusion.errors import DiffusionError, OptionError, PromptError
+from mlx_diffusion.modes import MODES, Mode
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.engine_thread import EngineThread
@@ -28,6 +30,10 @@ from mlx_diffusion.serving.server import Address, bind, build_server
 from mlx_diffusion.tokenizer import load_tokenizer
 
 httpx, openai, _, _ = (pytest.importorskip(name) for name in ("httpx", "openai", "starlette", "uvicorn"))
+
+app, exchange, requests = (
+    pytest.importorskip(f"mlx_diffusion.serving.{name}") for name in ("app", "exchange", "openai_requests")
+)
 
 DEMO = find_folder("demo")
 MODEL, TOKENIZER = model_of(DEMO), load_tokenizer(DEMO)
@@ -373,3 +379,36 @@ def test_requests_under_way_finish_when_the_server_is_asked_to_end() -> None:
             wait_until(lambda: running.gauge("mlx_diffusion_running_requests") == 1)
         got = asked.result()
     assert got.status_code == 200 and got.json()["usage"]["completion_tokens"] > 0
+
+
+def test_a_client_that_does_not_read_is_not_waited_for_without_end() -> None:
+    async def hold(message: Any = None) -> Any:
+        await asyncio.Event().wait()
+
+    async def content() -> AsyncIterator[str]:
+        yield "data"
+
+    stream = exchange.AnswerStream(nullcontext(), content(), 0.05)
+    asyncio.run(asyncio.wait_for(stream({"type": "http"}, hold, hold), 30))
+
+
+FIELDS = [*requests.ChatRequest.model_fields, "prompt", "chat_template", "chat_template_kwargs"]
+TEXT = st.text(max_size=8) | st.sampled_from(["role", "content", "user", "\ud800"])
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@hypothesis.settings(max_examples=150)
+@hypothesis.given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=2), st.sampled_from(MODES))
+def test_whatever_a_body_holds_it_is_taken_or_refused_in_a_sentence(fields: dict[str, Any], mode: Mode) -> None:
+    service = app.Service(EngineThread(MODEL, TOKENIZER, LIMITS, 0, print), "demo", GenerationConfig(mode=mode))
+    for read, own in ((service.wanted_chat, {"messages": COPY}), (service.wanted_completions, {"prompt": "Copy"})):
+        try:
+            _, wanted = read(json.dumps({**own, **fields}).encode())
+        except DiffusionError as error:
+            assert isinstance(error, RequestError | OptionError | PromptError) and "\n" not in str(error)
+        else:
+            assert wanted and all(tokens for tokens, _ in wanted)

@@ -6,9 +6,9 @@ Knows nothing of sockets and signals, or of how a text is made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -29,11 +29,12 @@ from mlx_diffusion.serving.metrics import Metrics, Spent
 from mlx_diffusion.serving.openai_replies import Reply
 from mlx_diffusion.serving.openai_requests import ChatRequest, CompletionRequest, TextOptions
 from mlx_diffusion.serving.problems import RequestError, at_fault, bad
-from mlx_diffusion.serving.turns import Turns
+from mlx_diffusion.serving.turns import Turns, make_ready_for_calls
 
 OWNER = "mlx-diffusion"
 GONE = 499  # for the log: the caller has left
 NO_ROUTE = "nothing is served here; see /v1/models, /v1/chat/completions, /v1/completions, /health and /metrics"
+Wanted = list[tuple[list[int], Settings]]  # token ids and settings, one pair a choice
 COUNTED_ROUTES = ("/v1/models", "/v1/chat/completions", "/v1/completions", "/health", "/metrics")
 
 
@@ -45,7 +46,7 @@ class Service:
     name: str  # of the model, as requests have it
     defaults: GenerationConfig
     metrics: Metrics = field(default_factory=lambda: Metrics(COUNTED_ROUTES))
-    encoding: asyncio.Lock = field(default_factory=asyncio.Lock)  # prompts are encoded one after another
+    preparing: asyncio.Lock = field(default_factory=asyncio.Lock)  # requests are made ready one after another
 
     def __post_init__(self) -> None:
         self.turns = Turns(self.engine.model, self.engine.tokenizer)
@@ -84,54 +85,61 @@ class Service:
                                code="model_not_found", param="model")  # fmt: skip
 
     async def chat(self, request: Request) -> Response:
-        body = ChatRequest.read(await read_body(request, self.engine.limits))
-        self.check_name(body.model)
-        settings = self.settings(body)
-        tokens = await self.encode(body.messages, body)
-        return await self.reply(request, body, [(tokens, one) for one in settings], 1)
+        raw = await read_body(request, self.engine.limits)
+        async with self.preparing:
+            body, wanted = await run_in_threadpool(self.wanted_chat, raw)
+        return await self.reply(request, body, wanted, 1)
 
     async def completions(self, request: Request) -> Response:
-        body = CompletionRequest.read(await read_body(request, self.engine.limits))
+        raw = await read_body(request, self.engine.limits)
+        async with self.preparing:
+            body, wanted = await run_in_threadpool(self.wanted_completions, raw)
+        return await self.reply(request, body, wanted, len(body.prompts))
+
+    def wanted_chat(self, raw: bytes) -> tuple[ChatRequest, Wanted]:
+        """A chat's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
+        body = ChatRequest.read(raw)
+        self.check_name(body.model)
+        if not body.messages:
+            raise bad("messages is empty; write one for the model to answer", "messages")
+        if body.offered_tools:
+            make_ready_for_calls()
+        settings = self.settings(body)
+        tokens = self.encode(body.messages, body.offered_tools, body.thinks)
+        return body, [(tokens, one) for one in settings]
+
+    def wanted_completions(self, raw: bytes) -> tuple[CompletionRequest, Wanted]:
+        """A completion's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
+        body, most = CompletionRequest.read(raw), self.engine.limits.max_choices
         self.check_name(body.model)
         settings = self.settings(body)
-        if len(body.prompts) * len(settings) > self.engine.limits.max_choices:
-            raise bad(f"{len(body.prompts)} prompts are sent; with n they may be {self.engine.limits.max_choices}", "n")
-        prompts = [await self.encode(prompt, body) for prompt in body.prompts]
-        return await self.reply(request, body, [(tokens, one) for tokens in prompts for one in settings], len(prompts))
+        if len(body.prompts) * len(settings) > most:
+            raise bad(f"prompts times n is {len(body.prompts) * len(settings)}; this server gives at most {most}", "n")
+        encoded = [self.encode(prompt) for prompt in body.prompts]
+        return body, [(tokens, one) for tokens in encoded for one in settings]
+
+    def encode(self, prompt: Any, *template: Any) -> list[int]:
+        """A prompt's token ids; `template` is tools and thinking, for messages. Raises PromptError."""
+        return self.engine.tokenizer.encode_prompt(prompt, self.engine.model.config.vocab_size, *template)
 
     def settings(self, body: TextOptions) -> list[Settings]:
         """The settings of each choice: the first has the seed, each further one the next. Raises OptionError."""
         count, limits = body.n or 1, self.engine.limits
         if count > limits.max_choices:
             raise bad(f"n is {count}; this server gives at most {limits.max_choices}", "n")
-        config = body.config(self.defaults, limits)
-        first = self.engine.model.generation_defaults.resolve(config)
-        seeds = range(first.seed, first.seed + count)
-        return [self.engine.model.generation_defaults.resolve(config.override({"seed": seed})) for seed in seeds]
+        first = self.engine.model.generation_defaults.resolve(body.config(self.defaults, limits))
+        return [replace(first, seed=first.seed + index) for index in range(count)]
 
-    async def encode(self, prompt: Any, body: TextOptions) -> list[int]:
-        """A prompt's token ids, made in another thread. Raises PromptError."""
-        tokenizer, vocab_size = self.engine.tokenizer, self.engine.model.config.vocab_size
-        if isinstance(body, ChatRequest):
-            if not prompt:
-                raise bad("messages is empty; write one for the model to answer", "messages")
-            extra = (body.offered_tools, body.thinks)
-        else:
-            extra = (None, None)
-        async with self.encoding:
-            return await run_in_threadpool(tokenizer.encode_prompt, prompt, vocab_size, *extra)
-
-    async def reply(
-        self, request: Request, body: TextOptions, wanted: Sequence[tuple[list[int], Settings]], prompts: int
-    ) -> Response:
+    async def reply(self, request: Request, body: TextOptions, wanted: Wanted, prompts: int) -> Response:
         """The answers of a request, streamed or whole."""
+        limits = self.engine.limits
         answers = Answers(self.engine, wanted, bool(body.x_diffusion_drafts))
         is_chat = isinstance(body, ChatRequest)
         reply = Reply(self.name, is_chat, answers, wanted, self.turns, self.engine.tokenizer, prompts)
         spent: Spent = request.scope["spent"]
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
-            return AnswerStream(answers, events(reply, with_usage, spent))
+            return AnswerStream(answers, events(reply, with_usage, spent), limits.answer_seconds + limits.grace_seconds)
         with answers:
             whole = await unless_gone(request, reply.whole())
         spent.add(reply.stats)

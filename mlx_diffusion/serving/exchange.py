@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -39,15 +40,19 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 class AnswerStream(StreamingResponse):
-    """Server-sent events, with whose end, whatever it is, the work on the answers ends."""
+    """Server-sent events, with whose end, whatever it is, the work on the answers ends.
 
-    def __init__(self, answers: Answers, content: AsyncIterator[str]) -> None:
+    A caller who does not read them is waited for no longer than `seconds`; then the stream breaks off.
+    """
+
+    def __init__(self, answers: Answers, content: AsyncIterator[str], seconds: float) -> None:
         super().__init__(content, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
-        self._answers = answers
+        self._answers, self._seconds = answers, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._answers:
-            await super().__call__(scope, receive, send)
+        with self._answers, suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                await super().__call__(scope, receive, send)
 
 
 async def events(reply: Reply, with_usage: bool, spent: Spent) -> AsyncIterator[str]:

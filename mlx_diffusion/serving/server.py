@@ -5,6 +5,7 @@ Knows nothing of what is asked or answered.
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from mlx_diffusion.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import uvicorn
 
+PACKAGES = ("pydantic", "starlette", "uvicorn")
 MISSING = "the server needs packages that are not installed ({}); run: pip install 'mlx-diffusion[serve]'"
 
 
@@ -54,13 +56,11 @@ class Address:
 
 def check_packages() -> None:
     """Raise OptionError, which says what to do, where a package that the server needs is not installed."""
-    try:
-        import pydantic
-        import starlette
-        import uvicorn
-    except ModuleNotFoundError as error:
-        raise OptionError(MISSING.format(error.name)) from None
-    del pydantic, starlette, uvicorn
+    for name in PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise OptionError(MISSING.format(error.name)) from None
 
 
 def bind(address: Address) -> socket.socket:

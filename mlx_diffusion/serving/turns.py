@@ -6,6 +6,7 @@ nothing of any interface's own form.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def read_calls(raw: str) -> list[ToolCall]:
     """The calls between markers, `call:name{key:<|"|>value<|"|>}`; none where the text is no such thing."""
     if not raw.startswith(BEGIN) or not raw.endswith(END):
         return []
-    from mlx_lm.tool_parsers.gemma4 import parse_tool_call  # a second's work, which others need not wait for
+    from mlx_lm.tool_parsers.gemma4 import parse_tool_call
 
     try:
         found = parse_tool_call(raw.removeprefix(BEGIN).removesuffix(END))
@@ -109,6 +110,11 @@ def read_calls(raw: str) -> list[ToolCall]:
         return []
     calls = found if isinstance(found, list) else [found]
     return [ToolCall(call["name"], call["arguments"]) for call in calls if isinstance(call["arguments"], dict)]
+
+
+def make_ready_for_calls() -> None:
+    """Import what reads calls: a second's work, once, which callers without tools need not wait for."""
+    importlib.import_module("mlx_lm.tool_parsers.gemma4")
 
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:
