@@ -31,8 +31,9 @@ from mlx_diffusion.tokenizer import load_tokenizer
 
 httpx, openai, _, _ = (pytest.importorskip(name) for name in ("httpx", "openai", "starlette", "uvicorn"))
 
-app, exchange, requests = (
-    pytest.importorskip(f"mlx_diffusion.serving.{name}") for name in ("app", "exchange", "openai_requests")
+service, openai_routes, ollama_routes, exchange, requests = (
+    pytest.importorskip(f"mlx_diffusion.serving.{name}")
+    for name in ("service", "openai_routes", "ollama_routes", "exchange", "openai_requests")
 )
 
 DEMO = find_folder("demo")
@@ -392,7 +393,7 @@ def test_a_client_that_does_not_read_is_not_waited_for_without_end() -> None:
     asyncio.run(asyncio.wait_for(stream({"type": "http"}, hold, hold), 30))
 
 
-FIELDS = [*requests.ChatRequest.model_fields, "prompt", "chat_template", "chat_template_kwargs"]
+FIELDS = [*requests.ChatRequest.model_fields, *"prompt chat_template options think format raw system".split()]
 TEXT = st.text(max_size=8) | st.sampled_from(["role", "content", "user", "\ud800"])
 JSON: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
@@ -404,11 +405,56 @@ JSON: Any = st.recursive(
 @hypothesis.settings(max_examples=150)
 @hypothesis.given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=2), st.sampled_from(MODES))
 def test_whatever_a_body_holds_it_is_taken_or_refused_in_a_sentence(fields: dict[str, Any], mode: Mode) -> None:
-    service = app.Service(EngineThread(MODEL, TOKENIZER, LIMITS, 0, print), "demo", GenerationConfig(mode=mode))
-    for read, own in ((service.wanted_chat, {"messages": COPY}), (service.wanted_completions, {"prompt": "Copy"})):
+    engine = EngineThread(MODEL, TOKENIZER, LIMITS, 0, print)
+    served_model = service.Service(engine, "demo", GenerationConfig(mode=mode))
+    openai_form, ollama_form = openai_routes.OpenAIRoutes(served_model), ollama_routes.OllamaRoutes(served_model)
+    chat, prompt = {"messages": COPY}, {"prompt": "Copy"}
+    for read, own in (
+        (openai_form.read_chat, chat),
+        (openai_form.read_completion, prompt),
+        (ollama_form.read_chat, {"model": "demo", **chat}),
+        (ollama_form.read_generate, {"model": "demo", **prompt}),
+    ):
         try:
-            _, wanted = read(json.dumps({**own, **fields}).encode())
+            _, wanted, *_ = read(json.dumps({**own, **fields}).encode())
         except DiffusionError as error:
             assert isinstance(error, RequestError | OptionError | PromptError) and "\n" not in str(error)
         else:
             assert wanted and all(tokens for tokens, _ in wanted)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_ollamas_requests_get_the_same_answers(server: Served, stream: bool) -> None:
+    def lines(path: str, **body: Any) -> list[dict[str, Any]]:
+        got = server.post(path, model="demo:latest", stream=stream, **body)
+        assert got.status_code == 200
+        return [json.loads(line) for line in got.text.splitlines()]
+
+    own = generate(MODEL, TOKENIZER, COPY)
+    found = lines("/api/chat", messages=COPY, options={"num_predict": -1, "num_ctx": 512})
+    assert "".join(line["message"]["content"] for line in found) == own
+    assert found[-1]["done"] and found[-1]["done_reason"] == "stop" and found[-1]["eval_count"] > 0
+    assert "".join(line["response"] for line in lines("/api/generate", prompt=COPY[0]["content"])) == own
+    raw = TOKENIZER.apply_chat_template(COPY, add_generation_prompt=True, tokenize=False).removeprefix("<bos>")
+    assert "".join(line["response"] for line in lines("/api/generate", prompt=raw, raw=True)) == generate(
+        MODEL, TOKENIZER, TOKENIZER.encode(raw)
+    )
+    called = lines("/api/chat", messages=say("What is the weather in Oslo?"), tools=[TOOL])
+    calls = [call for line in called for call in line["message"].get("tool_calls", [])]
+    assert calls == [{"function": {"name": "weather", "arguments": {"city": "Oslo"}}}]
+    thought = lines("/api/chat", messages=say("Add: 27 + 15"), think=True)
+    assert "".join(line["message"].get("thinking", "") for line in thought)
+
+
+def test_ollamas_requests_are_refused_in_its_form(server: Served) -> None:
+    assert server.http.get("/api/tags").json()["models"][0]["name"] == "demo"
+    assert server.http.get("/api/version").json()["version"]
+    for body, status, said in (
+        ({"model": "other", "messages": COPY}, 404, "is not served"),
+        ({"model": "demo", "messages": COPY, "options": {"mirostat": 1}}, 400, "options.mirostat is not known"),
+        ({"model": "demo", "messages": COPY, "options": {"num_ctx": 10**9}}, 400, "this model has a context of"),
+        ({"model": "demo", "messages": [{**COPY[0], "images": ["aa"]}]}, 400, "images are not read"),
+        ({"model": "demo", "messages": COPY, "format": "json"}, 400, "format"),
+    ):
+        got = server.post("/api/chat", **body)
+        assert got.status_code == status and said in got.json()["error"]

@@ -17,10 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.limits import Limits
-from mlx_diffusion.serving.metrics import Spent
-from mlx_diffusion.serving.openai_replies import Reply, error_body
 from mlx_diffusion.serving.problems import RequestError
 
+EVENTS = "text/event-stream"
 ResultT = TypeVar("ResultT")
 
 
@@ -40,13 +39,13 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 class AnswerStream(StreamingResponse):
-    """Server-sent events, with whose end, whatever it is, the work on the answers ends.
+    """An answer that is sent in parts, with whose end, whatever it is, the work on the answers ends.
 
     A caller who does not read them is waited for no longer than `seconds`; then the stream breaks off.
     """
 
-    def __init__(self, answers: Answers, content: AsyncIterator[str], seconds: float) -> None:
-        super().__init__(content, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
+    def __init__(self, answers: Answers, content: AsyncIterator[str], seconds: float, media_type: str = EVENTS) -> None:
+        super().__init__(content, headers={"Cache-Control": "no-store"}, media_type=media_type)
         self._answers, self._seconds = answers, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,22 +54,8 @@ class AnswerStream(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def events(reply: Reply, with_usage: bool, spent: Spent) -> AsyncIterator[str]:
-    """The chunks of a reply as server-sent events; one that fails on its way ends with an error."""
-    spent.note = " left"
-    try:
-        async for chunk in reply.chunks(with_usage):
-            yield event(chunk)
-        yield "data: [DONE]\n\n"
-        spent.note = ""
-    except RequestError as error:
-        spent.note = f" failed={error.status}"
-        yield event(error_body(error))
-    finally:
-        spent.add(reply.stats)
-
-
 def event(data: Any) -> str:
+    """Data as a server-sent event."""
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 

@@ -28,6 +28,7 @@ LOCAL = ("localhost",)
 OPEN = ("/health",)  # to those without the key
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d+)?")
 HINTS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}  # headers by status
+OLLAMA = "/api/"
 GOOD_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -92,7 +93,7 @@ class Guard:
                 self._entry.check(scope["path"], headers)
                 await self._app(scope, receive, answer)
             except RequestError as error:
-                await refusal(error)(scope, receive, answer)
+                await refusal(scope["path"], error)(scope, receive, answer)
             except Exception as error:
                 self._log(f"id={spent.identity} {type(error).__name__}: {error}")
                 if status != 500:  # in the middle of an answer, which then breaks off
@@ -107,9 +108,7 @@ class Guard:
             )
 
 
-def refusal(error: RequestError) -> JSONResponse:
-    """The reply that says why there is no answer."""
-    headers = (
-        {"Retry-After": "1"} if error.status == 503 else {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-    )
-    return JSONResponse(error_body(error), error.status, headers)
+def refusal(path: str, error: RequestError) -> JSONResponse:
+    """The reply that says why there is no answer, in the form of the interface that the path belongs to."""
+    body = {"error": str(error)} if path.startswith(OLLAMA) else error_body(error)
+    return JSONResponse(body, error.status, HINTS.get(error.status))

@@ -30,6 +30,14 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """Raises RequestError, one sentence that names the field."""
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            raise first_of(error) from None
+
 
 class StreamOptions(Body):
     """What comes with a stream."""
@@ -82,14 +90,6 @@ class TextOptions(Body):
     user: str | None = None  # says who asks, which changes no answer
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
-
-    @classmethod
-    def read(cls, body: bytes) -> Self:
-        """Raises RequestError, one sentence that names the field."""
-        try:
-            return cls.model_validate_json(body)
-        except ValidationError as error:
-            raise first_of(error) from None
 
     @property
     def wanted_tokens(self) -> int | None:

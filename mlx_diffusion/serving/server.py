@@ -101,9 +101,10 @@ def build_server(
     """
     import uvicorn
 
-    from mlx_diffusion.serving.app import Service, build_app
+    from mlx_diffusion.serving.app import build_app
     from mlx_diffusion.serving.engine_thread import EngineThread
     from mlx_diffusion.serving.guard import Entry
+    from mlx_diffusion.serving.service import Service
 
     limits = limits or Limits()
     engine = EngineThread(model, tokenizer, limits, prefix_bytes, log)

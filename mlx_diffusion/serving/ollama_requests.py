@@ -1,0 +1,94 @@
+"""Requests as Ollama's clients write them, read as the requests of OpenAI's form that ask for the same.
+
+Knows nothing of how an answer is made or written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from mlx_diffusion.serving.openai_requests import Body, ChatRequest, CompletionRequest
+from mlx_diffusion.serving.problems import bad
+
+SAME = ("temperature", "seed", "top_k", "top_p", "min_p", "stop")
+RENAMED = {"repeat_penalty": "repetition_penalty", "repeat_last_n": "repetition_context_size"}
+EVERYTHING = (-1, -2)  # as num_predict: as many tokens as may be
+
+
+class OllamaOptions(Body):
+    """How to write; num_ctx is the least context that is wanted, in tokens."""
+
+    temperature: float | None = None
+    seed: int | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    stop: str | list[str] | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    num_predict: int | None = None
+    num_ctx: int | None = None
+
+
+class OllamaRequest(Body):
+    """What both requests share. The model stays loaded, whatever keep_alive says."""
+
+    model: str
+    stream: bool | None = None
+    options: OllamaOptions | None = None
+    think: bool | None = None
+    format: Literal[""] | None = None
+    keep_alive: str | int | float | None = None
+
+    @property
+    def streams(self) -> bool:
+        return self.stream is not False
+
+    def wishes(self, context: int, most: int) -> dict[str, Any]:
+        """The options in OpenAI's names; `context` and `most` are what the model and the server have, in tokens."""
+        options = self.options or OllamaOptions()
+        if (options.num_ctx or 0) > context:
+            raise bad(f"num_ctx is {options.num_ctx}; this model has a context of {context}", "options")
+        wanted = most if options.num_predict in EVERYTHING else options.num_predict
+        renamed = {new: getattr(options, name) for name, new in RENAMED.items()}
+        return {"model": plain_name(self.model), "max_tokens": wanted, **renamed,
+                **{name: getattr(options, name) for name in SAME}}  # fmt: skip
+
+
+class OllamaChat(OllamaRequest):
+    """The body of /api/chat."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+
+    def as_chat(self, context: int, most: int) -> ChatRequest:
+        """The same in OpenAI's form. Raises RequestError."""
+        if any(message.get("images") for message in self.messages):
+            raise bad("images are not read by this server; leave them out", "messages")
+        wishes = self.wishes(context, most)
+        return ChatRequest(messages=self.messages, tools=self.tools, enable_thinking=self.think, **wishes)
+
+
+class OllamaGenerate(OllamaRequest):
+    """The body of /api/generate: one prompt, which is put into a conversation unless it is raw."""
+
+    prompt: str
+    system: str | None = None
+    raw: bool | None = None
+    suffix: Literal[""] | None = None
+
+    def as_openai(self, context: int, most: int) -> ChatRequest | CompletionRequest:
+        """The same in OpenAI's form. Raises RequestError."""
+        wishes = self.wishes(context, most)
+        if self.raw:
+            if self.system or self.think is not None:
+                raise bad("system and think are for the chat template, which raw: true leaves out", "raw")
+            return CompletionRequest(prompt=self.prompt, **wishes)
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": self.prompt})
+        return ChatRequest(messages=messages, enable_thinking=self.think, **wishes)
+
+
+def plain_name(name: str) -> str:
+    """A model's name without the tag that Ollama's clients add."""
+    return name.removesuffix(":latest")

@@ -1,0 +1,95 @@
+"""OpenAI's routes: its models, chats and completions.
+
+Knows nothing of how an answer is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mlx_diffusion.serving.answers import Answers
+from mlx_diffusion.serving.exchange import AnswerStream, event, read_body, unless_gone
+from mlx_diffusion.serving.metrics import Spent
+from mlx_diffusion.serving.openai_replies import Reply, error_body
+from mlx_diffusion.serving.openai_requests import ChatRequest, CompletionRequest
+from mlx_diffusion.serving.problems import RequestError
+from mlx_diffusion.serving.service import Service, Wanted
+
+OWNER = "mlx-diffusion"
+
+
+class OpenAIRoutes:
+    """What a service answers in OpenAI's form."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.routes = [
+            Route("/v1/models", self.models),
+            Route("/v1/models/{name:path}", self.model),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/completions", self.completions, methods=["POST"]),
+        ]
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def model(self, request: Request) -> Response:
+        self._service.check_name(request.path_params["name"])
+        return JSONResponse(self._card())
+
+    def _card(self) -> dict[str, Any]:
+        return {"id": self._service.name, "object": "model", "created": 0, "owned_by": OWNER}
+
+    async def chat(self, request: Request) -> Response:
+        body = await read_body(request, self._service.engine.limits)
+        return await self._reply(request, *await self._service.prepare(self.read_chat, body))
+
+    async def completions(self, request: Request) -> Response:
+        body = await read_body(request, self._service.engine.limits)
+        return await self._reply(request, *await self._service.prepare(self.read_completion, body))
+
+    def read_chat(self, raw: bytes) -> tuple[ChatRequest, Wanted]:
+        """A chat's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
+        body = ChatRequest.read(raw)
+        return body, self._service.wanted(body)
+
+    def read_completion(self, raw: bytes) -> tuple[CompletionRequest, Wanted]:
+        """A completion's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
+        body = CompletionRequest.read(raw)
+        return body, self._service.wanted(body)
+
+    async def _reply(self, request: Request, body: ChatRequest | CompletionRequest, wanted: Wanted) -> Response:
+        """The answers of a request, streamed or whole."""
+        service = self._service
+        answers = Answers(service.engine, wanted, bool(body.x_diffusion_drafts))
+        is_chat = isinstance(body, ChatRequest)
+        prompts = 1 if isinstance(body, ChatRequest) else len(body.prompts)
+        reply = Reply(service.name, is_chat, answers, wanted, service.turns, service.engine.tokenizer, prompts)
+        spent: Spent = request.scope["spent"]
+        if body.stream:
+            with_usage = body.stream_options is not None and body.stream_options.include_usage
+            return AnswerStream(answers, events(reply, with_usage, spent), service.stream_seconds)
+        with answers:
+            whole = await unless_gone(request, reply.whole())
+        spent.add(reply.stats)
+        return JSONResponse(whole)
+
+
+async def events(reply: Reply, with_usage: bool, spent: Spent) -> AsyncIterator[str]:
+    """The chunks of a reply as server-sent events; one that fails on its way ends with an error."""
+    spent.note = " left"
+    try:
+        async for chunk in reply.chunks(with_usage):
+            yield event(chunk)
+        yield "data: [DONE]\n\n"
+        spent.note = ""
+    except RequestError as error:
+        spent.note = f" failed={error.status}"
+        yield event(error_body(error))
+    finally:
+        spent.add(reply.stats)
