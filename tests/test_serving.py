@@ -27,6 +27,7 @@ from mlx_diffusion.serving.engine_thread import EngineThread
 from mlx_diffusion.serving.limits import Limits
 from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.server import Address, bind, build_server
+from mlx_diffusion.serving.turns import Thought, ToolCall, Turns
 from mlx_diffusion.tokenizer import load_tokenizer
 
 httpx, openai, _, _ = (pytest.importorskip(name) for name in ("httpx", "openai", "starlette", "uvicorn"))
@@ -179,6 +180,32 @@ def test_thoughts_and_calls_are_apart_from_the_answer(server: Served) -> None:
         assert [(call.function.name, json.loads(call.function.arguments)) for call in calls] == [
             ("weather", {"city": "Oslo"})
         ]
+
+
+CALL = '<|tool_call>call:f{a:<|"|>x<|"|>,b:[1,2]}<tool_call|>'
+TURNS: list[tuple[str, list[Any]]] = [
+    (f"fig{CALL}oak", ["fig", ToolCall("f", {"a": "x", "b": [1, 2]}), "oak"]),
+    ("<|channel>thought\nfig<channel|>oak", [Thought("fig"), "oak"]),
+    *((raw, [raw]) for raw in (CALL[:-14], "<|tool_call>call:f{a:NaN}<tool_call|>", "<|tool_call>fig<tool_call|>")),
+    (CROSSED := "<|tool_call>call:f{a:<|channel>x<channel|>}<tool_call|>oak", [CROSSED]),
+]
+
+
+@pytest.mark.parametrize("text, pieces", TURNS)
+def test_a_turn_is_read_alike_in_whatever_parts_it_comes(text: str, pieces: list[Any]) -> None:
+    settings = MODEL.generation_defaults.resolve(GenerationConfig())
+    tokens = TOKENIZER.encode(text, add_special_tokens=False)
+    for width in (1, 2, len(tokens)):
+        reader, found = Turns(MODEL, TOKENIZER).begin([], settings), list[Any]()
+        for start in range(0, len(tokens), width):
+            found += reader.push(tokens[start : start + width], last=start + width >= len(tokens))
+        joined = [found.pop(0)]
+        for piece in found:
+            if isinstance(piece, str) and isinstance(joined[-1], str):
+                joined[-1] += piece
+            else:
+                joined.append(piece)
+        assert joined == pieces
 
 
 def test_likelihoods_belong_to_the_tokens_of_the_answer(server: Served) -> None:

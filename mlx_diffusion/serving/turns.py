@@ -73,15 +73,18 @@ class TurnReader:
         pieces: list[Piece] = []
         for token in tokens:
             marker = self._markers.get(token)
-            inside = bool(self._call)
-            if inside or marker == BEGIN:
-                self._call.append(token)
-            self._take([token], pieces, last=False)
-            if inside and marker == END:
+            if not self._call:
+                self._take([token], pieces, last=False)
+                self._call = [token] if marker == BEGIN else []
+                continue
+            self._call.append(token)
+            self._channels.push([token])  # which follow the markers; the text is that of the call
+            if marker == END:
                 pieces += self._called()
-        self._take([], pieces, last=last)
-        if last:
+        if last and self._call:
             pieces += self._called()
+        else:
+            self._take([], pieces, last=last)
         return _joined(pieces)
 
     def _take(self, tokens: Sequence[int], pieces: list[Piece], *, last: bool) -> None:
@@ -100,16 +103,19 @@ class TurnReader:
 
 def read_calls(raw: str) -> list[ToolCall]:
     """The calls between markers, `call:name{key:<|"|>value<|"|>}`; none where the text is no such thing."""
-    if not raw.startswith(BEGIN) or not raw.endswith(END):
+    said = raw.removeprefix(BEGIN).removesuffix(END).strip()
+    if not (raw.startswith(BEGIN) and raw.endswith(END) and said.startswith("call:") and said.endswith("}")):
         return []
     from mlx_lm.tool_parsers.gemma4 import parse_tool_call
 
     try:
-        found = parse_tool_call(raw.removeprefix(BEGIN).removesuffix(END))
+        found = parse_tool_call(said)
+        calls = [ToolCall(call["name"], call["arguments"]) for call in (found if isinstance(found, list) else [found])]
+        for call in calls:
+            json.dumps(call.arguments, allow_nan=False)  # as all interfaces send them
     except (ValueError, RecursionError):
         return []
-    calls = found if isinstance(found, list) else [found]
-    return [ToolCall(call["name"], call["arguments"]) for call in calls if isinstance(call["arguments"], dict)]
+    return calls
 
 
 def make_ready_for_calls() -> None:
