@@ -1,4 +1,4 @@
-"""`mlx-diffusion serve`: answers requests over HTTP, as OpenAI's and Ollama's clients send them.
+"""`mlx-diffusion serve`: answers requests over HTTP, as OpenAI's, Ollama's and Anthropic's clients send them.
 
 Knows the command line, and nothing of HTTP or of how text is made.
 """
@@ -40,9 +40,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         commands,
         "serve",
         run,
-        help="answer requests over HTTP, as OpenAI's and Ollama's clients send them",
+        help="answer requests over HTTP, as OpenAI's, Ollama's and Anthropic's clients send them",
         usage="[OPTION ...]",
-        description="Answer requests over HTTP, as OpenAI's and Ollama's clients send them.",
+        description="Answer requests over HTTP, as OpenAI's, Ollama's and Anthropic's clients send them.",
         epilog=EPILOG,
     )
     add_model(parser)

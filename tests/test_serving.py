@@ -32,16 +32,16 @@ from mlx_diffusion.tokenizer import load_tokenizer
 
 httpx, openai, _, _ = (pytest.importorskip(name) for name in ("httpx", "openai", "starlette", "uvicorn"))
 
-service, openai_routes, ollama_routes, exchange, requests = (
+service, openai_routes, ollama_routes, anthropic_routes, exchange, requests = (
     pytest.importorskip(f"mlx_diffusion.serving.{name}")
-    for name in ("service", "openai_routes", "ollama_routes", "exchange", "openai_requests")
+    for name in "service openai_routes ollama_routes anthropic_routes exchange openai_requests".split()
 )
 
 DEMO = find_folder("demo")
 MODEL, TOKENIZER = model_of(DEMO), load_tokenizer(DEMO)
 PREFIX_BYTES = 50_000_000
 LIMITS = Limits(max_requests=3, max_waiting=8, max_bytes=20_000, max_tokens=500)
-TOOL = {"type": "function", "function": {"name": "weather", "parameters": {
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": {
     "type": "object", "properties": {"city": {"type": "string"}}}}}  # fmt: skip
 
 
@@ -435,12 +435,14 @@ def test_whatever_a_body_holds_it_is_taken_or_refused_in_a_sentence(fields: dict
     engine = EngineThread(MODEL, TOKENIZER, LIMITS, 0, print)
     served_model = service.Service(engine, "demo", GenerationConfig(mode=mode))
     openai_form, ollama_form = openai_routes.OpenAIRoutes(served_model), ollama_routes.OllamaRoutes(served_model)
+    anthropic_form = anthropic_routes.AnthropicRoutes(served_model)
     chat, prompt = {"messages": COPY}, {"prompt": "Copy"}
     for read, own in (
         (openai_form.read_chat, chat),
         (openai_form.read_completion, prompt),
         (ollama_form.read_chat, {"model": "demo", **chat}),
         (ollama_form.read_generate, {"model": "demo", **prompt}),
+        (anthropic_form.read_messages, {"model": "demo", "max_tokens": 9, **chat}),
     ):
         try:
             _, wanted, *_ = read(json.dumps({**own, **fields}).encode())
@@ -485,3 +487,68 @@ def test_ollamas_requests_are_refused_in_its_form(server: Served) -> None:
     ):
         got = server.post("/api/chat", **body)
         assert got.status_code == status and said in got.json()["error"]
+
+
+MESSAGES: dict[str, Any] = {"model": "demo", "max_tokens": 64}
+
+
+def added_up(text: str) -> dict[str, Any]:
+    """The message that a stream of Anthropic's events adds up to, as its own clients read it."""
+    message: dict[str, Any] = {}
+    for block in text.strip().split("\n\n"):
+        name, data = (line.partition(": ")[2] for line in block.split("\n"))
+        event = json.loads(data)
+        assert event["type"] == name
+        match name:
+            case "message_start":
+                message = event["message"]
+            case "content_block_start":
+                assert event["index"] == len(message["content"])
+                message["content"].append(event["content_block"] | {"json": ""})
+            case "content_block_delta":
+                delta, content = event["delta"], message["content"][event["index"]]
+                kind = delta.pop("type")
+                for key, value in delta.items():
+                    content["json" if kind == "input_json_delta" else key] += value
+            case "message_delta":
+                message |= event["delta"] | {"usage": event["usage"]}
+    for content in message["content"]:
+        partial = content.pop("json")
+        if partial:
+            content["input"] = json.loads(partial)
+    return message
+
+
+def test_anthropics_requests_get_the_same_answers(server: Served) -> None:
+    def both(**body: Any) -> dict[str, Any]:
+        whole = server.post("/v1/messages", **MESSAGES, **body).json()
+        stream = added_up(server.post("/v1/messages", stream=True, **MESSAGES, **body).text)
+        for message in (whole, stream):
+            message.pop("id")
+            message.pop("usage")
+            for content in message["content"]:
+                content.pop("id", None)
+        assert whole == stream
+        return whole
+
+    plain = both(messages=COPY)
+    assert plain["content"] == [{"type": "text", "text": generate(MODEL, TOKENIZER, COPY)}]
+    assert plain["stop_reason"] == "end_turn"
+    stopped = both(messages=COPY, stop_sequences=["zzz", " ant"])
+    assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", " ant")
+    tool = {"name": "weather", "input_schema": TOOL["function"]["parameters"]}
+    called = both(messages=say("What is the weather in Oslo?"), tools=[tool])
+    assert called["content"] == [{"type": "tool_use", "name": "weather", "input": {"city": "Oslo"}}]
+    assert called["stop_reason"] == "tool_use"
+    thought = both(messages=say("Add: 27 + 15"), thinking={"type": "enabled"})
+    assert [content["type"] for content in thought["content"]] == ["thinking", "text"]
+
+
+def test_anthropics_requests_are_refused_in_its_form(server: Served) -> None:
+    for body, status, kind in (
+        ({"messages": COPY, "temperature": 1.0}, 400, "invalid_request_error"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 400, "invalid_request_error"),
+        ({"messages": COPY, "model": "other"}, 404, "not_found_error"),
+    ):
+        got = server.post("/v1/messages", **{**MESSAGES, **body})
+        assert got.status_code == status and got.json()["error"]["type"] == kind and got.json()["type"] == "error"

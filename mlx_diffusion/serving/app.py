@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mlx_diffusion.errors import OptionError, PromptError
+from mlx_diffusion.serving.anthropic_routes import AnthropicRoutes
 from mlx_diffusion.serving.engine_thread import EngineThread
 from mlx_diffusion.serving.guard import Entry, Guard, refusal
 from mlx_diffusion.serving.metrics import Metrics
@@ -48,7 +49,7 @@ def build_app(service: Service, entry: Entry, log: Callable[[str], None]) -> ASG
         return PlainTextResponse(metrics.text(gauges(service.engine)), media_type="text/plain; version=0.0.4")
 
     routes = [Route("/health", health), Route("/metrics", show_metrics)]
-    routes += [*OpenAIRoutes(service).routes, *OllamaRoutes(service).routes]
+    routes += [*OpenAIRoutes(service).routes, *AnthropicRoutes(service).routes, *OllamaRoutes(service).routes]
     metrics = Metrics(tuple(route.path for route in routes))
     handlers = {
         RequestError: lambda request, error: refusal(request.url.path, error),

@@ -19,8 +19,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlx_diffusion.serving.error_forms import error_form
 from mlx_diffusion.serving.metrics import Metrics, Spent
-from mlx_diffusion.serving.openai_replies import error_body
 from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.visible_text import notice
 
@@ -28,7 +28,6 @@ LOCAL = ("localhost",)
 OPEN = ("/health",)  # to those without the key
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d+)?")
 HINTS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}  # headers by status
-OLLAMA = "/api/"
 GOOD_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -110,5 +109,4 @@ class Guard:
 
 def refusal(path: str, error: RequestError) -> JSONResponse:
     """The reply that says why there is no answer, in the form of the interface that the path belongs to."""
-    body = {"error": str(error)} if path.startswith(OLLAMA) else error_body(error)
-    return JSONResponse(body, error.status, HINTS.get(error.status))
+    return JSONResponse(error_form(path, error), error.status, HINTS.get(error.status))

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from mlx_diffusion import __version__
 from mlx_diffusion.events import Finish, Segment, Stats
 from mlx_diffusion.serving.answers import Answers
+from mlx_diffusion.serving.error_forms import OLLAMA, error_form
 from mlx_diffusion.serving.exchange import AnswerStream, read_body, unless_gone
 from mlx_diffusion.serving.metrics import Spent
 from mlx_diffusion.serving.ollama_requests import OllamaChat, OllamaGenerate, OllamaRequest
@@ -147,4 +148,4 @@ async def streamed(answer: OllamaAnswer, answers: Answers, spent: Spent) -> Asyn
         spent.note = ""
     except RequestError as error:
         spent.note = f" failed={error.status}"
-        yield json.dumps({"error": str(error)}) + "\n"
+        yield json.dumps(error_form(OLLAMA, error)) + "\n"

@@ -15,13 +15,11 @@ from mlx_diffusion.events import Draft, Event, Finish, Segment, Stats
 from mlx_diffusion.options import Settings
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.openai_logprobs import chat_logprobs, completion_logprobs
-from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.turns import Piece, Thought, ToolCall, TurnReader, Turns, arguments_text
 from mlx_diffusion.tokenizer import Tokenizer
 
 Chunk = dict[str, Any]
 REASONS = {"stop": "stop", "length": "length", "context": "length"}
-KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 
 
 @dataclass
@@ -196,9 +194,3 @@ def as_message(choice: Chunk) -> Chunk:
         message["tool_calls"] = calls
     return {"index": choice["index"], "message": message, "logprobs": choice["logprobs"],
             "finish_reason": choice["finish_reason"]}  # fmt: skip
-
-
-def error_body(error: RequestError) -> Chunk:
-    """An error in OpenAI's form."""
-    kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}

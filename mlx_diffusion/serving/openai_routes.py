@@ -13,9 +13,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlx_diffusion.serving.answers import Answers
+from mlx_diffusion.serving.error_forms import error_form
 from mlx_diffusion.serving.exchange import AnswerStream, event, read_body, unless_gone
 from mlx_diffusion.serving.metrics import Spent
-from mlx_diffusion.serving.openai_replies import Reply, error_body
+from mlx_diffusion.serving.openai_replies import Reply
 from mlx_diffusion.serving.openai_requests import ChatRequest, CompletionRequest
 from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.service import Service, Wanted
@@ -90,6 +91,6 @@ async def events(reply: Reply, with_usage: bool, spent: Spent) -> AsyncIterator[
         spent.note = ""
     except RequestError as error:
         spent.note = f" failed={error.status}"
-        yield event(error_body(error))
+        yield event(error_form("/v1", error))
     finally:
         spent.add(reply.stats)

@@ -1,0 +1,144 @@
+"""Requests as Anthropic's clients write them, read as the chats of OpenAI's form that ask for the same.
+
+Knows nothing of how an answer is made or written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from mlx_diffusion.serving.openai_requests import Body, ChatRequest
+
+
+class TextBlock(Body):
+    """Some text. What `cache_control` asks for happens to all prompts."""
+
+    type: Literal["text"]
+    text: str
+    cache_control: dict[str, Any] | None = None
+
+
+class ThinkingBlock(Body):
+    """Thoughts of an earlier turn of the model."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+
+
+class ToolUseBlock(Body):
+    """A call of an earlier turn of the model."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+    cache_control: dict[str, Any] | None = None
+
+
+class ToolResultBlock(Body):
+    """What a call gave."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: str | list[TextBlock] = ""
+    is_error: bool | None = None
+    cache_control: dict[str, Any] | None = None
+
+
+Block = Annotated[TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
+
+
+class ConversationTurn(Body):
+    """A message of the conversation."""
+
+    role: Literal["user", "assistant"]
+    content: str | list[Block]
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """The same in OpenAI's form: results of calls are messages of their own."""
+        blocks = [TextBlock(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+        for block in blocks:
+            if isinstance(block, ToolResultBlock):
+                yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": text_of(block.content)}
+        text = text_of([block for block in blocks if isinstance(block, TextBlock)])
+        thoughts = "".join(block.thinking for block in blocks if isinstance(block, ThinkingBlock))
+        calls = [
+            {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": json.dumps(block.input)}}
+            for block in blocks
+            if isinstance(block, ToolUseBlock)
+        ]
+        extra = ({"reasoning_content": thoughts} if thoughts else {}) | ({"tool_calls": calls} if calls else {})
+        if text or extra or not blocks:
+            yield {"role": self.role, "content": text, **extra}
+
+
+class DeclaredTool(Body):
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any]
+    type: Literal["custom"] | None = None
+    cache_control: dict[str, Any] | None = None
+
+
+class ToolChoice(Body):
+    """Whether tools may be called."""
+
+    type: Literal["auto", "none"]
+
+
+class Thinking(Body):
+    """Whether the model thinks first. Thoughts count as tokens of the answer; a budget of their own cannot be held."""
+
+    type: Literal["enabled", "disabled"]
+
+
+class MessagesRequest(Body):
+    """The body of /v1/messages."""
+
+    model: str
+    max_tokens: int
+    messages: list[ConversationTurn]
+    system: str | list[TextBlock] | None = None
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop_sequences: list[str] | None = None
+    tools: list[DeclaredTool] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    metadata: dict[str, Any] | None = None  # says who asks, which changes no answer
+    service_tier: Literal["auto", "standard_only"] | None = None
+
+    def as_chat(self) -> ChatRequest:
+        """The same in OpenAI's form."""
+        system = text_of(self.system or "")
+        messages = [{"role": "system", "content": system}] if system else []
+        tools = [
+            {"type": "function", "function": {"name": tool.name, "parameters": tool.input_schema,
+                                              **({"description": tool.description} if tool.description else {})}}
+            for tool in self.tools or []
+        ]  # fmt: skip
+        return ChatRequest(
+            model=self.model,
+            messages=[*messages, *(message for turn in self.messages for message in turn.messages())],
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            stop=self.stop_sequences,
+            tools=tools or None,
+            tool_choice=None if self.tool_choice is None else self.tool_choice.type,
+            enable_thinking=None if self.thinking is None else self.thinking.type == "enabled",
+        )
+
+
+def text_of(content: str | Sequence[TextBlock]) -> str:
+    return content if isinstance(content, str) else "".join(block.text for block in content)
