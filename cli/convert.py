@@ -4,6 +4,7 @@ Knows the command line and the terminal, and nothing of how weights are converte
 """
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.streams import err, out, out_json, out_result
 from mlx_diffusion.display import count_of, duration, left_text, size_text
-from mlx_diffusion.errors import ConversionError
+from mlx_diffusion.errors import ConversionError, DiffusionError
 
 if TYPE_CHECKING:
     from mlx_diffusion.convert import Progress, Result
@@ -29,6 +30,18 @@ examples:
 Interrupted, by whatever, the same command goes on. Results go to standard output, all else to standard error.
 Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
 """
+
+
+OPTIONS = (  # what the library calls its arguments and functions, and the command its options
+    (r"\bforce=True", "--force"),
+    (r"\bstream=True", "--stream"),
+    (r"\brules=\[(.+?)\]", r"--set \1"),
+    (r"\brevision=\.\.\.", "--revision"),
+    (r"\btokenizer=\.\.\.", "--tokenizer"),
+    (r"\bverify\(\)", "--verify"),
+    (r"\bupload\(\)", "--upload-to"),
+    (r"\bthe same call\b", "the same command"),
+)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,6 +79,20 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Convert, or predict a conversion; returns the exit code."""
+    try:
+        return _run(args)
+    except DiffusionError as error:
+        raise type(error)(in_options(str(error))) from error
+
+
+def in_options(text: str) -> str:
+    """What the library says, which speaks of its arguments, in the command's options."""
+    for name, option in OPTIONS:
+        text = re.sub(name, option, text)
+    return text
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(args)
     if not args.target:
@@ -116,7 +143,7 @@ def _convert(args: argparse.Namespace) -> "Result":
             tokenizer=args.tokenizer,
             report=lambda progress: line.show(progress_text(progress)),
             command=shlex.join(["mlx-diffusion", *args.argv]),
-            warn=say,
+            warn=lambda line: say(in_options(line)),
         )
 
 

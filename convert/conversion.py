@@ -123,8 +123,8 @@ def convert(
             finished = complete and is_finished(target, plan.side_files, plan.origin)
             if finished and not reuse:
                 raise ConversionError(
-                    f"{target} is finished, by this very conversion; add --verify to compare it with its source, "
-                    "--upload-to to upload it, --force to convert anew"
+                    f"{target} is finished, by this very conversion; take verify() to compare it with its source, "
+                    "upload() to upload it, force=True to convert anew"
                 )
             if finished:
                 check_source(plan, opened, target, warn)

@@ -24,8 +24,8 @@ def tokenizer_files(facts: GgufFacts) -> dict[str, bytes]:
     if model != MODEL or facts.metadata.get("tokenizer.ggml.add_space_prefix"):
         found = "no tokenizer" if model is None else f"a tokenizer of the model {model!r}"
         raise CheckpointError(
-            f"{facts.where} has {found}, where {MODEL!r} is read; add --tokenizer FOLDER with a folder that has the "
-            "tokenizer's files"
+            f"{facts.where} has {found}, where {MODEL!r} is read; give tokenizer=... with a folder that has "
+            "the tokenizer's files"
         )
     tokens = facts.texts("tokenizer.ggml.tokens")
     kinds = facts.get("tokenizer.ggml.token_type", list)

@@ -27,7 +27,7 @@ from mlx_diffusion.checkpoint.hub_errors import http_error, hub_errors
 from mlx_diffusion.checkpoint.hub_files import hub_headers
 from mlx_diffusion.checkpoint.layouts import unclaimed
 from mlx_diffusion.checkpoint.stored import SourceTensor
-from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_plain, is_whole, weight_names
+from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_links, check_plain, is_whole, weight_names
 from mlx_diffusion.convert.gguf_source import GgufSource, gguf_file
 from mlx_diffusion.convert.known_files import SMALL
 from mlx_diffusion.convert.source import LocalSource, Source, check_small
@@ -35,7 +35,7 @@ from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import parse_json
 
 TIMEOUT = 30.0  # seconds without an answer
-GO_ON = "the same command goes on"
+GO_ON = "the same call goes on"
 
 
 def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_into: Path | None = None) -> Source:
@@ -50,6 +50,7 @@ def open_source(path_or_id: str | Path, *, revision: str | None = None, stream_i
         if revision is not None:
             raise CheckpointError(f"{path_or_id} is a folder and has no revision {revision!r}; leave one of both out")
         check_finished(folder)
+        check_links(folder)
         return LocalSource(folder.resolve())
     repo_id = str(path_or_id)
     with hub_errors(repo_id, GO_ON, revision):

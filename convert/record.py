@@ -49,14 +49,14 @@ class ConversionRecord:
                 raise TypeError
             return record
         except (CheckpointError, TypeError, AttributeError):
-            raise ConversionError(f"{file} cannot be read; add --force to start anew") from None
+            raise ConversionError(f"{file} cannot be read; give force=True to start anew") from None
 
     def write(self, folder: Path) -> None:
         write_whole(folder / UNFINISHED, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
     def difference(self, earlier: ConversionRecord) -> str | None:
         """In words, the first difference for which this conversion cannot continue an earlier one; None if it can."""
-        names = {"contents": "the source's files", "formats": "the recipe with its --set rules"}
+        names = {"contents": "the source's files", "formats": "the recipe with its rules"}
         for one in fields(self):
             now, then = getattr(self, one.name), getattr(earlier, one.name)
             if one.name in ("command", "sources") or now == then:

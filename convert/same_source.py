@@ -28,14 +28,14 @@ def check_source(
     noted = sources_of(target)
     changeable = [shard for shard in plan.shards if _may_change(plan, shard)]
     if changeable and not noted:
-        warn(f"{target} does not say which contents of its source it was made from; --verify compares them")
+        warn(f"{target} does not say which contents of its source it was made from; verify() compares them")
         return
     same = _made_from_this(changeable, noted, source)
     other = [shard.sources[-1] for shard in changeable if shard.name not in same]
     if other:
         raise ConversionError(
-            f"{target} was made from other contents of {plan.record.source}, whose {other[0]} has changed since; add "
-            "--force to convert anew"
+            f"{target} was made from other contents of {plan.record.source}, whose {other[0]} has changed since; give "
+            "force=True to convert anew"
         )
 
 
@@ -66,5 +66,5 @@ def check_unchanged(plan: ConversionPlan, source: Source, names: Iterable[str]) 
     for name in names:
         if source.stamp(name) != plan.stamps[name]:
             raise CheckpointError(
-                f"{plan.record.source}/{name} was changed while it was read; once it is whole, the same command goes on"
+                f"{plan.record.source}/{name} was changed while it was read; once it is whole, the same call goes on"
             )

@@ -9,7 +9,7 @@ from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import ConversionError
 from mlx_diffusion.fit.disk import free_bytes, same_disk
 
-STREAM = "; with --stream the source needs no more than two of its files at once"
+STREAM = "; with stream=True the source needs no more than two of its files at once"
 
 
 def check_space(

@@ -76,16 +76,27 @@ def to_continue(target: Path, record: ConversionRecord, force: bool) -> Conversi
         return earlier
     if earlier is not None and not force:
         raise ConversionError(
-            f"{target} holds another unfinished conversion: {difference}; give another folder, or add --force to start "
-            f"anew, or go on with: {plain_conversion(earlier.command)}"
+            f"{target} holds another unfinished conversion: {difference}; give another folder, or force=True to start "
+            f"anew{_way_on(record, earlier)}"
         )
     if _occupied(target) and not force:
         unknown = record.revision is not None and (target / CARD).exists() and not (target / ORIGIN).exists()
-        revision = " and does not say which commit it was made from; name that with --revision," if unknown else ";"
+        revision = " and does not say which commit it was made from; name that with revision=...," if unknown else ";"
         raise ConversionError(
-            f"{target} is not empty{revision} give another folder, or add --force to replace the checkpoint"
+            f"{target} is not empty{revision} give another folder, or force=True to replace the checkpoint"
         )
     return None
+
+
+def _way_on(record: ConversionRecord, earlier: ConversionRecord) -> str:
+    """What to run for the earlier conversion, where that would go on; nothing where it would fail as this one does."""
+    another = (record.source, record.revision) != (earlier.source, earlier.revision)
+    if (record.mlx, record.mlx_diffusion) != (earlier.mlx, earlier.mlx_diffusion):
+        return ""  # no command of these versions can
+    if not another and record.contents != earlier.contents:
+        return ""  # the source is not what it was
+    command = plain_conversion(earlier.command)
+    return f", or go on with: {command}" if command == earlier.command != record.command else ""
 
 
 def outdated_files(target: Path, resumed: bool, kept: Collection[str]) -> list[Path]:
@@ -137,7 +148,7 @@ def errors_of(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        remedy = "free some and run the same command: it goes on from the last finished file"
+        remedy = "free some; the same call goes on from the last finished file"
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "once that is mended, the same command goes on from the last finished file"
+            remedy = "once that is mended, the same call goes on from the last finished file"
         raise ConversionError(f"{error.filename or target}: {reason}; {remedy}") from None

@@ -15,7 +15,7 @@ from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
 def check_upload(repo_id: str) -> None:
     """Refuse an upload that would fail after the work: a name that is no Hub id, or nobody logged in."""
     if not HUB_ID.fullmatch(repo_id):
-        raise OptionError(f"--upload-to {repo_id!r} is no Hub id, which reads owner/name")
+        raise OptionError(f"{repo_id!r} is no Hub id to upload to, which reads owner/name")
     if get_token() is None:
         raise ConversionError(f"nobody is logged in to upload to {repo_id}; run `hf auth login` first")
 
@@ -26,7 +26,9 @@ def upload(folder: Path, repo_id: str) -> str:
     names = uploaded(folder, (file.name for file in found.files))
     linked = [name for name in names if (folder / name).is_symlink()]
     if linked:
-        raise ConversionError(f"{folder / linked[0]} is a link, which no conversion writes; convert anew with --force")
+        raise ConversionError(
+            f"{folder / linked[0]} is a link, which no conversion writes; convert anew with force=True"
+        )
     try:
         with hub_errors(repo_id, "run `hf auth login` if you have not, and try again", work="upload"):
             api = HfApi()

@@ -175,6 +175,42 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         Checkpoint.open(tmp_path / "c")
 
 
+def cached(tmp_path: Path, *lost: str) -> Path:
+    """A checkpoint as the Hub's cache keeps it, of links; what they lead to is lost for some."""
+    repo = tmp_path / "models--toy--model"
+    folder, blobs = repo / "snapshots" / ("0" * 40), repo / "blobs"
+    folder.mkdir(parents=True)
+    shutil.copytree(FIXTURES / "hub", blobs)
+    for blob in blobs.iterdir():
+        (folder / blob.name).symlink_to(f"../../blobs/{blob.name}")
+    for name in lost:
+        (blobs / name).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("lost", [("model.safetensors",), ("config.json",), ("tokenizer.json", "model.safetensors")])
+def test_a_damaged_cache_says_what_is_missing(lost: tuple[str, ...], tmp_path: Path) -> None:
+    folder = cached(tmp_path, *lost)
+    more = " and 1 more" if len(lost) > 1 else ""
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.open(folder)
+    assert str(caught.value) == (
+        f"{folder}: {min(lost)}{more} cannot be read, a link to a file that is gone; the Hub's cache is damaged: "
+        "connect, and load toy/model again"
+    )
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, symlinks=True)
+    with pytest.raises(CheckpointError, match="cannot be read, a link to a file that is gone; copy"):
+        Checkpoint.open(copy)
+
+
+def test_a_download_that_broke_off_is_named(tmp_path: Path) -> None:
+    folder = cached(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="the download of toy/model broke off before its weights came; connect"):
+        Checkpoint.open(folder)
+
+
 @pytest.mark.parametrize(
     "name", ["../model.safetensors", "/etc/m.safetensors", "a/m.safetensors", "a\\m", "..", "m\0", ""]
 )

@@ -60,13 +60,13 @@ def test_json_is_one_object(source: Path, target: Path, capsys: pytest.CaptureFi
     [
         (["SOURCE"], 2, "TARGET is missing"),
         (["SOURCE", "TARGET", "--recipe", "5bits"], 2, "did you mean '5bit'"),
-        (["SOURCE", "TARGET", "--set", "*=7"], 2, "--set '*=7'"),
+        (["SOURCE", "TARGET", "--set", "*=7"], 2, "the rule '*=7'"),
         (["SOURCE", "TARGET", "--set", "*.attn=4"], 2, "'*.attn' fits no matrix"),
         (["SOURCE", "TARGET", "--verify", "--stream"], 2, "leave out one of them"),
         (["SOURCE", "TARGET", "--rec", "4bit"], 2, "--rec"),
         (["./no/such", "TARGET"], 1, "no such folder"),
         (["SOURCE", "SOURCE/inside"], 1, "lie within each other"),
-        ([str(FIXTURES / "hub"), "TARGET"], 1, "which groups of 64 do not divide; add --set"),
+        ([str(FIXTURES / "hub"), "TARGET"], 1, "which groups of 64 do not divide; give --set '*"),
     ],
 )
 def test_a_wrong_call_is_told_so(
@@ -140,7 +140,7 @@ def test_interrupted_while_it_verifies_the_same_command_goes_on(
     assert "the same command goes on" in capsys.readouterr().err
     before = contents(target)
     assert run(source, target) == 1
-    assert "is finished, by this very conversion; add --verify" in capsys.readouterr().err
+    assert "is finished, by this very conversion; take --verify" in capsys.readouterr().err
     assert run(source, target, "--verify") == 0
     out, err = capsys.readouterr()
     assert "finished before" in err.splitlines()[0] and "The output is what its recipe makes" in out

@@ -126,9 +126,9 @@ def test_large_files_are_split(source: Path, target: Path, monkeypatch: pytest.M
 def test_a_finished_output_is_kept_without_force(source: Path, target: Path) -> None:
     convert(source, target)
     before = contents(target)
-    with pytest.raises(ConversionError, match="is not empty; give another folder, or add --force"):
+    with pytest.raises(ConversionError, match="is not empty; give another folder, or force=True"):
         convert(source, target, "8bit")
-    with pytest.raises(ConversionError, match="is finished, by this very conversion; add --verify"):
+    with pytest.raises(ConversionError, match=r"is finished, by this very conversion; take verify\(\)"):
         convert(source, target)
     with pytest.raises(CheckpointError):
         convert(FIXTURES / "hub", target, "8bit", force=True)  # its rows do not divide: known before anything is lost
@@ -245,7 +245,7 @@ def test_the_space_for_downloads_is_counted_on_their_own_disk(
     shutil.rmtree(target)
     free = {target: needed + 2_999_999, cache: 3_000_000}
     monkeypatch.setattr(space, "free_bytes", free.get)
-    with pytest.raises(ConversionError, match=r"target: 3\.\d+ MB are needed .* with --stream"):
+    with pytest.raises(ConversionError, match=r"target: 3\.\d+ MB are needed .* with stream=True"):
         convert(source, target, "bf16")
     monkeypatch.setattr(space, "same_disk", lambda folder, other: folder == other)
     convert(source, target, "bf16")

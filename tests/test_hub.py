@@ -271,7 +271,7 @@ def test_a_connection_that_is_cut_is_taken_up_again(answers: dict[str, Any], des
 @pytest.mark.parametrize(
     ("question", "problem"),
     [
-        ("lost", "toy/lost: the download failed (Server disconnected without sending a response.); the same command"),
+        ("lost", "toy/lost: the download failed (Server disconnected without sending a response.); the same call"),
         ("gated", "toy/gated: the Hub asks you to accept its licence first; do so on https://huggingface.co/toy/gated"),
         ("portal", "toy/portal: not in the Hub's cache, and the Hub cannot be reached"),
         ("no_such", "no/such: no such folder, and no such model on the Hub"),

@@ -102,7 +102,7 @@ def test_stopped_at_any_write_the_same_call_gives_the_same_bytes(
         with pytest.raises(Killed if isinstance(error, Killed) else ConversionError) as caught:
             convert(source, target)
         if not isinstance(error, Killed):
-            assert "no space left" in str(caught.value) and "the same command" in str(caught.value)
+            assert "no space left" in str(caught.value) and "the same call" in str(caught.value)
         fault.left = -1
         left = contents(target) if target.is_dir() else {}
         if UNFINISHED in left:
@@ -216,7 +216,7 @@ def test_a_finished_file_that_was_cut_is_written_again(source: Path, target: Pat
     ("options", "difference"),
     [
         ({"recipe": "8bit"}, "recipe is 8bit, it was begun with 4bit"),
-        ({"rules": ["*.self_attn.*=6"]}, "the recipe with its --set rules are not those"),
+        ({"rules": ["*.self_attn.*=6"]}, "the recipe with its rules are not those"),
     ],
 )
 def test_another_conversion_does_not_go_on_with_it(
@@ -226,7 +226,7 @@ def test_another_conversion_does_not_go_on_with_it(
     before = contents(target)
     with pytest.raises(ConversionError, match=difference) as caught:
         convert(source, target, **options)
-    assert "--force" in str(caught.value) and str(caught.value).endswith("go on with: mlx-diffusion convert this there")
+    assert str(caught.value).endswith("force=True to start anew, or go on with: mlx-diffusion convert this there")
     assert contents(target) == before
     convert(source, target, force=True, **options)
     convert(source, tmp_path / "calm", **options)
@@ -243,15 +243,25 @@ def test_a_source_that_changed_does_not_go_on(source: Path, target: Path) -> Non
 def test_another_version_does_not_go_on(source: Path, target: Path) -> None:
     interrupted(source, target)
     edit(target / UNFINISHED, mlx="0.1")
-    with pytest.raises(ConversionError, match=r"mlx is 0\.\d+\.\d+, it was begun with 0\.1;"):
+    with pytest.raises(ConversionError, match=r"mlx is 0\.\d+\.\d+, it was begun with 0\.1;") as caught:
         convert(source, target)
+    assert str(caught.value).endswith("or force=True to start anew"), "no command of this version goes on"
+
+
+def test_a_source_that_changed_is_gone_on_with_by_no_command(source: Path, target: Path) -> None:
+    """Least of all by the one that was just refused."""
+    interrupted(source, target)
+    edit(source / "config.json", something=[2])
+    with pytest.raises(ConversionError, match="the source's files are not those") as caught:
+        convert(source, target, recipe="8bit")
+    assert str(caught.value).endswith("give another folder, or force=True to start anew")
 
 
 @pytest.mark.parametrize("record", ["{", "[]", "[" * 100_000], ids=["cut", "list", "deep"])
 def test_a_record_that_cannot_be_read(record: str, source: Path, target: Path) -> None:
     interrupted(source, target)
     (target / UNFINISHED).write_text(record)
-    with pytest.raises(ConversionError, match="cannot be read; add --force to start anew"):
+    with pytest.raises(ConversionError, match="cannot be read; give force=True to start anew"):
         convert(source, target)
     convert(source, target, force=True)
     load_model(Checkpoint.open(target))
@@ -280,7 +290,7 @@ def test_it_goes_on_at_the_commit_that_it_began_with(
     """Without --revision the Hub's main branch is meant, which may have moved on."""
     asked: list[str | None] = []
 
-    def opened(repo_id: str, *, revision: str | None, stream_into: Path | None) -> LocalSource:
+    def opened(repo_id: str, *, revision: str | None, **_: object) -> LocalSource:
         asked.append(revision)
         return LocalSource(source, label=repo_id, revision=revision or f"{len(asked)}. of main")
 
@@ -299,7 +309,7 @@ def test_a_folder_of_before_its_origin_was_kept_is_known_by_its_files(
     """It does not say which commit it was made from; where main has moved on since, that is said."""
     main = ["old"]
 
-    def opened(repo_id: str, *, revision: str | None, stream_into: Path | None) -> LocalSource:
+    def opened(repo_id: str, *, revision: str | None, **_: object) -> LocalSource:
         return LocalSource(source, label=repo_id, revision=revision or main[0])
 
     monkeypatch.setattr(conversion, "open_source", opened)
@@ -307,7 +317,7 @@ def test_a_folder_of_before_its_origin_was_kept_is_known_by_its_files(
     (target / ORIGIN).unlink()
     assert convert("owner/name", target, reuse=True).finished_earlier
     main[0] = "new"
-    with pytest.raises(ConversionError, match=r"does not say which commit it was made from; name that with --revision"):
+    with pytest.raises(ConversionError, match=r"not say which commit it was made from; name that with revision=\.\.\."):
         convert("owner/name", target, reuse=True)
     assert convert("owner/name", target, reuse=True, revision="old").finished_earlier
 
@@ -435,12 +445,12 @@ def test_records_of_before_digests_were_kept(source: Path, target: Path, tmp_pat
     (target / ORIGIN).write_text(json.dumps(origin))
     told: list[str] = []
     assert convert(source, target, reuse=True, warn=told.append).finished_earlier
-    assert len(told) == 1 and "--verify compares them" in told[0]
+    assert len(told) == 1 and "verify() compares them" in told[0]
 
 
 @pytest.mark.parametrize("fields", [{"source": 1}, {"sources": []}, {"sources": {"a": 1}}, {"command": None}])
 def test_a_record_of_the_wrong_shape(fields: dict[str, Any], source: Path, target: Path) -> None:
     interrupted(source, target)
     edit(target / UNFINISHED, **fields)
-    with pytest.raises(ConversionError, match="cannot be read; add --force to start anew"):
+    with pytest.raises(ConversionError, match="cannot be read; give force=True to start anew"):
         convert(source, target)

@@ -24,7 +24,7 @@ from mlx_diffusion.checkpoint.layouts import check_loadable
 from mlx_diffusion.checkpoint.lazy_tensors import lazy_tensors
 from mlx_diffusion.checkpoint.redundant import check_copies
 from mlx_diffusion.checkpoint.stored import SourceTensor
-from mlx_diffusion.checkpoint.weight_files import weight_files
+from mlx_diffusion.checkpoint.weight_files import check_links, weight_files
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import read_json
 
@@ -57,6 +57,7 @@ class Checkpoint:
         """A checkpoint in any layout that is read at all."""
         check_finished(folder)
         check_utf8(folder)
+        check_links(folder)
         config_file = folder / CONFIG_FILE
         if not config_file.is_file() and any(file.suffix.lower() == ".gguf" for file in folder.glob("*")):
             weight_files(folder)  # says what a GGUF is

@@ -65,7 +65,7 @@ def apply_recipe(tensors: Iterable[Tensor], recipe: Recipe) -> list[Piece]:
         made.append(Piece(tensor, part, module, spec, _converted(tensor, part, module, spec)))
     if unused:
         raise OptionError(
-            f"--set {sorted(unused)[0]!r} fits no matrix; paths look like {DECODER}layers.0.self_attn.q_proj, "
+            f"the rule {sorted(unused)[0]!r} fits no matrix; paths look like {DECODER}layers.0.self_attn.q_proj, "
             "and * stands for any part"
         )
     return made
@@ -82,8 +82,8 @@ def _converted(tensor: Tensor, part: str, module: str, spec: QuantSpec | None) -
         fitting = [size for size in AFFINE_GROUPS if width % size == 0]
         how = f"{spec.bits if spec.mode == 'affine' else 8},{fitting[-1]}" if fitting else "bf16"
         raise CheckpointError(
-            f"{tensor.name} has rows of {width} entries, which groups of {spec.group_size} do not divide; add --set "
-            f"'{glob}={how}'"
+            f"{tensor.name} has rows of {width} entries, which groups of {spec.group_size} do not divide; give "
+            f"rules=['{glob}={how}']"
         )
     weight = Tensor(f"{module}.weight", "U32", (*rows, width * spec.bits // 32))
     groups = (*rows, width // spec.group_size)

@@ -112,4 +112,4 @@ def parse_rule(text: str) -> Rule:
     try:
         return pattern.strip(), QuantSpec(group_size, bits, mode)
     except CheckpointError as error:
-        raise OptionError(f"--set {text!r}: {str(error).removeprefix('quantization: ')}") from None
+        raise OptionError(f"the rule {text!r}: {str(error).removeprefix('quantization: ')}") from None

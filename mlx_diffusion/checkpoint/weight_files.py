@@ -17,14 +17,44 @@ from mlx_diffusion.json_files import read_json
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 NUMBERED = re.compile(r"(.*)-(\d{1,9})-of-(\d{1,9})\.safetensors")
+NEEDED = (".safetensors", ".json", ".jinja", ".model", ".txt")  # endings of a checkpoint's files
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files that hold a folder's weights, see `weight_names`."""
+    check_links(folder)
     names = {file.name for file in folder.iterdir() if file.is_file()}
+    repo_id = cached_repository(folder)
+    if repo_id is not None and not any(name.endswith((".safetensors", ".gguf", *PICKLED)) for name in names):
+        raise CheckpointError(
+            f"{folder}: the download of {repo_id} broke off before its weights came; connect, and load {repo_id} again"
+        )
     found = weight_names(names, lambda: read_json(folder / INDEX_FILE), str(folder))
     return tuple(folder / name for name in found)
+
+
+def check_links(folder: Path) -> None:
+    """Refuse links to files that are gone, of a damaged Hub cache or a copy of one. Raises CheckpointError."""
+    links = [file for file in folder.iterdir() if file.is_symlink()] if folder.is_dir() else []
+    gone = sorted(file.name for file in links if file.suffix in NEEDED and not file.exists())
+    if not gone:
+        return
+    repo_id = cached_repository(folder)
+    more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+    remedy = (
+        f"copy {'them' if more else 'it'} there themselves, as `cp -L` does"
+        if repo_id is None
+        else f"the Hub's cache is damaged: connect, and load {repo_id} again"
+    )
+    raise CheckpointError(f"{folder}: {gone[0]}{more} cannot be read, a link to a file that is gone; {remedy}")
+
+
+def cached_repository(folder: Path) -> str | None:
+    """The Hub id of a folder in the Hub's cache; None for any other."""
+    owner, separator, name = folder.absolute().parent.parent.name.removeprefix("models--").partition("--")
+    in_cache = folder.absolute().parent.name == "snapshots" and (folder.absolute().parent.parent / "blobs").is_dir()
+    return f"{owner}/{name}" if in_cache and separator else None
 
 
 def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, Any]], where: str) -> list[str]:
@@ -47,7 +77,7 @@ def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, A
         if missing:
             raise CheckpointError(
                 f"{where}: {len(missing)} of {len(found)} weight files are missing, the first is {missing[0]}; "
-                "without it the checkpoint is not whole"
+                "without it the checkpoint is not whole, so download it again"
             )
         return found
     found = sorted(_loose(names))
