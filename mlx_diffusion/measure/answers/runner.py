@@ -63,6 +63,9 @@ def evaluate(
             verdict_on(str(model), found, copies=count).heed(warn)
             with examinees_of(found.folder, count) as examinees:
                 run_pending(examinees, tokenizer, plan, pending, journal, report)
+            if fingerprint(found.folder) != header["checkpoint"]:
+                journal.remove()
+                raise EvaluationError(f"{model}: its files changed while it was evaluated; evaluate it again")
         evaluation = whole_evaluation(plan, header, journal)
         if output is not None:
             content = evaluation.to_json(answers).encode("utf-8", "surrogatepass")
