@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import mlx.core as mx
@@ -16,21 +18,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffusion import OptionError, PrefixStore, PromptError, generate, stream_generate
-from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint
 from mlx_diffusion.engine.choice import choose
+from mlx_diffusion.engine.drafting import DraftMemory
 from mlx_diffusion.engine.engine import Engine, run
 from mlx_diffusion.engine.noise import PositionNoise, SeededDraws
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.events import Draft, Event, Finish, Segment
-from mlx_diffusion.loading import load
+from mlx_diffusion.loading import load, load_model
+from mlx_diffusion.measure.tasks import FAMILIES, draw
 from mlx_diffusion.modes import CAUSAL, MODES, Mode
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.tokenizer import Tokenizer
 
 GREEDY = json.loads((FIXTURES / "greedy.json").read_text())
-FOLDERS = {"hub": FIXTURES / "hub", "demo": DEMO_FOLDER}
+STRICT = Path(__file__).parent.parent / "training" / "weights" / "strict"
+FOLDERS = {"hub": FIXTURES / "hub", "demo": DEMO_FOLDER, "strict": STRICT}
+EXAMPLES = int(os.environ.get("CAUSAL_EXAMPLES", "25"))  # prompts of each checkpoint; 500 for a long run
 CHAT = [{"role": "user", "content": "Copy: fig oak ant hen rye"}]
-loaded = cache(load)
+
+
+@cache
+def loaded(folder: Path) -> tuple[DiffusionGemma, Tokenizer]:
+    """The strict twin has the bundled checkpoint's tokenizer, and no copy of it."""
+    return (load_model(Checkpoint.open(folder)), loaded(DEMO_FOLDER)[1]) if folder == STRICT else load(folder)
 
 
 def write(folder: Path, prompt: Any, **options: Any) -> tuple[list[int], str, list[Event]]:
@@ -105,7 +118,7 @@ DRAFTS = st.fixed_dictionaries({}, optional={"draft_width": st.integers(1, 16), 
 
 @pytest.mark.parametrize("folder", FOLDERS.values(), ids=list(FOLDERS))
 @given(length=st.integers(1, 40), shape=st.integers(0, 99), options=OPTIONS, drafts=DRAFTS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=EXAMPLES)
 def test_drafts_change_no_token(
     folder: Path, length: int, shape: int, options: dict[str, Any], drafts: dict[str, int]
 ) -> None:
@@ -118,6 +131,23 @@ def test_drafts_change_no_token(
     assert reasons[0] == reasons[1]
     if shape < 20:  # it takes its time
         assert plain[0] == slowly(folder, prompt, **options)
+
+
+@pytest.mark.parametrize(("family", "bound"), [("to_json", 0.3), ("shuffle", 1.1), ("story", 0.5)])
+@pytest.mark.parametrize("folder", [DEMO_FOLDER, STRICT], ids=["demo", "strict"])
+def test_drafts_pay_and_change_nothing_on_what_the_toys_know(folder: Path, family: str, bound: float) -> None:
+    """Determined text comes in few passes, and what cannot be foreseen in hardly more than one a token."""
+    model, tokenizer = loaded(folder)
+    rng, drafts, tokens, passes = Random(family), DraftMemory(), 0, 0
+    for number in range(6):
+        task = draw(FAMILIES[family], rng, "held_out")
+        prompt = tokenizer.encode_prompt(list(task.messages), model.config.vocab_size)
+        options = {"max_tokens": 40, "seed": number, "temperature": float(number % 2)}
+        plain, text, _ = write(folder, prompt, mode="autoregressive", **options)
+        drafted, same, events = write(folder, prompt, mode="speculative", drafts=drafts, **options)
+        assert (drafted, same) == (plain, text)
+        tokens, passes = tokens + len(plain), passes + finish(events).stats.passes
+    assert passes <= bound * tokens
 
 
 @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 9)), min_size=2, max_size=5))

@@ -96,6 +96,20 @@ def test_another_measurement_is_refused(tmp_path: Path) -> None:
         evaluate(HUB, replace(small, items={"one": items("one", 5)}), output=tmp_path / "b.json")
 
 
+def test_a_checkpoint_that_changes_while_it_is_evaluated_gives_no_record(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(HUB, folder)
+
+    def swap(progress: object) -> None:
+        with (folder / "generation_config.json").open("a") as file:
+            file.write("\n")
+
+    small = replace(plan(), items={"one": items("one", 2)})
+    with pytest.raises(EvaluationError, match="changed while it was evaluated"):
+        evaluate(folder, small, output=tmp_path / "x.json", workers=1, report=swap)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+
+
 def test_a_journal_that_is_none_is_one_line(tmp_path: Path) -> None:
     for content in ("something else\n", "[1]\n", "{}\n"):
         (tmp_path / "x.json.part").write_text(content)
@@ -226,10 +240,18 @@ def test_retrained_weights_are_another_checkpoint(folder: Path) -> None:
 def test_every_byte_of_a_checkpoint_counts(tmp_path: Path) -> None:
     """Also those between places that a sample would look at, and of the file that may hold the template."""
     copy = shutil.copytree(DEMO_FOLDER, tmp_path / "copy")
-    assert fingerprint(copy) == "8bb855fd6132825c", "records of before all bytes counted are the bundled checkpoint's"
+    before = fingerprint(copy)
     for name, place in (("model.safetensors", 3_479_196 // 16 - 100), ("tokenizer_config.json", 10)):
         content = bytearray((DEMO_FOLDER / name).read_bytes())
         content[place] ^= 1
         (copy / name).write_bytes(content)
-        assert fingerprint(copy) != "8bb855fd6132825c"
+        assert fingerprint(copy) != before
         shutil.copyfile(DEMO_FOLDER / name, copy / name)
+
+
+def test_a_record_of_before_all_bytes_counted_still_names_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first bundled one, of whose weights such a record holds a sample's name."""
+    monkeypatch.setattr(
+        "mlx_diffusion.measure.answers.fingerprint.digest", lambda folder: "b21868d47bafae0d3f8254f5e5b45589"
+    )
+    assert fingerprint(DEMO_FOLDER) == "8bb855fd6132825c"

@@ -17,7 +17,7 @@ SMALL_FILES = (
 )  # fmt: skip
 # Records of earlier versions name checkpoints by a sample of their weights, which others may share. Of these all bytes
 # are known, so that such a record of theirs still counts.
-EARLIER: Mapping[str, str] = {"b21868d47bafae0d3f8254f5e5b45589": "8bb855fd6132825c"}  # the bundled one
+EARLIER: Mapping[str, str] = {"b21868d47bafae0d3f8254f5e5b45589": "8bb855fd6132825c"}  # the first bundled one
 
 
 def fingerprint(folder: Path) -> str:
