@@ -5,6 +5,7 @@
 # make picture draw the README's picture from recorded events
 # make house   draw docs/house.* anew from the modules' docstrings
 # make macs    write the tables of docs/macs.md anew from the code
+# make modes   measure the three ways of writing and write docs/modes.json and the tables of docs/modes.md
 # make quality measure the bundled checkpoint and write docs/quality.* and tests/floor.json; COUNT prompts a family
 #
 # PYTHON is the interpreter that .venv is made from, 3.11 or later; by default the first one found.
@@ -18,7 +19,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 COUNT ?= 100
 
-.PHONY: demo test lint check picture house macs quality clean
+.PHONY: demo test lint check picture house macs modes quality clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -44,6 +45,12 @@ house: $(VENV)/.made
 
 macs: $(VENV)/.installed
 	@$(BIN)/python tests/macs_page.py
+
+modes: $(VENV)/.tested
+	@rm -f docs/modes.json
+	@$(BIN)/mlx-diffusion eval --suite all --count $(COUNT) --batch-size 16 --mode all --sweep temperature=0,1 \
+	  --output docs/modes.json >/dev/null
+	@$(BIN)/python tests/modes_page.py
 
 quality: $(VENV)/.tested
 	@rm -f docs/quality.json

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import modes_page
+
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.measure.answers.evaluation import Evaluation
 from mlx_diffusion.measure.answers.fingerprint import fingerprint
@@ -14,6 +16,11 @@ RECORD = Evaluation.read(DOCS / "quality.json")
 
 def test_the_page_is_what_the_record_gives() -> None:
     assert (DOCS / "quality.md").read_text() == markdown_page(RECORD, "quality.json", "quality.svg")
+
+
+def test_the_page_of_the_ways_of_writing_is_what_its_record_gives() -> None:
+    page = modes_page.PAGE.read_text("utf-8")
+    assert modes_page.with_tables(page, Evaluation.read(modes_page.RECORD)) == page, "run: python tests/modes_page.py"
 
 
 def test_the_recipes_page_is_what_its_file_gives() -> None:

@@ -1,0 +1,108 @@
+"""Writes the tables of docs/modes.md anew, from docs/modes.json: `make modes`. A test compares them with the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mlx_diffusion.display import table
+from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
+from mlx_diffusion.measure.answers.figures import Figures, family_figures
+from mlx_diffusion.measure.answers.predicted_speed import LABELS, predicted_speeds
+from mlx_diffusion.measure.answers.tables import accuracy_text, figure
+from mlx_diffusion.measure.tasks import DEPENDENT
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE, RECORD = DOCS / "modes.md", DOCS / "modes.json"
+WAYS = {  # what the page calls them, and what the record does
+    "denoised": "reference",
+    "plain": "autoregressive temperature=0",
+    "plain, sampled": "autoregressive temperature=1",
+    "drafted": "speculative temperature=0",
+    "drafted, sampled": "speculative temperature=1",
+}
+MIXED = {  # greedy where one answer is right, sampled where several are
+    "plain, sampled where several answers are right": ("plain", "plain, sampled"),
+    "drafted, sampled where several answers are right": ("drafted", "drafted, sampled"),
+}
+
+
+class Page:
+    """The tables of one record."""
+
+    def __init__(self, record: Evaluation) -> None:
+        self.record = record
+        self.numbers = {way: record.labels.index(label) for way, label in WAYS.items()}
+
+    def tables(self) -> list[str]:
+        """All of them, in Markdown."""
+        return [self._head(), self._overall(), self._accuracy(), self._cost(), self._speed()]
+
+    def _head(self) -> str:
+        head, plan = self.record.header, self.record.plan
+        prompts = sum(family["prompts"] for family in plan["families"].values())
+        cells = [head["model"], f"`{head['checkpoint']}`", str(prompts), str(plan["seed"]), head["device"]]
+        return table(["record", "checkpoint", "prompts", "seed", "device"], [cells], markdown=True)
+
+    def _overall(self) -> str:
+        rows = []
+        for way in (*WAYS, *MIXED):
+            outcomes = [outcome for family in self.record.families for outcome in self._outcomes(way, family)]
+            found = Figures.of(outcomes, 0.0, self.record.canvas_length)
+            cells = [accuracy_text(found), str(found.tokens), figure(found.passes_per_token, 2)]
+            cells += [f"{found.positions_per_token:.1f}", figure(found.accepted_per_round, 2)]
+            rows.append([way, *cells, *self._speeds(outcomes)])
+        columns = ["right % (95 % interval)", "tokens", "passes/token", "positions/token", "accepted/round"]
+        return table(["way", *columns, *LABELS], rows, markdown=True)
+
+    def _accuracy(self) -> str:
+        return self._by_family("right %", ("denoised", "plain", "plain, sampled", "drafted"), accuracy_text)
+
+    def _cost(self) -> str:
+        passes = self._cells(("denoised", "plain", "drafted"), lambda found: figure(found.passes_per_token, 2))
+        accepted = self._cells(("drafted", "drafted, sampled"), lambda found: figure(found.accepted_per_round, 2))
+        rows = [[family, *passes[family], *accepted[family]] for family in self.record.families]
+        header = ["passes/token", "denoised", "plain", "drafted", "accepted/round, drafted", "and sampled"]
+        return table(header, rows, markdown=True)
+
+    def _speed(self) -> str:
+        ways = ("denoised", "plain", "drafted")
+        rows = [
+            [family, *(cell for way in ways for cell in self._speeds(self._outcomes(way, family)))]
+            for family in self.record.families
+        ]
+        return table(["predicted", *(f"{way}, {chip}" for way in ways for chip in LABELS)], rows, markdown=True)
+
+    def _by_family(self, title: str, ways: Sequence[str], cell: Callable[[Figures], str]) -> str:
+        rows = [[family, *cells] for family, cells in self._cells(ways, cell).items()]
+        return table([title, *ways], rows, markdown=True)
+
+    def _cells(self, ways: Sequence[str], cell: Callable[[Figures], str]) -> dict[str, list[str]]:
+        return {
+            family: [cell(family_figures(self.record, self.numbers[way], family)) for way in ways]
+            for family in self.record.families
+        }
+
+    def _speeds(self, outcomes: Sequence[PromptOutcome]) -> list[str]:
+        speeds = predicted_speeds(outcomes, self.record.canvas_length)
+        return ["–"] * len(LABELS) if speeds is None else [f"{speed:.0f}" for speed in speeds.values()]
+
+    def _outcomes(self, way: str, family: str) -> Sequence[PromptOutcome]:
+        if way in MIXED:
+            way = MIXED[way][family in DEPENDENT]
+        return self.record.cells[self.numbers[way], family].outcomes
+
+
+def with_tables(page: str, record: Evaluation) -> str:
+    """The page with every table replaced by the one of the record, found by the first two cells of its header."""
+    for made in Page(record).tables():
+        beginning = "|".join(made.split("|", 3)[:3])
+        found = re.search(re.escape(beginning) + r"[^\n]*(\n\|[^\n]*)*", page)
+        assert found is not None, beginning
+        page = page[: found.start()] + made + page[found.end() :]
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text("utf-8"), Evaluation.read(RECORD)), "utf-8")
