@@ -1,6 +1,7 @@
 """The results of an evaluation: figures and comparisons worked out by hand, and files that are damaged."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -193,7 +194,7 @@ def test_report_has_all_figures() -> None:
     [lambda text: text[:50], lambda text: text.replace("recipes 1", "recipes 0"),
      lambda text: text.replace('"recipe"', '"repice"'), lambda text: text.replace('"limited"', '"limit"'),
      lambda text: text.replace('"weight_bytes": ', '"weight_bytes": -0.5e'), lambda text: text.replace('"p"', '"q"'),
-     lambda text: text.replace('"steps_per_canvas": 4.2555555555555555', '"steps_per_canvas": 0'),
+     lambda text: re.sub(r'"steps_per_canvas": [\d.]+', '"steps_per_canvas": 0', text),
      lambda text: text.replace('"differences": [', '"differences": [], "d": ['),
      lambda text: text.replace('"copy": {', '"copy": 5, "x": {'),
      lambda text: text.replace('"equal": 1.0', '"equal": []')],

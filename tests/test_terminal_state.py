@@ -41,11 +41,15 @@ def test_a_signal_that_ends_the_command_ends_it_orderly(
 
     monkeypatch.setattr(sys, "stdin", keyboard)
     monkeypatch.setattr(doctor, "run", run)
+    started_with = signal.signal(number, signal.SIG_DFL)  # under nohup and the like it is ignored, and stays so
     before = signal.getsignal(number), termios.tcgetattr(keyboard)
-    with pytest.raises(SystemExit) as ended:
-        main(["doctor"])
-    assert ended.value.code == 128 + number
-    assert (signal.getsignal(number), termios.tcgetattr(keyboard)) == before
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["doctor"])
+        assert ended.value.code == 128 + number
+        assert (signal.getsignal(number), termios.tcgetattr(keyboard)) == before
+    finally:
+        signal.signal(number, started_with)
 
 
 def test_a_suspended_chat_leaves_the_terminal_to_the_shell(monkeypatch: pytest.MonkeyPatch, keyboard: IO[str]) -> None:
