@@ -15,6 +15,7 @@ from mlx_diffusion.modes import MODES
 FLOAT32_MAX = 3.4e38
 LARGEST_COUNT = 2**63 - 1  # sys.maxsize, by which some mean "as many as there are"
 MOST_STOPS = 16
+COLDEST = 1e-6  # of a divisor of logits: with smaller ones they leave float32, and all is NaN
 TOKEN_ID = re.compile("[0-9]{1,18}")  # as text, in JSON
 
 
@@ -117,12 +118,12 @@ UNBOUNDED = ("seed", "stability_threshold")  # a run mixes the one, and takes th
 NUMBERS: Mapping[str, dict[str, float]] = {  # the bounds of each
     "entropy_bound": {"above": 0},
     "t_min": {"least": 0},
-    "t_max": {"least": 0},
+    "t_max": {"least": COLDEST},
     "confidence_threshold": {"above": 0},
     "temperature": {"least": 0},
     "top_p": {"above": 0, "most": 1},
     "min_p": {"least": 0, "most": 1},
-    "repetition_penalty": {"above": 0},
+    "repetition_penalty": {"least": COLDEST},
 }
 LISTS: Mapping[str, Callable[[str, object], object]] = {
     "eos_token_id": checked_ids,
@@ -142,6 +143,10 @@ def checked(name: str, value: object) -> object:
         check_integer(name, value, INTEGERS[name], None if name in UNBOUNDED else LARGEST_COUNT)
     if name in NUMBERS:
         check_number(name, value, **NUMBERS[name])
+    if name == "temperature" and isinstance(value, float) and 0 < value < COLDEST:
+        raise OptionError(
+            f"temperature is {value}; it must be 0, which takes the likeliest token, or {COLDEST} or more"
+        )
     if name == "mode" and value not in MODES:
         raise OptionError(f"mode is {value!r}; it must be one of: {', '.join(MODES)}")
     return value
