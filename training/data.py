@@ -12,6 +12,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from mlx_diffusion.measure.tasks import FAMILIES, Task, draw
+from mlx_diffusion.measure.tasks.known_in_part import KNOWN_IN_PART
+
+TAUGHT = {**FAMILIES, **KNOWN_IN_PART}
 
 WEIGHTS = {
     "addition": 40.0,
@@ -31,7 +34,7 @@ WEIGHTS = {
 }
 """How often a family is drawn (1 where it is not named): the hard ones often."""
 EARLIER_TURN_SHARE = 0.05
-LONG_ANSWERS = ("latin", "sudoku", "story", "to_json", "think", "python")
+LONG_ANSWERS = ("latin", "sudoku", "story", "to_json", "think", "python", "gaps", "questions")
 """Families whose answers do not fit into a canvas of 16 with its stop token."""
 
 
@@ -84,10 +87,10 @@ def stream(
     encoder: Encoder, rng: Random, canvas_length: int, count: int, weights: Mapping[str, float]
 ) -> list[Example]:
     """`count` examples of the training split, families drawn by weight among those whose answers suit the canvas."""
-    families = [family for family in FAMILIES if canvas_length > 16 or family not in LONG_ANSWERS]
+    families = [family for family in TAUGHT if canvas_length > 16 or family not in LONG_ANSWERS]
     examples = []
     for family in rng.choices(families, [weights.get(family, 1.0) for family in families], k=count):
-        task = draw(FAMILIES[family], rng, "train")
+        task = draw(TAUGHT[family], rng, "train")
         earlier = None
         if rng.random() < EARLIER_TURN_SHARE:
             earlier = draw(FAMILIES[rng.choice(("copy", "sort", "addition", "dates", "to_words"))], rng, "train")

@@ -25,7 +25,7 @@ from transformers.cache_utils import DynamicCache
 from mlx_diffusion.measure.answers.statistics import wilson
 from mlx_diffusion.measure.tasks import DEPENDENT, FAMILIES, draw
 
-from .data import Encoder
+from .data import TAUGHT, Encoder
 
 BATCH = 25
 MAX_TOKENS = 128  # the longest answer, a story, has 108
@@ -108,7 +108,7 @@ def answer_of(text: str) -> str:
 def measure(toy: Toy, write: Writer, family: str, count: int, seed: int) -> dict[str, float]:
     """Right answers and cost of one family, written in one way."""
     rng = Random(f"{seed} {family}")
-    tasks = [draw(FAMILIES[family], rng, "held_out") for _ in range(count)]
+    tasks = [draw(TAUGHT[family], rng, "held_out") for _ in range(count)]
     torch.manual_seed(seed)
     right = passes = canvases = 0
     for start in range(0, count, BATCH):
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, nargs="*", default=[48], help="limits of denoising steps; none: plain decoding alone"
     )
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(TAUGHT))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

@@ -69,8 +69,8 @@ def batches(
 def family_weight(argument: str) -> tuple[str, float]:
     """`sudoku=12` as a family and how often it is drawn."""
     family, _, weight = argument.partition("=")
-    if family not in data.FAMILIES:
-        raise argparse.ArgumentTypeError(f"{family!r} is no family; families: {', '.join(data.FAMILIES)}")
+    if family not in data.TAUGHT:
+        raise argparse.ArgumentTypeError(f"{family!r} is no family; families: {', '.join(data.TAUGHT)}")
     return family, float(weight)
 
 
