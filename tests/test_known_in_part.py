@@ -44,7 +44,7 @@ def true_answers(found: Asked) -> list[str]:
         named = json.loads(found.state)
         age, city = named["age"], named["city"]
     elif record:
-        age, city, items = int(record["age"]), record["city"]
+        age, city = int(record["age"]), record["city"]
     elif found.state.endswith("."):
         return [""] * len(found.questions)
     else:
