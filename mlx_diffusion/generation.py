@@ -16,15 +16,15 @@ from mlx_diffusion.engine.drafting import DraftMemory, counted
 from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.noise import Draws, Noise, SeededDraws, Tape, TapedDraws
 from mlx_diffusion.engine.prefix_store import PrefixStore
-from mlx_diffusion.engine.request import Request, check_request
-from mlx_diffusion.engine.rules import REFERENCE, FigureRule, OfFigures
+from mlx_diffusion.engine.request import Request, check_pins, check_request
+from mlx_diffusion.engine.rules import REFERENCE, FigureRule, OfFigures, Policy
 from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.events import Event
 from mlx_diffusion.fit.draft_width import costs_here
 from mlx_diffusion.messages import Message
 from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.options import GenerationConfig, GenerationOptions
+from mlx_diffusion.options import GenerationConfig, GenerationOptions, Settings
 from mlx_diffusion.tokenizer import Prompt, SinglePrompt, Tokenizer, split_batch
 
 
@@ -40,6 +40,7 @@ def stream_generate(
     acceptance: FigureRule | None = None,
     prefixes: PrefixStore | None = None,
     drafts: DraftMemory | None = None,
+    pinned: Sequence[int] = (),
     **options: Unpack[GenerationOptions],
 ) -> Iterator[Event]:
     """Write the text that follows `prompt`, as a stream of `Prefill`, `Draft`, `Segment` and `Finish` events.
@@ -56,6 +57,8 @@ def stream_generate(
     prefixes    a `PrefixStore` of this model: what it has kept is not encoded again
     drafts      in mode "speculative", a `DraftMemory` that texts of one kind share: what drafts have paid so far. It
                 changes the time that a text takes, and nothing of the text
+    pinned      in mode "reference", what is known of the answer, of each prompt alike: token ids, -1 where one is free;
+                the model sees them from the first step on, and none is changed
     options     the fields of `GenerationConfig` as keywords, which win over `config`: mode, max_tokens, seed,
                 eos_token_id, stop, prefill_step_size; of mode "reference" max_denoising_steps, entropy_bound, t_min,
                 t_max, stability_threshold, confidence_threshold, canvas_length; of "autoregressive" and "speculative"
@@ -75,13 +78,11 @@ def stream_generate(
     if tokenizer.has_chat_template and any(isinstance(single, str) for single in prompts):
         _hint_at_messages()
     check_request(model, settings, [len(tokens) for tokens in encoded], prefixes)
-    if acceptance is not None and settings.mode not in DENOISING:
-        raise OptionError(f"mode {settings.mode!r} has no rule of acceptance; modes that have: {', '.join(DENOISING)}")
-    policy = REFERENCE if acceptance is None else replace(REFERENCE, acceptance=OfFigures(acceptance))
+    policy, pins = _policy(acceptance, settings), check_pins(pinned, settings, vocab_size)
     draws = _draws(model, settings.seed, noise, len(encoded))
     cost = costs_here(model) if settings.mode == "speculative" else counted
     requests = [
-        Request(tuple(tokens), settings, own, policy, prefixes, drafts or DraftMemory(cost))
+        Request(tuple(tokens), settings, own, policy, prefixes, drafts or DraftMemory(cost), pins)
         for tokens, own in zip(encoded, draws, strict=True)
     ]
     return run(model, tokenizer, requests)
@@ -100,6 +101,7 @@ def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, t
     acceptance: FigureRule | None = None,
     prefixes: PrefixStore | None = None,
     drafts: DraftMemory | None = None,
+    pinned: Sequence[int] = (),
     **options: Unpack[GenerationOptions],
 ) -> str: ...
 
@@ -117,6 +119,7 @@ def generate(
     acceptance: FigureRule | None = None,
     prefixes: PrefixStore | None = None,
     drafts: DraftMemory | None = None,
+    pinned: Sequence[int] = (),
     **options: Unpack[GenerationOptions],
 ) -> list[str]: ...
 
@@ -133,6 +136,7 @@ def generate(
     acceptance: FigureRule | None = None,
     prefixes: PrefixStore | None = None,
     drafts: DraftMemory | None = None,
+    pinned: Sequence[int] = (),
     **options: Unpack[GenerationOptions],
 ) -> str | list[str]:
     """The text that follows `prompt`, or a list of texts for a list of prompts; arguments as in `stream_generate`."""
@@ -149,10 +153,19 @@ def generate(
         acceptance=acceptance,
         prefixes=prefixes,
         drafts=drafts,
+        pinned=pinned,
         **options,
     ):
         texts[event.row] += event.text
     return texts if is_batch else texts[0]
+
+
+def _policy(acceptance: FigureRule | None, settings: Settings) -> Policy:
+    if acceptance is None:
+        return REFERENCE
+    if settings.mode not in DENOISING:
+        raise OptionError(f"mode {settings.mode!r} has no rule of acceptance; modes that have: {', '.join(DENOISING)}")
+    return replace(REFERENCE, acceptance=OfFigures(acceptance))
 
 
 def _check_tokenizer(tokenizer: object) -> None:

@@ -54,7 +54,9 @@ def pool(folder: Path) -> list[Request]:
         own = model.generation_defaults.resolve(options)
         prompt = rng.integers(3, 90, int(rng.choice([1, 7, 30, 33, 70]))).tolist()
         policy = Policy(Confidence(0.5)) if number % 5 == 0 else Policy()
-        made.append(Request(tuple(prompt), own, SeededDraws.of(number, model.config.vocab_size), policy))
+        pinned = rng.choice([-1, 40, 41], 2 * longest).tolist() if number % 4 == 1 else ()
+        draws = SeededDraws.of(number, model.config.vocab_size)
+        made.append(Request(tuple(prompt), own, draws, policy, pinned=tuple(pinned)))
     return made
 
 

@@ -153,7 +153,7 @@ class CausalRow(Row):
             width = self.plan.width
             tokens = self.request.draws.initial(self.block, width)
             known = mx.array(self.waiting + [-1] * (width - 1), dtype=mx.int32)
-            self.canvas = first_canvas(mx.where(known < 0, tokens, known), self.model.no_signal(width), known)
+            self.canvas = first_canvas(tokens, self.model.no_signal(width), known)
 
     def _worth_verifying(self, proposed: list[int], probabilities: np.ndarray) -> list[int]:
         """The beginning of a draft that is handed to verification: up to a stop token, which comes of itself."""

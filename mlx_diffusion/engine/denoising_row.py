@@ -6,13 +6,14 @@ Knows nothing of other rows or of how a step is computed.
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_diffusion.engine.choice import Choice
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row
 from mlx_diffusion.engine.rules import Canvas, Rules, temperature
 from mlx_diffusion.engine.step import Stepped, Turn, first_canvas
-from mlx_diffusion.events import Draft, Event
+from mlx_diffusion.events import Draft, Event, Segment
 from mlx_diffusion.network.cache import Prefix
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
@@ -23,9 +24,10 @@ class DenoisingRow(Row):
     """The canvas at work, and what it sees."""
 
     spare = 0
-    kept_back = 0
 
     def __init__(self, index: int, request: Request, model: DiffusionGemma, tokenizer: Tokenizer) -> None:
+        length = request.settings.canvas_length or model.config.canvas_length
+        self.kept_back = int(_all_known(request.pins(0, length)) is not None)  # it follows a pass over the prompt
         super().__init__(index, request, model, tokenizer)
         self.rules = Rules.of(request.settings)
         self.canvas: Canvas | None = None
@@ -43,15 +45,15 @@ class DenoisingRow(Row):
     def take_encoded(self, count: int, choice: Choice | None) -> list[Event]:
         events = super().take_encoded(count, choice)
         self.keep()
-        return events
+        known = None if self.waiting else _all_known(self.request.pins(self.block, self.length))
+        return events if known is None else [*events, self._written(known)]
 
     def turn(self) -> Turn:
         """Begins a canvas where none is at work."""
         request = self.request
         if self.canvas is None or self.prefix is None:
             self.prefix = self.cache.prefix(few_shapes=self.model.compiled)
-            tokens = request.draws.initial(self.block, self.length)
-            self.canvas, self.step = first_canvas(tokens, self.model.no_signal(self.length)), 0
+            self.canvas, self.step = begun(request, self.model, self.block, self.length), 0
         return turn_of(request, self.canvas, self.prefix, self.rules, self.block, self.step)
 
     def take_step(self, turn: Turn, stepped: Stepped, draft: Draft, finished: bool) -> list[Event]:
@@ -63,19 +65,36 @@ class DenoisingRow(Row):
         if not finished and self.step < self.request.settings.max_denoising_steps:
             return [draft]
         self.canvas = self.prefix = None  # before its cache is written to: it shares the arrays
-        tokens = draft.argmax.tolist()
+        segment = self._written(draft.argmax.tolist())
+        mx.clear_cache()
+        return [draft, segment]
+
+    def _written(self, tokens: list[int]) -> Segment:
+        """A canvas has become final."""
         segment = self.write(tokens, self.length)
         self.block += 1
         if self.reason is None:
             self.waiting = tokens
-        mx.clear_cache()
-        return [draft, segment]
+        return segment
+
+
+def begun(request: Request, model: DiffusionGemma, block: int, length: int) -> Canvas:
+    """The canvas that a block begins with."""
+    pins = request.pins(block, length)
+    tokens, pinned = request.draws.initial(block, length), None if pins is None else mx.array(pins)
+    return first_canvas(tokens, model.no_signal(length), pinned)
+
+
+def _all_known(pins: np.ndarray | None) -> list[int] | None:
+    """The tokens of a canvas of which nothing is free."""
+    return None if pins is None or (pins < 0).any() else pins.tolist()
 
 
 def turn_of(request: Request, canvas: Canvas, prefix: Prefix, rules: Rules, block: int, number: int) -> Turn:
     """What a canvas of a request brings to step `number` (0, 1, …) of a block."""
     settings, draws, policy = request.settings, request.draws, request.policy
     length = canvas.tokens.shape[0]
+    pins = request.pins(block, length)
     return Turn(
         canvas,
         prefix,
@@ -85,6 +104,7 @@ def turn_of(request: Request, canvas: Canvas, prefix: Prefix, rules: Rules, bloc
         rules,
         policy,
         None if policy.focus is None else policy.focus(canvas, number),
+        None if pins is None else mx.array(np.flatnonzero(pins < 0), dtype=mx.int32),
     )
 
 
@@ -95,5 +115,5 @@ def first_turn(model: DiffusionGemma, request: Request) -> Turn:
         model.encode([Passage(mx.array(request.tokens[start : start + size], dtype=mx.int32), cache)])
         mx.eval(cache.arrays())
     length = request.settings.canvas_length or model.config.canvas_length
-    canvas = first_canvas(request.draws.initial(0, length), model.no_signal(length))
+    canvas = begun(request, model, 0, length)
     return turn_of(request, canvas, cache.prefix(model.compiled), Rules.of(request.settings), 0, 0)

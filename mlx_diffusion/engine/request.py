@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mlx_diffusion.engine.drafting import DraftMemory
 from mlx_diffusion.engine.noise import Draws
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.engine.rules import REFERENCE, Policy
 from mlx_diffusion.errors import OptionError, PromptError
-from mlx_diffusion.modes import CAUSAL
+from mlx_diffusion.modes import CAUSAL, DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.option_checks import plain_number
 from mlx_diffusion.options import Settings
 
 
@@ -28,6 +31,14 @@ class Request:
     policy: Policy = REFERENCE  # of the denoising modes
     prefixes: PrefixStore | None = None  # what it has kept is not encoded again
     drafts: DraftMemory | None = None  # of mode "speculative"; None: one of its own
+    pinned: tuple[int, ...] = ()  # the tokens that are known of what follows, in a denoising mode; -1 where one is free
+
+    def pins(self, block: int, length: int) -> np.ndarray | None:
+        """What is known of a block's canvas, int32 [L]; None: nothing."""
+        known = np.full(length, -1, np.int32)
+        own = self.pinned[block * length : (block + 1) * length]
+        known[: len(own)] = own
+        return known if (known >= 0).any() else None
 
 
 def check_request(
@@ -52,6 +63,20 @@ def check_request(
             raise OptionError("the prefix store belongs to another model; make one of this model")
         for length in lengths:
             prefixes.check_room(length)
+
+
+def check_pins(pinned: Sequence[int], settings: Settings, vocab_size: int) -> tuple[int, ...]:
+    """Tokens to be pinned, as a request takes them. Raises `OptionError`."""
+    found = tuple(map(plain_number, pinned))
+    for place, token in enumerate(found):
+        if isinstance(token, bool) or not isinstance(token, int) or not -1 <= token < vocab_size:
+            raise OptionError(
+                f"pinned has {token!r} at place {place}; the vocabulary has ids 0 to {vocab_size - 1}, and -1 leaves a "
+                "place free"
+            )
+    if found and settings.mode not in DENOISING:
+        raise OptionError(f"mode {settings.mode!r} holds no token in place; modes that do: {', '.join(DENOISING)}")
+    return found
 
 
 def _check_vocabulary(settings: Settings, vocab_size: int) -> None:

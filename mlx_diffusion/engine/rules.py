@@ -33,6 +33,11 @@ class Canvas(NamedTuple):
     kept: tuple[KeysValues, ...] = ()  # a layer each, [1, K, L, S], where the next step lets positions rest
     pinned: mx.array | None = None  # int32 [L], tokens that no step changes, -1 where there is none; None: nowhere
 
+    @property
+    def free(self) -> mx.array | None:
+        """The positions that are not pinned, bool [L]; None: all of them."""
+        return None if self.pinned is None else self.pinned < 0
+
 
 class Rules(NamedTuple):
     """A row's numbers, as arrays: rows with other numbers share a trace."""
@@ -54,7 +59,10 @@ class Acceptance(Protocol):
     """Which of the proposed tokens a step keeps. Pure; MLX may trace it, and equal rules share a trace."""
 
     def __call__(self, survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
-        """survey: of all positions, its sample being the proposed tokens. canvas: before the step. Returns bool [L]."""
+        """survey: of all positions, its sample being the proposed tokens. canvas: before the step. Returns bool [L].
+
+        A pinned position has entropy 0 and probability 1, and what a rule says of it has no effect.
+        """
         ...
 
 
@@ -97,7 +105,8 @@ class Confidence:
     threshold: float
 
     def __call__(self, survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
-        best = mx.argmax(survey.probability)
+        free = canvas.free
+        best = mx.argmax(survey.probability if free is None else mx.where(free, survey.probability, -1))
         return (survey.probability >= self.threshold) | (mx.arange(survey.probability.shape[0]) == best)
 
 
@@ -137,10 +146,11 @@ def agreement(argmax: mx.array, previous: mx.array, streak: mx.array) -> mx.arra
     return mx.where((argmax == previous).all(), streak + 1, 0)
 
 
-def stable_and_confident(streak: mx.array, survey: Survey, rules: Rules) -> mx.array:
+def stable_and_confident(streak: mx.array, survey: Survey, rules: Rules, free: mx.array | None = None) -> mx.array:
     """Whether a canvas is finished, bool []: its argmax has been the same for `stability` steps before this one, and
-    its mean entropy is below `confidence`."""
-    return (streak >= rules.stability) & (survey.entropy.mean() < rules.confidence)
+    the mean entropy of its free positions, bool [L], is below `confidence`."""
+    mean = survey.entropy.mean() if free is None else mx.where(free, survey.entropy, 0).sum() / free.sum()
+    return (streak >= rules.stability) & (mean < rules.confidence)
 
 
 def through_stop(tokens: Sequence[int], stop_ids: Collection[int]) -> tuple[list[int], bool]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_diffusion.engine.rules import Canvas, Policy, Rules, agreement, stable_and_confident
 from mlx_diffusion.network.cache import Prefix
@@ -43,6 +44,7 @@ class Turn(NamedTuple):
     rules: Rules
     policy: Policy
     positions: mx.array | None = None  # int32 [A], those that are forwarded; None: all
+    free: mx.array | None = None  # int32 [F], those that are not pinned, one of the forwarded at least; None: all
 
     def view(self) -> View:
         """What the network is to look at."""
@@ -51,22 +53,40 @@ class Turn(NamedTuple):
         if own is not None:
             tokens, soft = tokens[own], soft[own]
         kept = () if own is None else canvas.kept
-        return View(tokens, soft, self.prefix, own, kept)
+        return View(tokens, soft, self.prefix, own, kept, self.asked)
+
+    @property
+    def asked(self) -> mx.array | None:
+        """The places of free positions among the forwarded, int32 [F]; None: all."""
+        if self.free is None or self.positions is None:
+            return self.free
+        return mx.array(np.flatnonzero(np.isin(np.array(self.positions), np.array(self.free))), dtype=mx.int32)
+
+    @property
+    def surveyed(self) -> mx.array | None:
+        """The positions of the canvas whose logits are looked at, int32 [F]; None: all."""
+        asked = self.asked
+        return asked if self.positions is None else self.positions if asked is None else self.positions[asked]
 
 
 class Stepped(NamedTuple):
     """What one row takes from a step."""
 
     canvas: Canvas
-    accepted: mx.array  # bool [L], the positions whose sample was kept
+    accepted: mx.array  # bool [L], the positions whose sample was kept, none of them pinned
     finished: mx.array  # bool [], by the rules; a canvas that may take no further step is finished as well
 
 
 def first_canvas(tokens: mx.array, soft: mx.array, pinned: mx.array | None = None) -> Canvas:
-    """What a canvas starts from: int32 [L] tokens drawn at random but for those pinned, and no signal, zeros [L, D]."""
-    unknown = mx.full(tokens.shape, -1, dtype=mx.int32)
-    nothing = mx.zeros(tokens.shape, dtype=mx.float32)
-    return Canvas(tokens, Survey(unknown, unknown, nothing, nothing, soft), mx.array(0), (), pinned)
+    """What a canvas starts from: int32 [L] tokens drawn at random, those pinned in place; soft is zeros [L, D].
+
+    What is said of a pinned position is certain, and stays so; a signal it never has: its token says all, and answers
+    with the token's embedding as a signal were worse and took twice the steps.
+    """
+    known = mx.full(tokens.shape, -1, dtype=mx.int32) if pinned is None else pinned
+    nothing, is_known = mx.zeros(tokens.shape, dtype=mx.float32), known >= 0
+    survey = Survey(known, known, is_known.astype(mx.float32), nothing, soft)
+    return Canvas(mx.where(is_known, known, tokens), survey, mx.array(0), (), pinned)
 
 
 def step(network: Network, turns: Sequence[Turn]) -> list[Stepped]:
@@ -76,7 +96,8 @@ def step(network: Network, turns: Sequence[Turn]) -> list[Stepped]:
     )
     stepped = []
     for turn, seen in zip(turns, found, strict=True):
-        survey = seen.survey if turn.positions is None else _merged(turn.canvas.survey, seen.survey, turn.positions)
+        anew = turn.surveyed
+        survey = seen.survey if anew is None else _merged(turn.canvas.survey, seen.survey, anew)
         canvas = turn.canvas._replace(kept=())
         decide = Decide(turn.policy)
         tokens, streak, accepted, finished = network.run(
@@ -108,13 +129,14 @@ class Decide:
         canvas = Canvas(before[0], Survey(*before[1]), *before[2:])
         accepted = self.policy.acceptance(survey, canvas, numbers)
         tokens = mx.where(accepted, getattr(survey, self.policy.proposal), fresh)
-        if canvas.pinned is not None:
-            tokens = mx.where(canvas.pinned < 0, tokens, canvas.pinned)
+        free, pinned = canvas.free, canvas.pinned
+        if free is not None and pinned is not None:
+            accepted, tokens = accepted & free, mx.where(free, tokens, pinned)
         if positions is not None:  # the others rest
             forwarded = (mx.arange(tokens.shape[0])[:, None] == positions).any(axis=-1)
             tokens = mx.where(forwarded, tokens, canvas.tokens)
         streak = agreement(survey.argmax, canvas.survey.argmax, canvas.streak)
-        return tokens, streak, accepted, stable_and_confident(streak, survey, numbers)
+        return tokens, streak, accepted, stable_and_confident(streak, survey, numbers, free)
 
 
 def _merged(old: Survey, new: Survey, positions: mx.array) -> Survey:

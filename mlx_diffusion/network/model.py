@@ -80,7 +80,7 @@ class DiffusionGemma(nn.Module):
     def survey(
         self, views: Sequence[View], temperatures: Sequence[mx.array], gumbels: Sequence[mx.array]
     ) -> list[Seen]:
-        """What the logits of each row's canvas, divided by its temperature, say of the positions that are forwarded.
+        """What the logits of each row's canvas, divided by its temperature, say of the positions that are surveyed.
 
         temperatures: float32 [1] each. gumbels: a key each, uint32 [2], or noise of the whole canvas, float32 [L, V].
         Writes nothing. A pure function: where `compiled`, it runs through traces, few for all lengths and batches.
@@ -88,6 +88,12 @@ class DiffusionGemma(nn.Module):
         """
         flat = Flat.of([view.tokens.shape[0] for view in views], few_sizes=self.compiled)
         x, kept = self._decode(views, flat)
+        if any(view.asked is not None for view in views):  # the head and the sampler run over those alone
+            wanted = [
+                row if view.asked is None else row[view.asked] for row, view in zip(flat.take(x), views, strict=True)
+            ]
+            flat = Flat.of([view.surveyed for view in views], few_sizes=self.compiled)
+            x = flat.join(wanted)
         rows = zip(*map(flat.take, self.survey_hidden(x, flat, views, temperatures, gumbels)), strict=True)
         return [Seen(Survey(*row), own) for row, own in zip(rows, kept, strict=True)]
 
@@ -99,7 +105,7 @@ class DiffusionGemma(nn.Module):
         temperatures: Sequence[mx.array],
         gumbels: Sequence[mx.array],
     ) -> Survey:
-        """The same of what comes out of the last layer, [N, D]."""
+        """The same of what comes out of the last layer at the surveyed positions, [N, D]."""
         vocab_size = self.config.vocab_size
 
         def noise(sources: Sequence[mx.array], first: int) -> mx.array:

@@ -13,7 +13,7 @@ from mlx_diffusion.network.attention import Projected
 from mlx_diffusion.network.cache import KeysValues, Prefix, PrefixCache
 from mlx_diffusion.network.head import Survey
 from mlx_diffusion.network.sampling import columns, gumbel_columns
-from mlx_diffusion.network.traces import Run
+from mlx_diffusion.network.traces import Run, rounded
 
 
 class Passage(NamedTuple):
@@ -32,18 +32,30 @@ class View(NamedTuple):
     prefix: Prefix
     positions: mx.array | None = None  # int32 [A] within the canvas, those that are forwarded; None: all of it
     kept: tuple[KeysValues, ...] = ()  # a layer each, [1, K, L, S] of the whole canvas, where positions of it rest
+    asked: mx.array | None = None  # int32 [F] among the forwarded, those whose logits are wanted; None: of all
 
     @property
     def length(self) -> int:
         """L."""
         return self.kept[0][0].shape[2] if self.positions is not None else self.tokens.shape[0]
 
+    @property
+    def surveyed(self) -> int:
+        """F, how many positions the logits are wanted of."""
+        return (self.tokens if self.asked is None else self.asked).shape[0]
+
     def noise(self, source: mx.array, first: int, vocab_size: int, run: Run) -> mx.array:
-        """The columns from `first` of the Gumbel noise of the forwarded positions, float32 [A, columns]."""
+        """The columns from `first` of the Gumbel noise of the surveyed positions, float32 [F, columns].
+
+        Of a key only as much is drawn as the surveyed positions need, where some of the forwarded are not surveyed.
+        """
         if not source.size:
-            return mx.zeros((self.tokens.shape[0], min(columns(vocab_size), vocab_size - first)))
+            return mx.zeros((self.surveyed, min(columns(vocab_size), vocab_size - first)))
+        if self.asked is not None and source.dtype == mx.uint32:
+            return gumbel_columns(source, first, (rounded(self.surveyed), vocab_size), run)[: self.surveyed]
         noise = gumbel_columns(source, first, (self.length, vocab_size), run)
-        return noise if self.positions is None else noise[self.positions]
+        noise = noise if self.positions is None else noise[self.positions]
+        return noise if self.asked is None else noise[self.asked]
 
     def placed(self, width: int) -> mx.array | None:
         """Where in the canvas the forwarded positions stand, int32 [width], the last one repeated; None: in order."""
@@ -77,9 +89,9 @@ class View(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a step says of the positions that it forwards, and the keys and values of their whole canvas."""
+    """What a step says of the positions that it surveys, and the keys and values of their whole canvas."""
 
-    survey: Survey  # [A] each
+    survey: Survey  # [F] each, of the positions that were asked for
     kept: tuple[KeysValues, ...]  # a layer each, [1, K, L, S]
 
 
