@@ -29,8 +29,9 @@ from mlx_diffusion.checkpoint.layouts import unclaimed
 from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_links, check_plain, is_whole, weight_names
 from mlx_diffusion.convert.gguf_source import GgufSource, gguf_file
+from mlx_diffusion.convert.hub_digests import check_content, digests_of
 from mlx_diffusion.convert.known_files import SMALL
-from mlx_diffusion.convert.source import LocalSource, Source, check_small
+from mlx_diffusion.convert.source import LocalSource, Source, State, check_small, file_state
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import parse_json
 
@@ -92,7 +93,8 @@ class HubSource:
         self.label = repo_id
         self.revision: str | None = revision
         self._sizes = {file.rfilename: file.size or 0 for file in files}
-        self._digests = {file.rfilename: file.lfs.sha256 for file in files if file.lfs is not None}
+        self._digests = digests_of(files)
+        self._states: dict[str, tuple[Path, State]] = {}  # of the weight files that are here, before they were checked
         self._stream_into = stream_into
         self._coming: dict[str, Future[Path]] = {}
         self._swept = False
@@ -109,7 +111,9 @@ class HubSource:
             raise CheckpointError(f"{self.label} has no {name}, so it is no checkpoint of DiffusionGemma")
         check_small(self._sizes[name], f"{self.label}/{name}")
         with hub_errors(self.label, GO_ON, self.revision):
-            return Path(hf_hub_download(self.label, name, revision=self.revision)).read_bytes()
+            path = Path(hf_hub_download(self.label, name, revision=self.revision))
+        self._check(name, path)
+        return path.read_bytes()
 
     def shards(self) -> list[str]:
         where = f"{self.label}/{INDEX_FILE}"
@@ -127,8 +131,9 @@ class HubSource:
     def changed(self, shard: str) -> int | None:
         return None
 
-    def stamp(self, shard: str) -> tuple[int, ...] | None:
-        return None
+    def stamp(self, shard: str) -> State | None:
+        path, state = self._states.get(shard, (None, None))
+        return None if path is None or file_state(path) == state else file_state(path)
 
     def download_bytes(self, shards: Sequence[str], at_once: int = 2) -> dict[Path, int]:
         if self._stream_into is not None:
@@ -148,6 +153,7 @@ class HubSource:
 
     def drop(self, shard: str) -> None:
         if self._stream_into is not None:
+            self._states.pop(shard, None)
             (self._stream_into / shard).unlink(missing_ok=True)
 
     def _start(self, shard: str, bar: type[tqdm]) -> Future[Path]:
@@ -169,7 +175,20 @@ class HubSource:
             file = hf_hub_download(
                 self.label, shard, revision=self.revision, local_dir=self._stream_into, tqdm_class=bar
             )
-        return Path(file)
+        path = Path(file)
+        self._states[shard] = path, file_state(path)
+        try:
+            self._check(shard, path)
+        except CheckpointError:
+            self.drop(shard)
+            raise
+        return path
+
+    def _check(self, name: str, path: Path) -> None:
+        """Refuse a file that differs from the Hub's in any byte, whoever wrote it. Raises CheckpointError."""
+        streamed = path.parent == self._stream_into
+        remedy = "the same call fetches it again" if streamed else f"remove {path.resolve()}, and {GO_ON}"
+        check_content(path, self._digests.get(name), f"{self.label}/{name}", remedy)
 
     def _sweep(self) -> None:
         """Remove incomplete files of a killed run: huggingface_hub would keep them and begin new ones."""

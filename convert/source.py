@@ -16,11 +16,19 @@ from mlx_diffusion.checkpoint.headers import StoredTensor, read_header
 from mlx_diffusion.checkpoint.layouts import unclaimed
 from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.checkpoint.weight_files import weight_files
+from mlx_diffusion.convert.hub_digests import check_content, digest_in_cache
 from mlx_diffusion.convert.known_files import SMALL
 from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import CheckpointError
 
+State = tuple[int, ...]  # of a file: it differs once the file was written to or replaced
 SMALL_BYTES = 200_000_000  # the most for a file that is read whole; the published tokenizer.json has 33 MB
+
+
+def file_state(path: Path) -> State:
+    """The size and times of a file; unlike the time of writing, the second time cannot be set."""
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 class Source(Protocol):
@@ -64,8 +72,8 @@ class Source(Protocol):
         """The time when the shard was last written, in nanoseconds; None if its revision fixes its content."""
         ...
 
-    def stamp(self, shard: str) -> tuple[int, ...] | None:
-        """What differs once the shard was written or replaced; None if its revision fixes its content."""
+    def stamp(self, shard: str) -> State | None:
+        """The shard's state, which differs once it was written to or replaced since it was first there."""
         ...
 
     def download_bytes(self, shards: Sequence[str], at_once: int = 2) -> dict[Path, int]:
@@ -101,6 +109,7 @@ class LocalSource:
             if file.is_symlink() and not self._holds(file.resolve()):
                 raise CheckpointError(f"{file} links to a file elsewhere, which is not read; put the file itself there")
             check_small(file.stat().st_size, str(file))
+            self._check(name)
             return file.read_bytes()
         except FileNotFoundError:
             raise CheckpointError(f"{self.label} has no {name}, so it is no checkpoint of DiffusionGemma") from None
@@ -127,17 +136,22 @@ class LocalSource:
     def changed(self, shard: str) -> int | None:
         return None if self.revision else (self.folder / shard).stat().st_mtime_ns
 
-    def stamp(self, shard: str) -> tuple[int, ...] | None:
-        if self.revision:
-            return None
-        facts = (self.folder / shard).stat()
-        return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns  # unlike the first time, the second cannot be set
+    def stamp(self, shard: str) -> State | None:
+        return file_state(self.folder / shard)
 
     def download_bytes(self, shards: Sequence[str], at_once: int = 2) -> dict[Path, int]:
         return {}
 
     def fetch(self, shard: str, after: str | None = None) -> Path:
+        self._check(shard)
         return self.folder / shard
+
+    def _check(self, name: str) -> None:
+        """Refuse a file of the Hub's cache that differs from the Hub's in any byte. Raises CheckpointError."""
+        if self.revision:
+            path = self.folder / name
+            remedy = f"remove {path.resolve()}, and the same call fetches it again once the Hub can be reached"
+            check_content(path, digest_in_cache(path), f"{self.label}/{name}", remedy)
 
     def drop(self, shard: str) -> None:
         """Nothing: the folder is the user's."""

@@ -24,6 +24,7 @@ class Repo:
     portal: bool = False  # a page of the network's answers in its place, as in a hotel
     cuts: int = 0  # how many more downloads end half way
     lost: frozenset[str] = frozenset()  # files of which only parts can be had, their download is never answered
+    damaged: frozenset[str] = frozenset()  # files that arrive whole, with one bit of their last byte turned
 
     @classmethod
     def of(cls, folder: Path) -> Repo:
@@ -109,6 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, {"X-Error-Code": "EntryNotFound"})
         content = repo.files[file]
         headers = {"ETag": f'"{_sha256(content)}"', "X-Repo-Commit": repo.sha}
+        if file in repo.damaged:
+            content = content[:-1] + bytes([content[-1] ^ 1])
         asked = self.headers.get("Range")
         if self.command == "HEAD" or asked is None or not repo.ranges:
             return self._content(f"{name}/{file}", repo, 200, headers, content)
@@ -141,9 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _pointer(path: str, content: bytes) -> dict[str, object]:
-    """What the Hub says of a large file's content, by which its cache keeps it."""
+    """What the Hub says of a file's content: its SHA-256 for a large one, by which its cache keeps it, else git's."""
     lfs = {"sha256": _sha256(content), "size": len(content), "pointerSize": 130}
-    return {"lfs": lfs} if path.endswith(".safetensors") else {}
+    return {"lfs": lfs} if path.endswith(".safetensors") else {"blobId": _sha1(b"blob %d\0" % len(content) + content)}
 
 
 def _sha256(content: bytes) -> str:

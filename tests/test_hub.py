@@ -29,10 +29,12 @@ SHARDS = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
 QUESTIONS = """
 import json, sys, time
 from pathlib import Path
+from huggingface_hub import hf_hub_download
+from mlx_diffusion.convert import convert
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.upload import upload
 
-FOLDER = Path(sys.argv[1])
+FOLDER, SHARD = Path(sys.argv[1]), "model-00001-of-00003.safetensors"
 
 def facts():
     source = open_source("toy/model")
@@ -93,6 +95,51 @@ def cut():
 def lost():
     source = open_source("toy/lost", stream_into=FOLDER / "lost")
     return str(source.fetch(source.shards()[0]))
+
+def damaged():
+    folder = FOLDER / "damaged"
+    source = open_source("toy/damaged", stream_into=folder)
+    try:
+        source.fetch(source.shards()[0])
+    except Exception as error:
+        return [str(error), held(folder)]
+
+def damaged_small():
+    return open_source("toy/damaged").read_small("tokenizer.json").hex()
+
+def turn_a_bit(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+def damaged_in_the_cache():
+    source, refused = open_source("toy/altered"), []
+    for name in source.shards():
+        source.fetch(name)
+    for name in ("tokenizer.json", "config.json", SHARD):
+        read = source.fetch if name == SHARD else source.read_small
+        found = read(name)
+        blob = (found if name == SHARD else Path(hf_hub_download("toy/altered", name, revision="9" * 40))).resolve()
+        turn_a_bit(blob)
+        refused.append(problem(lambda: read(name)).replace(str(blob), "BLOB"))
+    return refused
+
+def damaged_in_the_cache_offline():
+    source = open_source("toy/altered")
+    return [problem(lambda: source.fetch(SHARD)), problem(lambda: source.read_small("tokenizer.json"))]
+
+def problem(work):
+    try:
+        return work() and "nothing"
+    except Exception as error:
+        return str(error)
+
+def changed_while_it_was_read():
+    target, done = FOLDER / "torn", []
+    def report(progress):
+        if "00002" in progress.file and not done:
+            done.append(turn_a_bit(target / ".downloads" / progress.file))
+    problems = [problem(lambda: convert("toy/model", target, stream=True, report=report)) for _ in range(2)]
+    return [*problems, convert("toy/model", target, stream=True).files_from_earlier]
 
 def gated():
     return repr(open_source("toy/gated").headers())
@@ -188,7 +235,8 @@ class Desk:
 
 
 ONLINE = (
-    "facts headers fetched_into_the_cache room streamed prefetched_in_vain cut lost gated portal no_such "
+    "facts headers fetched_into_the_cache room streamed prefetched_in_vain cut lost damaged damaged_small "
+    "damaged_in_the_cache changed_while_it_was_read gated portal no_such "
     "no_such_revision no_ranges pickled no_config evil_index evil_name folders_are_left_alone truncated uploaded"
 ).split()
 
@@ -205,6 +253,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "toy/room": replace(whole),
         "toy/cut": replace(whole, cuts=1),
         "toy/lost": replace(whole, lost=frozenset(SHARDS)),
+        "toy/damaged": replace(whole, damaged=frozenset({SHARDS[0], "tokenizer.json"})),
+        "toy/altered": replace(whole, sha="9" * 40),
         "toy/gated": replace(whole, gated=True),
         "toy/portal": replace(whole, portal=True),
         "toy/no-ranges": replace(whole, ranges=False),
@@ -290,6 +340,30 @@ def test_a_connection_that_is_cut_is_taken_up_again(answers: dict[str, Any], des
 def test_what_goes_wrong_is_one_line(question: str, problem: str, answers: dict[str, Any]) -> None:
     assert answers[question].startswith("CheckpointError: ") and problem in answers[question]
     assert "\n" not in answers[question]
+
+
+def test_what_arrives_is_compared_with_the_hubs_own_digests(answers: dict[str, Any]) -> None:
+    said, held = answers["damaged"]
+    assert held == [] and said == (
+        f"toy/damaged/{SHARDS[0]} is damaged: its bytes are not those of the Hub's file; the same call fetches it again"
+    )
+    assert "toy/damaged/tokenizer.json is damaged" in answers["damaged_small"]
+
+
+def test_the_cache_is_not_believed(answers: dict[str, Any], desk: Desk) -> None:
+    names = ["tokenizer.json", "config.json", SHARDS[0]]
+    problem = "is damaged: its bytes are not those of the Hub's file; remove"
+    assert answers["damaged_in_the_cache"] == [
+        f"toy/altered/{name} {problem} BLOB, and the same call goes on" for name in names
+    ]
+    offline = desk.ask("damaged_in_the_cache_offline", HF_HUB_OFFLINE="1")["damaged_in_the_cache_offline"]
+    assert f"toy/altered/{SHARDS[0]} {problem}" in offline[0] and f"toy/altered/{names[0]} {problem}" in offline[1]
+
+
+def test_a_streamed_file_that_is_written_to_while_it_is_read_is_refused(answers: dict[str, Any]) -> None:
+    said, again, kept = answers["changed_while_it_was_read"]
+    assert f"toy/model/{SHARDS[1]} was changed while it was read" in said
+    assert f"toy/model/{SHARDS[1]} is damaged" in again and kept == 1
 
 
 def test_only_plain_names_are_taken(answers: dict[str, Any]) -> None:

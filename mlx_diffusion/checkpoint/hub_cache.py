@@ -45,14 +45,14 @@ def cached_snapshots(repo_id: str) -> list[Path]:
     return [revision.snapshot_path for revision in sorted(revisions, key=lambda revision: revision.last_modified)]
 
 
-def is_cached(repo_id: str, name: str, revision: str | None, sha256: str | None) -> bool:
+def is_cached(repo_id: str, name: str, revision: str | None, digest: str | None) -> bool:
     """True for a file that is in the cache, at this revision or with the same content at another one."""
     if isinstance(huggingface_hub.try_to_load_from_cache(repo_id, name, revision=revision), str):
         return True
     from huggingface_hub.file_download import repo_folder_name
 
     blobs = cache_folder() / repo_folder_name(repo_id=repo_id, repo_type="model") / "blobs"
-    return sha256 is not None and (blobs / sha256).is_file()
+    return digest is not None and (blobs / digest).is_file()
 
 
 def _models() -> list[huggingface_hub.CachedRepoInfo]:
