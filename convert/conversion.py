@@ -201,6 +201,7 @@ def _threads() -> int:
 def _finish(target: Path, side_files: Mapping[str, bytes], sources: Iterable[str]) -> None:
     """Write all but the weights and remove the `sources` that were streamed; the mark of the unfinished goes last."""
     for name, content in side_files.items():
+        (target / name).parent.mkdir(exist_ok=True)
         write_whole(target / name, content)
     _remove_downloads(target / DOWNLOADS, sources)
     (target / UNFINISHED).unlink()

@@ -24,7 +24,7 @@ from mlx_diffusion.convert.gguf_config import GgufFacts, config_json, generation
 from mlx_diffusion.convert.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from mlx_diffusion.convert.gguf_names import ROPE, hub_name
 from mlx_diffusion.convert.gguf_tokenizer import tokenizer_files
-from mlx_diffusion.convert.known_files import TOKENIZER
+from mlx_diffusion.convert.known_files import is_of_tokenizer
 from mlx_diffusion.convert.source import LocalSource
 from mlx_diffusion.errors import CheckpointError, OptionError
 
@@ -126,7 +126,7 @@ class GgufSource(LocalSource):
         beside = {"generation_config.json": _json(generation_config_json(self.facts, tokens))}
         if self.tokenizer is None:
             return beside | tokenizer_files(self.facts)
-        names = [name for name in self.tokenizer.small_files() if name in TOKENIZER]
+        names = [name for name in self.tokenizer.small_files() if is_of_tokenizer(name)]
         return beside | {name: self.tokenizer.read_small(name) for name in names}
 
     @cached_property

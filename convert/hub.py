@@ -30,7 +30,7 @@ from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_links, check_plain, is_whole, weight_names
 from mlx_diffusion.convert.gguf_source import GgufSource, gguf_file
 from mlx_diffusion.convert.hub_digests import check_content, digests_of
-from mlx_diffusion.convert.known_files import SMALL
+from mlx_diffusion.convert.known_files import is_small
 from mlx_diffusion.convert.source import LocalSource, Source, State, check_small, file_state
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import parse_json
@@ -104,7 +104,7 @@ class HubSource:
 
     def small_files(self) -> list[str]:
         check_plain((name for name in self._sizes if "/" not in name and name[0] != "."), self.label)
-        return sorted(name for name in self._sizes if name in SMALL)
+        return sorted(name for name in self._sizes if is_small(name))
 
     def read_small(self, name: str) -> bytes:
         if name not in self._sizes:

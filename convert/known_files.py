@@ -13,6 +13,7 @@ from pathlib import Path
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE, UNFINISHED
 from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, SINGLE_FILE
 from mlx_diffusion.convert.origin import ORIGIN
+from mlx_diffusion.template_files import ADDITIONAL
 from mlx_diffusion.whole_files import PART
 
 CARD = "README.md"
@@ -33,10 +34,26 @@ COPIED = TOKENIZER | frozenset(
     }
 )  # fmt: skip
 WRITTEN = frozenset({CONFIG_FILE, INDEX_FILE, CARD, ORIGIN, UNFINISHED})  # made by a conversion, never copied
-SMALL = COPIED | LICENCES | {CONFIG_FILE, INDEX_FILE, CARD}  # what is read of a source beside its weights
+REPLACED = frozenset({CONFIG_FILE, INDEX_FILE, ORIGIN, ADDITIONAL})  # the last, where it is a file or a link
 
 NUMBERED_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-HIDDEN_PART = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(PART)}")
+TEMPLATE = re.compile(rf"{ADDITIONAL}/[\w-][\w.-]*\.jinja", re.ASCII)  # in the only folder within a checkpoint's
+HIDDEN_PART = re.compile(rf"(?P<folder>.*/)?\.(?P<name>[^/]+)\.[0-9a-f]{{8}}{re.escape(PART)}")
+
+
+def is_of_tokenizer(name: str) -> bool:
+    """True for a file of a tokenizer or of its chat templates, by its path within the checkpoint."""
+    return name in TOKENIZER or TEMPLATE.fullmatch(name) is not None
+
+
+def is_copied(name: str) -> bool:
+    """True for a file that a conversion takes over as it is, and that another checkpoint's must not be taken for."""
+    return name in COPIED or is_of_tokenizer(name)
+
+
+def is_small(name: str) -> bool:
+    """True for what is read of a source beside its weights."""
+    return is_copied(name) or name in LICENCES | {CONFIG_FILE, INDEX_FILE, CARD}
 
 
 def is_shard(name: str) -> bool:
@@ -48,16 +65,23 @@ def is_leftover(name: str) -> bool:
     """True for a file that a killed conversion had not finished."""
     hidden = HIDDEN_PART.fullmatch(name)
     if hidden:
-        return hidden["name"] in SMALL | WRITTEN
+        whole = (hidden["folder"] or "") + hidden["name"]
+        return is_small(whole) or whole in WRITTEN
     return name.endswith(PART) and is_shard(name.removesuffix(PART))
 
 
 def is_replaced(name: str) -> bool:
     """True for a file of an older checkpoint that must not be taken for one of the checkpoint that replaces it."""
-    return is_leftover(name) or is_shard(name) or name in COPIED | {CONFIG_FILE, INDEX_FILE, ORIGIN}
+    return is_leftover(name) or is_shard(name) or is_copied(name) or name in REPLACED
+
+
+def files_in(folder: Path) -> list[str]:
+    """The paths, within a folder, of all files and links that may be a checkpoint's, hidden ones too."""
+    found = [*folder.iterdir(), *((folder / ADDITIONAL).iterdir() if (folder / ADDITIONAL).is_dir() else ())]
+    return [str(file.relative_to(folder)) for file in found if file.is_symlink() or file.is_file()]
 
 
 def uploaded(folder: Path, weights: Iterable[str]) -> list[str]:
     """The names of a finished conversion's files: its weights, and those beside them that a conversion writes."""
-    beside = (COPIED | LICENCES | WRITTEN) - {UNFINISHED}
+    beside = (name for name in files_in(folder) if is_small(name) or name in WRITTEN - {UNFINISHED})
     return [*weights, *sorted(name for name in beside if (folder / name).is_file())]

@@ -17,9 +17,10 @@ from mlx_diffusion.checkpoint.layouts import unclaimed
 from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.checkpoint.weight_files import weight_files
 from mlx_diffusion.convert.hub_digests import check_content, digest_in_cache
-from mlx_diffusion.convert.known_files import SMALL
+from mlx_diffusion.convert.known_files import files_in, is_small
 from mlx_diffusion.display import size_text
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.regular_files import read_regular
 
 State = tuple[int, ...]  # of a file: it differs once the file was written to or replaced
 SMALL_BYTES = 200_000_000  # the most for a file that is read whole; the published tokenizer.json has 33 MB
@@ -101,16 +102,16 @@ class LocalSource:
         self.revision = revision
 
     def small_files(self) -> list[str]:
-        return sorted(file.name for file in self.folder.iterdir() if file.name in SMALL and file.is_file())
+        return sorted(name for name in files_in(self.folder) if is_small(name) and (self.folder / name).is_file())
 
     def read_small(self, name: str) -> bytes:
         file = self.folder / name
         try:
-            if file.is_symlink() and not self._holds(file.resolve()):
+            if not self._holds(file.resolve()):
                 raise CheckpointError(f"{file} links to a file elsewhere, which is not read; put the file itself there")
             check_small(file.stat().st_size, str(file))
             self._check(name)
-            return file.read_bytes()
+            return read_regular(file, SMALL_BYTES)
         except FileNotFoundError:
             raise CheckpointError(f"{self.label} has no {name}, so it is no checkpoint of DiffusionGemma") from None
         except OSError as error:
@@ -118,8 +119,9 @@ class LocalSource:
 
     def _holds(self, file: Path) -> bool:
         """True for a file in the folder, or among the Hub's cached files of the repository that the folder shows."""
-        cached = self.folder.parents[1] / "blobs" if self.folder.parent.name == "snapshots" else self.folder
-        return self.folder in file.parents or cached in file.parents
+        folder = self.folder.resolve()
+        cached = folder.parents[1] / "blobs" if folder.parent.name == "snapshots" else folder
+        return folder in file.parents or cached in file.parents
 
     def shards(self) -> list[str]:
         return [file.name for file in weight_files(self.folder)]

@@ -8,15 +8,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import UNFINISHED, check_utf8, plain_conversion
-from mlx_diffusion.convert.known_files import CARD, is_leftover, is_replaced, is_shard
+from mlx_diffusion.convert.known_files import CARD, files_in, is_leftover, is_replaced, is_shard
 from mlx_diffusion.convert.origin import ORIGIN, Origin, revision_of
 from mlx_diffusion.convert.record import ConversionRecord
 from mlx_diffusion.errors import ConversionError
+from mlx_diffusion.template_files import ADDITIONAL
 from mlx_diffusion.whole_files import flush, lock
 
 
@@ -101,10 +102,14 @@ def _way_on(record: ConversionRecord, earlier: ConversionRecord) -> str:
 
 def outdated_files(target: Path, resumed: bool, kept: Collection[str]) -> list[Path]:
     """The files to remove first: in a resumed run those that are not `kept`, else those of an older checkpoint."""
-    files = (file for file in target.iterdir() if file.is_symlink() or file.is_file())
-    if resumed:
-        return sorted(f for f in files if is_leftover(f.name) or (is_shard(f.name) and f.name not in kept))
-    return sorted(f for f in files if is_replaced(f.name))
+
+    def outdated(name: str) -> bool:
+        if resumed:
+            return is_leftover(name) or (is_shard(name) and name not in kept) or name == ADDITIONAL
+        return is_replaced(name)
+
+    linked = (target / ADDITIONAL).is_symlink()  # to a folder elsewhere, from which nothing is removed
+    return sorted(target / name for name in files_in(target) if outdated(name) and not (linked and "/" in name))
 
 
 def begin(target: Path, record: ConversionRecord, outdated: Sequence[Path], resumed: bool) -> None:
@@ -114,6 +119,8 @@ def begin(target: Path, record: ConversionRecord, outdated: Sequence[Path], resu
         replace(record, contents="to be replaced").write(target)
     for file in outdated:
         file.unlink(missing_ok=True)
+    with suppress(OSError):  # it is not there, or holds something else
+        (target / ADDITIONAL).rmdir()
     if outdated:
         flush(target)
     record.write(target)

@@ -24,7 +24,7 @@ def upload(folder: Path, repo_id: str) -> str:
     """Upload a finished conversion to a repository, which is created if necessary; returns its address."""
     found = Checkpoint.open(folder)  # raises unless it is whole and finished
     names = uploaded(folder, (file.name for file in found.files))
-    linked = [name for name in names if (folder / name).is_symlink()]
+    linked = [name for name in names if (folder / name).resolve() != folder.resolve() / name]
     if linked:
         raise ConversionError(
             f"{folder / linked[0]} is a link, which no conversion writes; convert anew with force=True"

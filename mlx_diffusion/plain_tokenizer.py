@@ -12,12 +12,13 @@ from typing import Any
 
 from mlx_diffusion.chat_template import one_line
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.template_files import ADDITIONAL
 
 CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # two names of the class that takes tokenizer.json as it is
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 WITHOUT_EFFECT = ("backend", "clean_up_tokenization_spaces", "model_max_length")  # on what this package calls
 KNOWN = {"tokenizer_class", "chat_template", "extra_special_tokens", *NAMED, *WITHOUT_EFFECT}
-OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "additional_chat_templates")
+OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", ADDITIONAL)
 SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 MOST_TOKENS = 100_000  # with more, Transformers looks whether the vocabulary is one whose pattern it mends
 

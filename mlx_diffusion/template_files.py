@@ -10,6 +10,7 @@ from typing import Any
 from mlx_diffusion.errors import CheckpointError, PromptError
 from mlx_diffusion.json_files import read_json
 
+ADDITIONAL = "additional_chat_templates"  # of templates beside chat_template.jinja, each named as its file
 # Where older repositories keep what the tokenizer's own files lack.
 OTHER_PLACES = ("chat_template.json", "processor_config.json", "preprocessor_config.json")
 

@@ -28,7 +28,8 @@ class Repo:
 
     @classmethod
     def of(cls, folder: Path) -> Repo:
-        return cls({file.name: file.read_bytes() for file in folder.iterdir()})
+        files = (file for file in folder.rglob("*") if file.is_file())
+        return cls({str(file.relative_to(folder)): file.read_bytes() for file in files})
 
 
 @dataclass

@@ -245,6 +245,8 @@ ONLINE = (
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("hub")
     source = write_source(folder / "source")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
     whole = Repo.of(source)
     evil = json.dumps({"weight_map": {"a": "../../a.safetensors"}}).encode()
     repos = {
@@ -418,7 +420,7 @@ def test_a_dry_run_and_a_stream_give_what_a_folder_gives(desk: Desk) -> None:
     downloads = [line for line in desk.hub.asked[asked:] if line.startswith("HEAD ") and "safetensors" in line]
     assert {line.rsplit("/", 1)[1] for line in downloads} == {SHARDS[2]}
     assert [(target / name).read_bytes() for name in SHARDS] == weights
-    assert {file.name for file in target.iterdir()} == {file.name for file in local.iterdir()}
+    assert contents(target).keys() == contents(local).keys()
 
 
 def test_a_folder_is_read_in_place() -> None:

@@ -14,6 +14,7 @@ from mlx_diffusion.convert import source as source_module
 from mlx_diffusion.convert.known_files import is_leftover, is_replaced
 from mlx_diffusion.convert.upload import upload
 from mlx_diffusion.errors import CheckpointError, ConversionError
+from mlx_diffusion.tokenizer import load_tokenizer
 
 STRANGERS = [
     ".mine.safetensors", ".note.part", ".x_processor_config.json", ".notes.txt.0123abcd.part", ".env", ".DS_Store",
@@ -67,6 +68,10 @@ def test_leftovers_of_a_killed_conversion_go_whatever_they_are(source: Path, tar
         ("adapter.safetensors", False, False),
         ("._model.safetensors", False, False),
         ("LICENSE", False, False),
+        ("additional_chat_templates/tool_use.jinja", False, True),
+        ("additional_chat_templates/.tool_use.jinja.89abcdef.part", True, True),
+        ("additional_chat_templates/notes.txt", False, False),
+        ("others/tool_use.jinja", False, False),
     ],
 )
 def test_names(name: str, leftover: bool, replaced: bool) -> None:
@@ -103,6 +108,41 @@ def test_links_within_a_cached_repository_are_its_files(source: Path, target: Pa
     assert set(SMALL_FILES) <= set(contents(target))
 
 
+TEMPLATES = ["additional_chat_templates/tool_use.jinja", "additional_chat_templates/rag.v2.jinja"]
+
+
+def test_named_templates_go_along_and_are_replaced(source: Path, target: Path, tmp_path: Path) -> None:
+    put(source, [*TEMPLATES, "additional_chat_templates/notes.txt", "other_templates/x.jinja"])
+    convert(source, target)
+    assert held(target, TEMPLATES) == TEMPLATES
+    assert {name for name in contents(target) if "/" in name} == {*TEMPLATES}
+    said = [{"role": "user", "content": "x"}]
+    rendered = load_tokenizer(target).apply_chat_template(said, chat_template="rag.v2", tokenize=False)
+    assert rendered == f"mine: {TEMPLATES[1]}"
+    convert(DEMO_FOLDER, target, force=True)
+    assert not (target / "additional_chat_templates").exists()
+    (tmp_path / "mine").mkdir()
+    put(tmp_path / "mine", ["tool_use.jinja"])
+    (target / "additional_chat_templates").symlink_to(tmp_path / "mine")
+    convert(source, target, force=True)
+    assert held(target, TEMPLATES) == TEMPLATES and held(tmp_path / "mine", ["tool_use.jinja"])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_templates_behind_a_link_out_of_the_source_are_refused(
+    inside: bool, source: Path, target: Path, tmp_path: Path
+) -> None:
+    elsewhere = source / "templates" if inside else tmp_path / "secret"
+    put(elsewhere, ["tool_use.jinja"])
+    (source / "additional_chat_templates").symlink_to(elsewhere)
+    if inside:
+        convert(source, target)
+        assert TEMPLATES[0] in contents(target)
+    else:
+        with pytest.raises(CheckpointError, match=r"tool_use\.jinja links to a file elsewhere"):
+            convert(source, target)
+
+
 def test_a_huge_small_file_is_not_read(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (source / "notes.txt").open("wb") as stream:
         stream.truncate(10**13)  # has no blocks, and nobody may look
@@ -118,6 +158,11 @@ def test_a_link_in_the_target_is_not_uploaded(target: Path, tmp_path: Path) -> N
     (tmp_path / "secret").write_text("{}")
     (target / "vocab.json").symlink_to(tmp_path / "secret")
     with pytest.raises(ConversionError, match=r"vocab\.json is a link"):
+        upload(target, "toy/new")
+    (target / "vocab.json").unlink()
+    put(tmp_path / "mine", ["tool_use.jinja"])
+    (target / "additional_chat_templates").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConversionError, match=r"tool_use\.jinja is a link"):
         upload(target, "toy/new")
 
 

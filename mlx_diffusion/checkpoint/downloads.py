@@ -17,12 +17,12 @@ from mlx_diffusion.checkpoint.layouts import check_loadable
 from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_links, is_whole, weight_names
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import read_json
+from mlx_diffusion.template_files import ADDITIONAL
 
-TEMPLATES = "additional_chat_templates/*.jinja"
 SMALL = [
     "config.json", INDEX_FILE, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
-    "chat_template.json", "processor_config.json", "preprocessor_config.json", TEMPLATES,
+    "chat_template.json", "processor_config.json", "preprocessor_config.json", f"{ADDITIONAL}/*.jinja",
 ]  # fmt: skip
 
 
