@@ -18,6 +18,7 @@ import numpy as np
 
 from mlx_diffusion.convert.ggml import block_sizes, type_name
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.regular_files import open_regular
 
 MAGIC, VERSIONS, ALIGNMENT = b"GGUF", (2, 3), 32
 STRING, ARRAY = 8, 9
@@ -49,7 +50,7 @@ class GgufHeader:
 def read_gguf_header(path: Path) -> GgufHeader:
     """Read the head of a file, whose tensors must all lie in it. Raises CheckpointError."""
     try:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_regular(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _Head(content, path).read()
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         reason = getattr(error, "strerror", None) or str(error)

@@ -36,7 +36,7 @@ PUBLISHED_ROTATED = 0.25  # of a head in full layers, in the only model of this 
 def gguf_file(path_or_id: str | Path) -> Path | None:
     """The GGUF that a path stands for: the file itself, or the only one in a folder without other weights."""
     path = Path(path_or_id).expanduser()
-    if path.suffix.lower() == ".gguf" and path.is_file():
+    if path.suffix.lower() == ".gguf" and path.exists() and not path.is_dir():
         return path
     if not path.is_dir() or any(path.glob("*.safetensors")):
         return None

@@ -76,9 +76,9 @@ def is_replaced(name: str) -> bool:
 
 
 def files_in(folder: Path) -> list[str]:
-    """The paths, within a folder, of all files and links that may be a checkpoint's, hidden ones too."""
+    """The paths within a folder of all that may be a checkpoint's: files of every kind, also hidden, and links."""
     found = [*folder.iterdir(), *((folder / ADDITIONAL).iterdir() if (folder / ADDITIONAL).is_dir() else ())]
-    return [str(file.relative_to(folder)) for file in found if file.is_symlink() or file.is_file()]
+    return [str(file.relative_to(folder)) for file in found if file.is_symlink() or not file.is_dir()]
 
 
 def uploaded(folder: Path, weights: Iterable[str]) -> list[str]:

@@ -102,7 +102,7 @@ class LocalSource:
         self.revision = revision
 
     def small_files(self) -> list[str]:
-        return sorted(name for name in files_in(self.folder) if is_small(name) and (self.folder / name).is_file())
+        return sorted(name for name in files_in(self.folder) if is_small(name))
 
     def read_small(self, name: str) -> bytes:
         file = self.folder / name

@@ -19,10 +19,11 @@ from mlx_diffusion.forged_tokens import ControlTokens, encode_as_text
 from mlx_diffusion.messages import Message, check_messages, check_tools, fit_template
 from mlx_diffusion.plain_tokenizer import PlainTokenizer, read_with_transformers
 from mlx_diffusion.processes import foreign_work
-from mlx_diffusion.template_files import choose_template, find_templates, templates_by_name
+from mlx_diffusion.template_files import ADDITIONAL, choose_template, find_templates, templates_by_name
 
 SinglePrompt = str | Sequence[Message] | Sequence[int] | mx.array | np.ndarray
 Prompt = SinglePrompt | Sequence[SinglePrompt]
+SUFFIXES = (".json", ".jinja", ".model", ".txt")  # of the files that a tokenizer may be read from
 BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -215,6 +216,9 @@ def _as_ids(tokens: Sequence[Any]) -> list[int]:
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of the checkpoint in `folder`. Raises `CheckpointError` when it is missing or damaged."""
     folder = Path(folder)
+    for file in (*folder.glob("*"), *folder.glob(f"{ADDITIONAL}/*")):
+        if file.suffix in SUFFIXES and file.exists() and not (file.is_file() or file.is_dir()):
+            raise CheckpointError(f"{file} is no regular file; copy the tokenizer from the original checkpoint")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise CheckpointError(
             f"{folder}: no tokenizer.json or tokenizer.model; copy the tokenizer from the original checkpoint"

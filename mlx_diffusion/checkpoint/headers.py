@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.regular_files import open_regular
 
 ITEM_BYTES: Mapping[str, int] = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -53,7 +54,7 @@ def read_header(path: Path) -> list[StoredTensor]:
     """The tensors of a file on disk, by offset. Raises CheckpointError for a truncated or unreadable file."""
     try:
         size = path.stat().st_size
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
             if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, HEADER_LIMIT):
                 raise CheckpointError(f"{path} is truncated or no safetensors file ({size} bytes); download it again")
