@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import hypothesis
 import pytest
-from conftest import model_of
 from hypothesis import strategies as st
+from served import COPY, LIMITS, MODEL, TOKENIZER, Served, httpx, openai, say, served, wait_until
 
 from mlx_diffusion import generate
-from mlx_diffusion.checkpoint.folder import find_folder
 from mlx_diffusion.errors import DiffusionError, OptionError, PromptError
 from mlx_diffusion.modes import MODES, Mode
 from mlx_diffusion.options import GenerationConfig, Settings
@@ -26,75 +23,16 @@ from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.engine_thread import EngineThread
 from mlx_diffusion.serving.limits import Limits
 from mlx_diffusion.serving.problems import RequestError
-from mlx_diffusion.serving.server import Address, bind, build_server
+from mlx_diffusion.serving.server import Address
 from mlx_diffusion.serving.turns import Thought, ToolCall, Turns
-from mlx_diffusion.tokenizer import load_tokenizer
-
-httpx, openai, _, _ = (pytest.importorskip(name) for name in ("httpx", "openai", "starlette", "uvicorn"))
 
 service, openai_routes, ollama_routes, anthropic_routes, exchange, requests = (
     pytest.importorskip(f"mlx_diffusion.serving.{name}")
     for name in "service openai_routes ollama_routes anthropic_routes exchange openai_requests".split()
 )
 
-DEMO = find_folder("demo")
-MODEL, TOKENIZER = model_of(DEMO), load_tokenizer(DEMO)
-PREFIX_BYTES = 50_000_000
-LIMITS = Limits(max_requests=3, max_waiting=8, max_bytes=20_000, max_tokens=500)
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": {
     "type": "object", "properties": {"city": {"type": "string"}}}}}  # fmt: skip
-
-
-def say(text: str) -> list[Any]:
-    return [{"role": "user", "content": text}]
-
-
-COPY = say("Copy: fig oak ant")
-
-
-class Served:
-    """A server that runs in a thread, and clients of it."""
-
-    def __init__(self, url: str, log: list[str], key: str) -> None:
-        self.log, self.http = log, httpx.Client(base_url=url, timeout=60)
-        self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60)
-
-    def post(self, path: str = "/v1/chat/completions", **body: Any) -> Any:
-        return self.http.post(path, json=body)
-
-    def gauge(self, name: str) -> float:
-        found = [line for line in self.http.get("/metrics").text.splitlines() if line.startswith(name + " ")]
-        return float(found[0].split()[1])
-
-    def chunks(self, **body: Any) -> list[dict[str, Any]]:
-        """The chunks of a streamed chat; what ends the stream is checked and left out."""
-        lines = self.post(stream=True, **body).text.split("\n\n")
-        assert lines[-2:] == ["data: [DONE]", ""]
-        return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
-
-
-@contextmanager
-def served(limits: Limits = LIMITS, key: str | None = None, **config: Any) -> Iterator[Served]:
-    log: list[str] = []
-    address = Address(port=0, key=key)
-    with bind(address) as place:
-        server = build_server(MODEL, TOKENIZER, "demo", address, log.append, limits=limits,
-                              defaults=GenerationConfig(**config), prefix_bytes=PREFIX_BYTES)  # fmt: skip
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
-        thread.start()
-        try:
-            wait_until(lambda: server.started or not thread.is_alive())
-            yield Served(f"http://127.0.0.1:{place.getsockname()[1]}", log, key or "none")
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def wait_until(true: Any, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

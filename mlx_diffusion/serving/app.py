@@ -23,6 +23,7 @@ from mlx_diffusion.serving.guard import Entry, Guard, refusal
 from mlx_diffusion.serving.metrics import Metrics
 from mlx_diffusion.serving.ollama_routes import OllamaRoutes
 from mlx_diffusion.serving.openai_routes import OpenAIRoutes
+from mlx_diffusion.serving.page_routes import PageRoutes
 from mlx_diffusion.serving.problems import RequestError, at_fault, bad
 from mlx_diffusion.serving.service import Service
 
@@ -49,7 +50,8 @@ def build_app(service: Service, entry: Entry, log: Callable[[str], None]) -> ASG
         return PlainTextResponse(metrics.text(gauges(service.engine)), media_type="text/plain; version=0.0.4")
 
     routes = [Route("/health", health), Route("/metrics", show_metrics)]
-    routes += [*OpenAIRoutes(service).routes, *AnthropicRoutes(service).routes, *OllamaRoutes(service).routes]
+    for interface in (PageRoutes, OpenAIRoutes, AnthropicRoutes, OllamaRoutes):
+        routes += interface(service).routes
     metrics = Metrics(tuple(route.path for route in routes))
     handlers = {
         RequestError: lambda request, error: refusal(request.url.path, error),

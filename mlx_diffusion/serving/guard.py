@@ -25,7 +25,9 @@ from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.visible_text import notice
 
 LOCAL = ("localhost",)
-OPEN = ("/health",)  # to those without the key
+PAGE = "/"
+OPEN = ("/health", PAGE)  # to those without the key, as are the page's files
+FILES = "/page/"
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d+)?")
 HINTS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}  # headers by status
 GOOD_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -47,7 +49,11 @@ class Entry:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             raise RequestError(403, "pages of another origin may not use this server")
-        if self.key is not None and path not in OPEN and not self._has_key(headers):
+        fetched_by = headers.get("sec-fetch-site", "none")  # browsers say which site's page a request comes from
+        is_visit = path == PAGE and headers.get("sec-fetch-mode") == "navigate"
+        if fetched_by not in ("none", "same-origin") and not is_visit:
+            raise RequestError(403, "pages of another origin may not use this server")
+        if self.key is not None and not (path in OPEN or path.startswith(FILES)) and not self._has_key(headers):
             raise RequestError(401, "the API key is missing or wrong; send it as Authorization: Bearer KEY")
 
     def _has_key(self, headers: Headers) -> bool:
