@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PromptError,
     )
     from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment, Stats, TokenLogprob
+    from mlx_diffusion.filling.infilling import infill, stream_infill
     from mlx_diffusion.generation import generate, stream_generate
     from mlx_diffusion.loading import load
     from mlx_diffusion.options import GenerationConfig
@@ -48,8 +49,10 @@ __all__ = [
     "Stats",
     "TokenLogprob",
     "generate",
+    "infill",
     "load",
     "stream_generate",
+    "stream_infill",
 ]
 
 _HOMES = {
@@ -63,6 +66,7 @@ _HOMES = {
         "PromptError",
     ),
     "mlx_diffusion.events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats", "TokenLogprob"),
+    "mlx_diffusion.filling.infilling": ("infill", "stream_infill"),
     "mlx_diffusion.generation": ("generate", "stream_generate"),
     "mlx_diffusion.loading": ("load",),
     "mlx_diffusion.engine.drafting": ("DraftMemory",),

@@ -7,15 +7,17 @@ place on the canvas of the answer. Knows nothing of tokens or models.
 from collections.abc import Sequence
 
 
-def gaps_prompt(parts: Sequence[str], context: str = "") -> str:
+def gaps_prompt(parts: Sequence[str], context: str = "", language: str = "") -> str:
     """Asks for the text that has `parts` in this order, with a gap between each two; the answer is the whole of it.
 
-    context: what belongs in the gaps, or what else there is to know; it comes first.
+    context: what belongs in the gaps, or what else there is to know; it comes first. language: what the text is in, as
+    "Python" or "French".
     """
     marker = "___"
     while any(marker in part for part in parts):
         marker += "_"
-    return f"{_before(context)}Fill in {marker} and write the whole text:\n{marker.join(parts)}"
+    what = f"the whole text, in {language}" if language else "the whole text"
+    return f"{_before(context)}Fill in {marker} and write {what}:\n{marker.join(parts)}"
 
 
 def questions_prompt(state: str, questions: Sequence[tuple[str, Sequence[str]]]) -> str:

@@ -65,6 +65,15 @@ class Tokenizer:
                 raise PromptError(f"the checkpoint's tokenizer fails on this text ({one_line(error)})") from error
             raise
 
+    @foreign_work()
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of `text` alone: no begin token, and a control token in it is text. Raises `PromptError`."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the text is not valid Unicode ({error}); pass it as UTF-8") from error
+        return encode_as_text(self._backend, text) if text else []
+
     @overload
     def apply_chat_template(
         self, messages: Sequence[Message], *, tools: Sequence[Message] | None = None,

@@ -13,7 +13,7 @@ PLACES = (
     ("convert",),
     ("serving",),
     ("measure",),
-    ("generation", "opening"),
+    ("generation", "opening", "filling"),
     ("loading",),
     ("fit",),
     ("engine",),

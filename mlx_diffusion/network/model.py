@@ -88,12 +88,7 @@ class DiffusionGemma(nn.Module):
         """
         flat = Flat.of([view.tokens.shape[0] for view in views], few_sizes=self.compiled)
         x, kept = self._decode(views, flat)
-        if any(view.asked is not None for view in views):  # the head and the sampler run over those alone
-            wanted = [
-                row if view.asked is None else row[view.asked] for row, view in zip(flat.take(x), views, strict=True)
-            ]
-            flat = Flat.of([view.surveyed for view in views], few_sizes=self.compiled)
-            x = flat.join(wanted)
+        x, flat = self._asked(x, flat, views)
         rows = zip(*map(flat.take, self.survey_hidden(x, flat, views, temperatures, gumbels)), strict=True)
         return [Seen(Survey(*row), own) for row, own in zip(rows, kept, strict=True)]
 
@@ -126,6 +121,13 @@ class DiffusionGemma(nn.Module):
             mx.depends if self.compiled or small else evaluated_after,
             self.run,
         )
+
+    def logits_at(self, views: Sequence[View]) -> list[mx.array]:
+        """Logits of each row's surveyed positions, float32 [F, V], softcapped: for few of them. Writes nothing."""
+        flat = Flat.of([view.tokens.shape[0] for view in views], few_sizes=self.compiled)
+        x, _ = self._decode(views, flat)
+        x, flat = self._asked(x, flat, views)
+        return [self.logits(row) for row in flat.take(x)]
 
     def denoise(self, canvas: mx.array, soft: mx.array | None, cache: PrefixCache) -> mx.array:
         """Logits float32 [L, V], softcapped, for the canvas int32 [L] that follows the cached prefix.
@@ -169,6 +171,14 @@ class DiffusionGemma(nn.Module):
             x, canvases = layer.denoise(x, flat, views, behind, old, self.run)
             kept.append(canvases)
         return x, list(zip(*kept, strict=True))
+
+    def _asked(self, x: mx.array, flat: Flat, views: Sequence[View]) -> tuple[mx.array, Flat]:
+        """Of what comes out of the last layer, the surveyed positions: head and sampler run over those alone."""
+        if all(view.asked is None for view in views):
+            return x, flat
+        wanted = [row if view.asked is None else row[view.asked] for row, view in zip(flat.take(x), views, strict=True)]
+        flat = Flat.of([view.surveyed for view in views], few_sizes=self.compiled)
+        return flat.join(wanted), flat
 
     def run(self, function: Callable[..., Any], module: nn.Module | None, *arguments: Any) -> Any:
         """Run a pure function of a module and arrays, through its trace where the model is compiled."""

@@ -1,0 +1,115 @@
+"""Canvases that are looked at and not written: a few denoising steps of several rows, and what is then said of them.
+
+Rows with one prompt share its encoding. Knows nothing of what is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_diffusion.engine.denoising_row import begun, turn_of
+from mlx_diffusion.engine.request import Request
+from mlx_diffusion.engine.rules import Rules
+from mlx_diffusion.engine.step import step
+from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.network.cache import PrefixCache
+from mlx_diffusion.network.head import Survey
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import Passage
+from mlx_diffusion.processes import computing
+
+
+class Trial:
+    """The first canvas of each request, behind its encoded prompt."""
+
+    def __init__(self, model: DiffusionGemma, requests: Sequence[Request]) -> None:
+        self.model, self.requests = model, requests
+        self.passes = 0
+        self.steps = 0
+        self.decoder_positions = 0
+        self._encodings: dict[tuple[int, ...], PrefixCache] = {}
+        for request in requests:
+            if request.tokens not in self._encodings:
+                self._encodings[request.tokens] = encoded(model, request)
+        self._prefixes = [self._encodings[request.tokens].prefix(model.compiled) for request in requests]
+        trained = model.config.canvas_length
+        self._canvases = [begun(own, model, 0, own.settings.canvas_length or trained) for own in requests]
+
+    @computing()
+    def step(self) -> list[Survey]:
+        """Take a denoising step with every canvas; what it says of all positions. Raises `CheckpointError` for NaN."""
+        rows = zip(self.requests, self._canvases, self._prefixes, strict=True)
+        turns = [turn_of(own, canvas, prefix, Rules.of(own.settings), 0, self.steps) for own, canvas, prefix in rows]
+        stepped = step(self.model, turns)
+        self._canvases = [one.canvas._replace(kept=()) for one in stepped]
+        mx.eval([(canvas.tokens, *canvas.survey) for canvas in self._canvases])
+        self.steps += 1
+        self._count()
+        for canvas in self._canvases:
+            _check(canvas.survey.entropy)
+        return [canvas.survey for canvas in self._canvases]
+
+    @computing()
+    def logprobs(self, wanted: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """One pass more: log-probabilities at some positions of each canvas, float32 [F, V]. Nothing is changed."""
+        rows = zip(self.requests, self._canvases, self._prefixes, wanted, strict=True)
+        views = [
+            turn_of(own, canvas, prefix, Rules.of(own.settings), 0, 0)
+            .view()
+            ._replace(asked=mx.array(list(places), dtype=mx.int32))
+            for own, canvas, prefix, places in rows
+        ]
+        self._count()
+        return [_logprobs(logits) for logits in self.model.logits_at(views)]
+
+    def _count(self) -> None:
+        self.passes += 1
+        self.decoder_positions += sum(canvas.tokens.shape[0] for canvas in self._canvases)
+
+    @computing()
+    def likelihoods(self, texts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """What the encoder says of a text behind each prompt: log-probabilities of its tokens, in one causal pass."""
+        passages = []
+        for request, text in zip(self.requests, texts, strict=True):
+            cache = self._encodings[request.tokens].fork()
+            cache.rewind(1)  # the last token of the prompt says what follows
+            passages.append(Passage(mx.array([request.tokens[-1], *text[:-1]], dtype=mx.int32), cache))
+        self.passes += 1
+        hidden, found, start = self.model.encode(passages), [], 0
+        for text in texts:
+            logits = self.model.unembed(hidden[start : start + len(text)])
+            chosen = mx.take_along_axis(logits, mx.array(list(text))[:, None], axis=-1).squeeze(-1)
+            found.append(np.array(chosen - mx.logsumexp(logits, axis=-1)))
+            start += len(text)
+            _check(found[-1])
+        return found
+
+
+@computing()
+def encoded(model: DiffusionGemma, request: Request) -> PrefixCache:
+    """The encoding of a request's prompt, in parts of its size, and of a store where it has one."""
+    store, tokens, size = request.prefixes, list(request.tokens), request.settings.prefill_step_size
+    cache = model.make_cache() if store is None else store.find(tokens)
+    while cache.offset < len(tokens):
+        part = tokens[cache.offset : cache.offset + size]
+        model.encode([Passage(mx.array(part, dtype=mx.int32), cache, 0)])
+        mx.eval(cache.arrays())
+    if store is not None:
+        store.keep(tokens, cache)
+    return cache
+
+
+def _logprobs(logits: mx.array) -> np.ndarray:
+    found = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    _check(found)
+    return found
+
+
+def _check(figures: mx.array | np.ndarray) -> None:
+    if np.isnan(np.array(figures)).any():
+        raise CheckpointError(
+            "the model gives NaN: its weights are damaged or were converted wrongly; download or convert it again"
+        )

@@ -1,0 +1,168 @@
+"""Fills a gap between two texts: what most callers of `infill` need.
+
+Only what stands in the gap is ever decoded, so that what was given stays as it is. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Unpack
+
+from mlx_diffusion.canvas_prompts import gaps_prompt
+from mlx_diffusion.engine.engine import run
+from mlx_diffusion.engine.prefix_store import PrefixStore
+from mlx_diffusion.errors import OptionError, PromptError
+from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
+from mlx_diffusion.filling.canvases import Canvases
+from mlx_diffusion.filling.lengths import best_place
+from mlx_diffusion.filling.places import NEAR, Surroundings
+from mlx_diffusion.filling.seams import Seams
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.options import GenerationConfig, GenerationOptions
+from mlx_diffusion.text_stream import TextStream
+from mlx_diffusion.tokenizer import Tokenizer
+
+
+def stream_infill(
+    model: DiffusionGemma,
+    tokenizer: Tokenizer,
+    prefix: str,
+    suffix: str,
+    *,
+    gap_tokens: int | None = None,
+    context: str = "",
+    language: str = "",
+    instruction: str = "",
+    config: GenerationConfig | None = None,
+    prefixes: PrefixStore | None = None,
+    **options: Unpack[GenerationOptions],
+) -> Iterator[Event]:
+    """Write what belongs between `prefix` and `suffix`, as events whose `.text`, joined, is what stands in the gap.
+
+    gap_tokens   how many tokens the gap has, where that is known
+    context      what belongs into the gap, or what else there is to know of the text; it comes ahead of the text
+    language     what the text is in, as "Python" or "French"
+    instruction  what the whole text answers, as a user would say it. The model is asked that alone, and sees the text
+                 on the canvas only
+    config, options  as in `stream_generate`, of the denoising modes; max_tokens is that of the gap, half a canvas when
+                 not given
+    prefixes     a `PrefixStore` of this model: what it has kept is not encoded again
+
+    `Draft` events show the canvas that is denoised to the end; one `Segment` brings the text. Raises `PromptError` and
+    `OptionError` for bad values, before any work is done.
+    """
+    wishes = (config or GenerationConfig()).override(options)
+    canvases = Canvases.of(model, tokenizer, wishes, prefixes)
+    for name, text in (("prefix", prefix), ("suffix", suffix), ("context", context), ("language", language)):
+        if not isinstance(text, str):
+            raise PromptError(f"the {name} is of type {type(text).__name__}; pass text")
+    if not (prefix or suffix or context or instruction):
+        raise PromptError("there is no text on either side of the gap; pass a prefix, a suffix, or a context")
+    said = instruction or gaps_prompt([prefix, suffix], context, language)
+    gap = Gap(prefix, suffix, canvases.prompt(said), True)
+    return filled(canvases, gap, Length.of(canvases, wishes.max_tokens, gap_tokens))
+
+
+def infill(
+    model: DiffusionGemma,
+    tokenizer: Tokenizer,
+    prefix: str,
+    suffix: str,
+    *,
+    gap_tokens: int | None = None,
+    context: str = "",
+    language: str = "",
+    instruction: str = "",
+    config: GenerationConfig | None = None,
+    prefixes: PrefixStore | None = None,
+    **options: Unpack[GenerationOptions],
+) -> str:
+    """What belongs between `prefix` and `suffix`; arguments as in `stream_infill`."""
+    events = stream_infill(
+        model,
+        tokenizer,
+        prefix,
+        suffix,
+        gap_tokens=gap_tokens,
+        context=context,
+        language=language,
+        instruction=instruction,
+        config=config,
+        prefixes=prefixes,
+        **options,
+    )
+    return "".join(event.text for event in events)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A gap in a text: what is known on either side, and the prompt whose answer the text is."""
+
+    before: str
+    after: str
+    prompt: tuple[int, ...]
+    ends: bool  # the text ends behind `after`; if not, something follows that is not known
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many tokens a gap may have."""
+
+    least: int
+    most: int
+
+    @classmethod
+    def of(cls, canvases: Canvases, most: int | None, exactly: int | None) -> Length:
+        """Raises `OptionError` for a gap that does not fit onto a canvas."""
+        room = canvases.longest - min(NEAR, canvases.longest // 4)
+        for name, value, least in (("max_tokens", most, 1), ("gap_tokens", exactly, 0)):
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= room - 2:
+                raise OptionError(
+                    f"{name} is {value!r}; it must be {least} to {room - 2}, for a gap is filled on one canvas of "
+                    f"{canvases.longest}"
+                )
+        if exactly is None:
+            return cls(0, min(room - 2, canvases.longest // 2) if most is None else most)
+        if most is not None and exactly > most:
+            raise OptionError(f"gap_tokens is {exactly} and max_tokens is {most}; leave one of them out")
+        return cls(exactly, exactly)
+
+    def counts(self, off: int) -> range:
+        """How many positions may be open, where `off` tokens were taken off the seams, which a gap's may straddle."""
+        return range(max(1, self.least + off // 2 if self.least else 1), max(1, self.most + off) + 1)
+
+
+def filled(canvases: Canvases, gap: Gap, length: Length) -> Iterator[Event]:
+    """Fill a gap: `Draft` events, the `Segment` with what stands in it, and `Finish`."""
+    seams = Seams.opened(canvases.tokenizer, gap.before, gap.after)
+    while True:
+        around = Surroundings(seams.before, seams.after, canvases.stop if gap.ends else None)
+
+        def fits(tokens: Sequence[int], seams: Seams = seams) -> bool:
+            ended = any(token in canvases.settings.eos_token_id for token in tokens)
+            return not ended and seams.gap_in(_text(canvases, tokens)) is not None
+
+        place = best_place(canvases, gap.prompt, around, length.counts(seams.off), fits)
+        for event in run(canvases.model, canvases.tokenizer, [canvases.request(gap.prompt, place)]):
+            if isinstance(event, Segment):
+                tokens = event.tokens[place.open]
+            elif isinstance(event, Finish):
+                finish = event
+            elif isinstance(event, Draft | Prefill):
+                yield event
+        text = _text(canvases, tokens)
+        found = seams.gap_in(text)
+        if found is not None:
+            yield Segment(0, tuple(tokens), found)
+            yield replace(finish, finish_reason="stop")
+            return
+        seams = seams.closed(text)
+
+
+def _text(canvases: Canvases, tokens: Sequence[int]) -> str:
+    """The text of an open place; a token that ends texts is none."""
+    hidden = {canvases.model.config.pad_token_id, *canvases.settings.eos_token_id}
+    return TextStream(canvases.tokenizer, hidden).push(tokens, last=True)

@@ -1,0 +1,123 @@
+"""Gaps in any text: what was given stays as it is, tokens may straddle the seams, and what cannot be done is said."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_shallow
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mlx_diffusion import (
+    DiffusionError,
+    Draft,
+    Finish,
+    OptionError,
+    PromptError,
+    Segment,
+    infill,
+    load,
+    stream_infill,
+)
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
+from mlx_diffusion.filling.places import Surroundings, places
+from mlx_diffusion.filling.seams import Seams
+from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
+
+loaded = cache(load)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=24) | st.text("ab \n\t▁<|turn>é👍\u0301", max_size=24)
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return load_tokenizer(DEMO_FOLDER)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy's sizes and vocabulary, and two of its layers: it writes what is not to be foreseen."""
+    return write_shallow(DEMO_FOLDER, tmp_path_factory.mktemp("shallow") / "checkpoint")
+
+
+@given(before=TEXT, gap=TEXT, after=TEXT)
+@example(before="fig ", gap="oak ", after="ant")
+@example(before="a▁", gap="", after="▁b")
+@settings(max_examples=500)
+def test_seams_give_back_every_character(before: str, gap: str, after: str) -> None:
+    seams = Seams.opened(tokenizer(), before, after)
+    assert before.endswith(seams.begins)
+    assert after.startswith(seams.ends)
+    assert seams.gap_in(seams.begins + gap + seams.ends) == gap
+    assert [*seams.before, *seams.off_before] == tokenizer().encode_text(before)
+    assert [*seams.off_after, *seams.after] == tokenizer().encode_text(after)
+    closed = seams
+    for _ in range(2):
+        closed = closed.closed("\0") if closed.gap_in("\0") is None else closed
+    assert closed.gap_in("\0") == "\0"  # closed seams take whatever is written
+
+
+@given(before=TEXT, after=TEXT, seed=st.integers(0, 3))
+@settings(max_examples=8)
+def test_any_text_can_be_infilled_and_the_same_seed_gives_the_same(
+    folder: Path, before: str, after: str, seed: int
+) -> None:
+    model, own = loaded(folder)
+    options: dict[str, Any] = {"context": "any", "max_tokens": 2, "seed": seed, "max_denoising_steps": 2}
+    events = list(stream_infill(model, own, before, after, **options))
+    gap = "".join(event.text for event in events)
+    assert gap == infill(model, own, before, after, **options)
+    assert [type(event) for event in events[-2:]] == [Segment, Finish]
+    assert all(isinstance(event, Draft) for event in events[:-2])
+
+
+@given(
+    before=st.integers(0, 90), after=st.integers(0, 90), most=st.integers(1, 40), ends=st.booleans(),
+    wanted=st.sampled_from([None, 48]),
+)  # fmt: skip
+def test_a_place_holds_the_gap_and_what_is_next_to_it(
+    before: int, after: int, most: int, ends: bool, wanted: int | None
+) -> None:
+    around = Surroundings(tuple(range(1000, 1000 + before)), tuple(range(2000, 2000 + after)), 1 if ends else None)
+    whole = [*around.before, -1, *around.after, *([1] * 99 if ends else [-1] * 99)]
+    for count, place in zip(range(1, most + 1), places(around, range(1, most + 1), 64, wanted), strict=True):
+        assert len(place.pinned) in ([16, 32, 64] if wanted is None else [wanted])
+        assert (place.pinned[place.open] == (-1,) * count) and place.count == count
+        known = [*place.written, *place.pinned[: place.start], -1, *place.pinned[place.start + count :]]
+        assert known == whole[: len(known)]
+        assert len(place.pinned) - place.start - count >= min(
+            after, (len(place.pinned) - most) // 2
+        )  # what is next to it is seen
+
+
+def test_texts_longer_than_a_canvas_are_infilled(folder: Path) -> None:
+    model, own = loaded(folder)
+    gap = infill(model, own, "fig oak " * 60, " ant elm" * 60, max_tokens=4, max_denoising_steps=2)
+    assert isinstance(gap, str)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "options", "error"),
+    [
+        ("a", "b", {"max_tokens": 0}, OptionError),
+        ("a", "b", {"max_tokens": 64}, OptionError),
+        ("a", "b", {"gap_tokens": 5, "max_tokens": 4}, OptionError),
+        ("a", "b", {"mode": "autoregressive"}, OptionError),
+        ("a", "b", {"stop": "x"}, OptionError),
+        ("a", "b", {"canvas_length": 65}, OptionError),
+        ("a", "b", {"seeds": 1}, TypeError),
+        ("", "", {}, PromptError),
+        ("\ud800", "", {}, PromptError),
+        ("a", 5, {}, PromptError),
+        ("a " * 3000, "b", {}, PromptError),
+    ],
+)
+def test_what_cannot_be_infilled_is_refused_in_a_line(
+    folder: Path, before: Any, after: Any, options: dict[str, Any], error: type[Exception]
+) -> None:
+    model, own = loaded(folder)
+    with pytest.raises(error) as raised:
+        infill(model, own, before, after, **options)
+    assert "\n" not in str(raised.value) or not isinstance(raised.value, DiffusionError)
