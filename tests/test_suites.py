@@ -119,6 +119,22 @@ def test_a_file_s_checks(given: dict[str, Any], right: list[str], wrong: list[st
     assert not any(item.is_right(text) for text in wrong)
 
 
+def test_another_check_makes_another_suite(tmp_path: Path) -> None:
+    """Outcomes of before were judged by the check of before."""
+    checks: list[dict[str, Any]] = [
+        {"answer": "a"}, {"answer": "b"}, {"answer": ["a", "b"]}, {"regex": "a"}, {"regex": "a|b"},
+        {"checker": "number", "value": 5}, {"checker": "number", "value": 6},
+        {"checker": "number", "value": 5, "tolerance": 1}, {"checker": "permutation", "items": ["a"]},
+        {"checker": "permutation", "items": ["a", "b"]},
+    ]  # fmt: skip
+    digests = []
+    for given in [*checks, checks[0]]:
+        (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "p", **given}))
+        ((item,),) = read_suite(tmp_path / "own.jsonl").values()
+        digests.append(item.digest())
+    assert len({*digests}) == len(checks) and digests[-1] == digests[0]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

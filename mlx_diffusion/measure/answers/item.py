@@ -19,7 +19,10 @@ THOUGHT_END = "<channel|>"
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt, the check of its answers, and the family that it belongs to."""
+    """A prompt, the check of its answers, and the family that it belongs to.
+
+    `rule` is what the check is made of, where the prompt does not decide it: in a form that JSON can hold.
+    """
 
     family: str
     messages: tuple[dict[str, Any], ...]
@@ -27,6 +30,7 @@ class Item:
     thinking: bool = False
     tools: tuple[dict[str, Any], ...] = ()
     length: int | None = None  # of a list that is to be shuffled
+    rule: Any = None
 
     @classmethod
     def of(cls, task: Task, length: int | None = None) -> Item:
@@ -47,8 +51,9 @@ class Item:
         return self.check(text.rpartition(THOUGHT_END)[2].strip())
 
     def digest(self) -> str:
-        """A fingerprint of the prompt, the same on every machine."""
-        return digest([self.family, self.messages, self.thinking, self.tools])
+        """A fingerprint of the prompt and of the rule for its answers, the same on every machine."""
+        own = [] if self.rule is None else [self.rule]
+        return digest([self.family, self.messages, self.thinking, self.tools, *own])
 
 
 def digest(content: Any) -> str:

@@ -69,11 +69,12 @@ def _item(line: str, where: str, family: str) -> Item:
     if len(given) != 1:
         has = " and ".join(given) if given else "none of them"
         raise EvaluationError(f"{where}: give one of {', '.join(CHECKS)}; the line has {has}")
+    rule = dict(entry)
     value = entry.pop(given[0])
     check = _READERS[given[0]](value, entry, where)
     if entry:
         raise EvaluationError(f"{where}: unknown field {next(iter(entry))!r}")
-    return Item(family, messages, check)
+    return Item(family, messages, check, rule=rule)
 
 
 def _messages(prompt: object, where: str) -> tuple[dict[str, Any], ...]:
