@@ -45,7 +45,7 @@ def _work(stats: "Stats") -> list[str]:
     denoised = [count_of(stats.denoising_steps, "step"), count_of(stats.blocks, "block")]
     if stats.passes < stats.denoising_steps + stats.blocks:  # the last canvas is not encoded, the last round has chosen
         return denoised
-    passes = f"{stats.passes:,} pass{'' if stats.passes == 1 else 'es'}"
+    passes = count_of(stats.passes, "pass")
     drafts = f"{stats.accepted_tokens:,} of {count_of(stats.drafted_tokens, 'drafted token')} kept"
     return [passes, drafts] if stats.drafted_tokens else [passes]
 
@@ -55,7 +55,7 @@ def news(event: "Event", steps: int) -> str:
     from mlx_diffusion import Draft, Prefill
 
     if isinstance(event, Prefill):
-        return f"reading the prompt · {event.encoded_tokens:,} of {event.prompt_tokens:,} tokens"
+        return f"reading the prompt · {event.encoded_tokens:,} of {count_of(event.prompt_tokens, 'token')}"
     if isinstance(event, Draft):
         return f"canvas {event.block + 1} · step {event.step + 1} of {steps} · {event.accepted.mean():.0%} settled"
     return "writing"

@@ -21,7 +21,7 @@ from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.checkpoint.recipes import Recipe, rule_text
 from mlx_diffusion.checkpoint.tensor_names import PARTS
 from mlx_diffusion.convert.command_line import command_line
-from mlx_diffusion.display import size_text
+from mlx_diffusion.display import count_of, size_text
 
 CARRIED = ("license", "license_name", "license_link", "pipeline_tag")
 OUTPUT = "OUTPUT"  # stands for the reader's own folder
@@ -59,7 +59,7 @@ def card(
             "| part of the model | kept as | size |",
             "|---|---|--:|",
             *rows,
-            f"| **all** | | **{size_text(total)}** ({total:,} bytes) |",
+            f"| **all** | | **{size_text(total)}** ({count_of(total, 'byte')}) |",
             "",
             "It runs with mlx-diffusion and with mlx-vlm:",
             "",

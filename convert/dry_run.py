@@ -21,7 +21,7 @@ from mlx_diffusion.convert.gguf_source import GgufSource
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.plan import read_config
 from mlx_diffusion.convert.source import LocalSource, Source
-from mlx_diffusion.display import size_text, table
+from mlx_diffusion.display import count_of, size_text, table
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fit.footprint import SHORT_STEP, RecipeSizes, config_tensors, context_text, sizes_of, stated_context
 from mlx_diffusion.fit.macs import MACS, Mac
@@ -82,7 +82,8 @@ class DryRun:
         short = memory.in_steps_of(SHORT_STEP)
         kept_as = f", in {' and '.join(self.encodings)}" if self.encodings else ""
         lines = [
-            f"{self.source}{revision}: {self.parameters:,} parameters in {len(self.tensors):,} tensors"
+            f"{self.source}{revision}: {count_of(self.parameters, 'parameter')} in "
+            f"{count_of(len(self.tensors), 'tensor')}"
             f"{kept_as} (read from {self.read_from})",
             "",
             f"The converted tensors, in {unit}:",
@@ -94,7 +95,8 @@ class DryRun:
             "",
             table(["recipe", "weights", *(f"{mac.memory_gib} GB" for mac in MACS)], contexts),
             "",
-            f"Weights are without the vision tower, which is not loaded. Beside them, at {context:,} tokens, stand"
+            "Weights are without the vision tower, which is not loaded. Beside them, at "
+            f"{count_of(context, 'token')}, stand"
             f" {size_text(memory.cache_bytes(context))} of",
             f"cache and {size_text(memory.step_bytes(context))} for one step's arrays; with --prefill-step-size"
             f" {SHORT_STEP} the latter are {size_text(short.step_bytes(context))}.",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlx_diffusion.checkpoint.config_json import FULL, SLIDING
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 
 ARCHITECTURE = "diffusion-gemma"
@@ -81,7 +82,9 @@ def config_json(facts: GgufFacts, vocab_size: int, rotated: float) -> dict[str, 
     layers = facts.own("block_count")
     heads = heads if isinstance(heads, list) else [heads] * layers
     if not len(sliding) == len(heads) == layers:
-        raise CheckpointError(f"{facts.where}: it has {layers} blocks, and says of {len(sliding)} whether they slide")
+        raise CheckpointError(
+            f"{facts.where}: it has {count_of(layers, 'block')}, and says of {len(sliding)} whether they slide"
+        )
     kv_heads = {
         kind: {count for slides, count in zip(sliding, heads, strict=True) if slides == kind} for kind in (0, 1)
     }

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlx_diffusion.convert.ggml import block_sizes, type_name
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.regular_files import open_regular
 
@@ -116,7 +117,7 @@ class _Head:
         name, dimensions = self._text(), self._number("<u4")
         if dimensions > MOST_DIMENSIONS:
             raise CheckpointError(
-                f"{self.path}: {name} has {dimensions} dimensions, GGUF has {MOST_DIMENSIONS} at most"
+                f"{self.path}: {name} has {count_of(dimensions, 'dimension')}, GGUF has {MOST_DIMENSIONS} at most"
             )
         shape = tuple(self._number("<u8") for _ in range(dimensions))
         return name, self._number("<u4"), shape[::-1], self._number("<u8")
@@ -126,12 +127,13 @@ class _Head:
         entries, nbytes = block_sizes(kind, where)
         if shape and shape[-1] % entries:
             raise CheckpointError(
-                f"{where} has rows of {shape[-1]} numbers, which blocks of {entries} ({type_name(kind)}) do not divide"
+                f"{where} has rows of {count_of(shape[-1], 'number')}, which blocks of {entries} ({type_name(kind)}) "
+                "do not divide"
             )
         size = math.prod(shape) // entries * nbytes
         if start + offset + size > len(self.content):
             raise CheckpointError(
-                f"{self.path} is truncated: it has {len(self.content)} bytes, and {name} ends at "
+                f"{self.path} is truncated: it has {count_of(len(self.content), 'byte')}, and {name} ends at "
                 f"{start + offset + size}; download it again"
             )
         return GgufTensor(name, type_name(kind), shape, start + offset, size)

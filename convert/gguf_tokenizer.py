@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlx_diffusion.convert.gguf_config import GgufFacts
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 
 MODEL = "gemma4"
@@ -31,7 +32,8 @@ def tokenizer_files(facts: GgufFacts) -> dict[str, bytes]:
     kinds = facts.get("tokenizer.ggml.token_type", list)
     if len(kinds) != len(tokens) or len({*tokens}) != len(tokens):
         raise CheckpointError(
-            f"{facts.where}: it has {len(tokens)} tokens, {len({*tokens})} of them different, and {len(kinds)} types "
+            f"{facts.where}: it has {count_of(len(tokens), 'token')}, {len({*tokens})} of them different, and "
+            f"{count_of(len(kinds), 'type')} "
             "of tokens; add --tokenizer FOLDER with a folder that has the tokenizer's files"
         )
     files = {

@@ -21,7 +21,7 @@ from mlx_diffusion.checkpoint.tensor_names import PARTS, module_of, part_of
 from mlx_diffusion.convert.gguf_checkpoint import GgufCheckpoint
 from mlx_diffusion.convert.gguf_source import gguf_file
 from mlx_diffusion.convert.tensor_errors import TensorError, tensor_errors
-from mlx_diffusion.display import table
+from mlx_diffusion.display import count_of, table
 from mlx_diffusion.errors import ConversionError
 from mlx_diffusion.measure.logit_errors import LogitError, logit_errors
 
@@ -118,14 +118,15 @@ class Verification:
             ]
             for error in self.logits
         ]  # fmt: skip
-        taken = ", ".join(str(steps) for steps, _ in self.steps)
+        *others, last = (steps for steps, _ in self.steps)
+        taken = ", ".join([*map(str, others), count_of(last, "step")])
         return "\n".join(
             [
                 table(["part", "tensors", "kept as", "largest error", "at most", "nearest to bound", "of"], parts),
                 "",
                 table(["canvases", "divergence (nats)", "worst position", "same token"], logits),
                 "",
-                f"Converged canvases took {taken} steps; {sum(settled for _, settled in self.steps)} of "
+                f"Converged canvases took {taken}; {sum(settled for _, settled in self.steps)} of "
                 f"{len(self.steps)} had settled. Bounds: divergence {self.bound.divergence}, same token "
                 f"{self.bound.equal:.0%}.",
                 "",

@@ -19,9 +19,13 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
-def count_of(number: int, noun: str) -> str:
-    """A number of things: 1 block, 2,000 blocks."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def count_of(number: float, noun: str) -> str:
+    """A number of things: 1 block, 2,000 blocks, 3 passes, 2 families."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{number:,} {noun}es"
+    return f"{number:,} {noun[:-1]}ies" if noun[-1] == "y" and noun[-2] not in "aeiou" else f"{number:,} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.modes import MODES
 
@@ -80,7 +81,7 @@ def checked_strings(name: str, value: object) -> tuple[str, ...]:
         if not isinstance(string, str) or not string:
             raise OptionError(f"{name} holds {string!r}; each must be a string of at least one character")
     if len(found) > MOST_STOPS:
-        raise OptionError(f"{name} holds {len(found)} strings; it may hold {MOST_STOPS}")
+        raise OptionError(f"{name} holds {count_of(len(found), 'string')}; it may hold {MOST_STOPS}")
     return found
 
 

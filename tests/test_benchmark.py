@@ -143,7 +143,7 @@ def test_the_plot_is_a_picture(suffix: str) -> None:
 
 def test_a_case_that_does_not_fit_the_context_is_refused() -> None:
     assert all_cases([100, 4080], [8, 16], ["reference"], TINY)[-1] == Case(4080, 16, "reference")
-    with pytest.raises(OptionError, match=r"4085 tokens .* need 4101 positions, .* 4096; .*--context 4101"):
+    with pytest.raises(OptionError, match=r"4,085 tokens .* need 4,101 positions, .* 4096; .*--context 4101"):
         all_cases([4085], [9], ["reference"], TINY)
 
 

@@ -171,7 +171,7 @@ def test_no_weights(folder: Path) -> None:
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     shutil.copytree(FIXTURES / "transformers", tmp_path / "c")
     (tmp_path / "c" / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"1 of 3 weight files are missing, the first is model-00002-of-00003"):
+    with pytest.raises(CheckpointError, match=r"1 of 3 weight files is missing, the first is model-00002-of-00003"):
         Checkpoint.open(tmp_path / "c")
 
 

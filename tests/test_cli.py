@@ -176,7 +176,7 @@ def test_every_option_of_a_generation_is_an_option_of_the_command() -> None:
         (["generate", "--model", HUB, "--t-min", "0.9", "t20"], 2, "t_max"),
         (["generate", "--entropy-bound", "nan", "t20"], 2, "entropy_bound"),
         (["generate", "--model", "./no/such/folder", "t20"], 1, "no/such/folder"),
-        (["generate", "--model", HUB, " ".join(["t20"] * 4096)], 1, "4100 tokens"),
+        (["generate", "--model", HUB, " ".join(["t20"] * 4096)], 1, "4,100 tokens"),
     ],
 )
 def test_a_wrong_call_is_told_so(argv: list[str], code: int, named: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,7 +172,7 @@ BAD = [
     (400, {"messages": COPY, "mode": "autoregressive", "entropy_bound": 1}, "has no option entropy_bound"),
     (400, {"messages": COPY, "frequency_penalty": 0.5}, "repetition_penalty is"),
     (400, {"messages": COPY, "chat_template": "{{ 1 }}"}, "chat_template is not known to this server"),
-    (400, {"messages": COPY, "max_tokens": 501}, "501 tokens are asked for; this server writes at most 500"),
+    (400, {"messages": COPY, "max_tokens": 501}, "501 tokens asked for; this server writes 500 at most"),
     (400, {"messages": COPY, "max_tokens": 5, "max_completion_tokens": 6}, "send one of them"),
     (400, {"messages": COPY, "max_tokens": "5"}, "max_tokens: input should be a valid integer"),
     (400, {"messages": COPY, "n": 9}, "n is 9; this server gives at most 8"),
@@ -295,7 +295,7 @@ def test_too_many_requests_are_turned_away_and_late_ones_end() -> None:
             wait_until(lambda kind=kind: running.gauge(f"mlx_diffusion_{kind}_requests") == 1)
         refused = running.post(**body)
         assert refused.status_code == 503 and refused.headers["retry-after"]
-        assert "are waiting already" in refused.json()["error"]["message"]
+        assert "1 request is waiting already" in refused.json()["error"]["message"]
         assert [got.result().status_code for got in asked] == [504, 504]
         assert running.post(messages=COPY).status_code == 200
 

@@ -11,6 +11,7 @@ from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
 from mlx_diffusion.cli.bench import PUBLISHED
 from mlx_diffusion.cli.bench.numbers import share
 from mlx_diffusion.cli.progress import ProgressLine
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.modes import MODES
 
@@ -69,8 +70,8 @@ def asked(args: argparse.Namespace, line: ProgressLine) -> "Question":
     prompt, tokens = max(args.prompt_tokens), max(args.output_tokens)
     if prompt + tokens > config.max_position_embeddings:
         raise OptionError(
-            f"{prompt} + {tokens} tokens are more than the model's context of {config.max_position_embeddings}; "
-            "shorten the prompt or the text"
+            f"{prompt} + {count_of(tokens, 'token')} are more than the model's context of "
+            f"{config.max_position_embeddings}; shorten the prompt or the text"
         )
     weights = sizes_of(config, config_tensors(raw, config), recipe).memory.weight_bytes
     return Question(

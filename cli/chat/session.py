@@ -88,7 +88,7 @@ class Session:
         tokens = len(self.speaker.encode(trial.prompt(), trial.think))
         if tokens > self.speaker.longest_prompt:
             raise ConversationError(
-                f"{path} makes the conversation {tokens:,} tokens long; the context takes "
+                f"{path} makes the conversation {count_of(tokens, 'token')} long; the context takes "
                 f"{self.speaker.longest_prompt:,}, so take a part of it or /reset"
             )
         self.attachments = attachments

@@ -179,7 +179,7 @@ def set_thinking(session: Session, argument: str) -> None:
 def show_figures(session: Session, argument: str) -> None:
     conversation, speaker = session.conversation, session.speaker
     tokens = len(speaker.encode(conversation.prompt(), conversation.think)) if conversation.messages else 0
-    lines = [f"model {speaker.name} · context {tokens:,} of {speaker.longest_prompt:,} tokens"]
+    lines = [f"model {speaker.name} · context {tokens:,} of {count_of(speaker.longest_prompt, 'token')}"]
     if session.totals:
         stats = session.totals[-1].stats
         generated = sum(finish.stats.generated_tokens for finish in session.totals)

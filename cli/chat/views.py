@@ -134,7 +134,7 @@ class LiveView:
 
     def reading(self, event: Prefill) -> None:
         if self.pace.due():
-            self._draw([], f"reading the prompt · {event.encoded_tokens:,} of {event.prompt_tokens:,} tokens")
+            self._draw([], f"reading the prompt · {event.encoded_tokens:,} of {count_of(event.prompt_tokens, 'token')}")
 
     def draft(self, event: Draft, kind: Kind) -> None:
         now = self.clock()

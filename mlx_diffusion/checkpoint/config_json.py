@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 
 LayerType = Literal["sliding_attention", "full_attention"]
@@ -82,7 +83,8 @@ def _layer_types(text: Mapping[str, Any]) -> tuple[LayerType, ...]:
     count = read_field(text, "num_hidden_layers", int)
     if len(names) != count:
         raise CheckpointError(
-            f"text_config.layer_types has {len(names)} entries, num_hidden_layers is {count}: they must be equal"
+            f"text_config.layer_types has {count_of(len(names), 'entry')}, num_hidden_layers is {count}: they must "
+            "be equal"
         )
     if names[-1:] != [FULL]:
         raise CheckpointError(f"text_config.layer_types must end with {FULL!r}, Transformers runs nothing else")

@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.regular_files import open_regular
 
@@ -57,7 +58,9 @@ def read_header(path: Path) -> list[StoredTensor]:
         with open_regular(path) as stream:
             length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
             if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, HEADER_LIMIT):
-                raise CheckpointError(f"{path} is truncated or no safetensors file ({size} bytes); download it again")
+                raise CheckpointError(
+                    f"{path} is truncated or no safetensors file ({count_of(size, 'byte')}); download it again"
+                )
             header = stream.read(length)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); download it again") from None
@@ -101,7 +104,7 @@ def parse_header(header: bytes, file: str, file_size: int, where: str | None = N
             )
         position += entry.tensor.nbytes
     if file_size < position:
-        raise CheckpointError(f"{where} is truncated: {file_size} bytes of {position}; download it again")
+        raise CheckpointError(f"{where} is truncated: {count_of(file_size, 'byte')} of {position}; download it again")
     return stored
 
 
@@ -117,7 +120,8 @@ def _stored(name: str, entry: Any, file: str, start: int, where: str) -> StoredT
         )
     if last - first != tensor.nbytes:
         raise CheckpointError(
-            f"{where}: {name}, {tensor.dtype} of shape {list(tensor.shape)}, must have {tensor.nbytes} bytes, its "
+            f"{where}: {name}, {tensor.dtype} of shape {list(tensor.shape)}, must have "
+            f"{count_of(tensor.nbytes, 'byte')}, its "
             f"header gives it {last - first}; download it again"
         )
     return StoredTensor(tensor, file, start + first)

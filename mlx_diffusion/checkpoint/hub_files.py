@@ -13,6 +13,7 @@ import huggingface_hub  # loads only the parts that are used
 from mlx_diffusion.checkpoint.headers import HEADER_LIMIT, LENGTH_BYTES, StoredTensor, parse_header
 from mlx_diffusion.checkpoint.hub_errors import TRY_AGAIN, http_error, hub_errors
 from mlx_diffusion.checkpoint.weight_files import main_weight_names
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 
 TIMEOUT = 10.0  # seconds without an answer
@@ -65,7 +66,7 @@ def _header(repo_id: str, revision: str | None, name: str, size: int, remedy: st
 
     length = int.from_bytes(part(0, min(size, LENGTH_BYTES)), "little")
     if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, HEADER_LIMIT):
-        raise CheckpointError(f"{where} is truncated or no safetensors file ({size} bytes)")
+        raise CheckpointError(f"{where} is truncated or no safetensors file ({count_of(size, 'byte')})")
     return parse_header(part(LENGTH_BYTES, LENGTH_BYTES + length), name, size, where=where)
 
 

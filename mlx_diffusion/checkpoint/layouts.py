@@ -16,6 +16,7 @@ from mlx_diffusion.checkpoint.encodings import NVFP4_GROUP, Fp8, Nvfp4
 from mlx_diffusion.checkpoint.formats import NVFP4, claimed_encoding
 from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor, Tensor
 from mlx_diffusion.checkpoint.stored import Component, RowBlock, SourceTensor
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 
 # Scales of activations and of caches, which weights alone have no use for.
@@ -163,7 +164,8 @@ def _nvfp4(
     rows, width = tensor.shape[0], 2 * tensor.shape[1]
     if width % NVFP4_GROUP:
         raise CheckpointError(
-            f"{where}: {tensor.name} has rows of {width} numbers, which NVFP4's groups of {NVFP4_GROUP} do not divide"
+            f"{where}: {tensor.name} has rows of {count_of(width, 'number')}, which NVFP4's groups of {NVFP4_GROUP} "
+            "do not divide"
         )
     if scale.tensor.shape != (rows, width // NVFP4_GROUP):
         raise _wrong_shape(scale, str([rows, width // NVFP4_GROUP]), where)

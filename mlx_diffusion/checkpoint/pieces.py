@@ -22,6 +22,7 @@ from mlx_diffusion.checkpoint.tensor_names import (
     module_of,
     part_of,
 )
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError, OptionError
 
 
@@ -82,7 +83,8 @@ def _converted(tensor: Tensor, part: str, module: str, spec: QuantSpec | None) -
         fitting = [size for size in AFFINE_GROUPS if width % size == 0]
         how = f"{spec.bits if spec.mode == 'affine' else 8},{fitting[-1]}" if fitting else "bf16"
         raise CheckpointError(
-            f"{tensor.name} has rows of {width} entries, which groups of {spec.group_size} do not divide; give "
+            f"{tensor.name} has rows of {count_of(width, 'entry')}, which groups of {spec.group_size} do not divide; "
+            "give "
             f"rules=['{glob}={how}']"
         )
     weight = Tensor(f"{module}.weight", "U32", (*rows, width * spec.bits // 32))

@@ -17,6 +17,7 @@ from mlx_diffusion.checkpoint.config import FULL, SLIDING, LayerType, ModelConfi
 from mlx_diffusion.checkpoint.stored import SourceTensor, Span
 from mlx_diffusion.checkpoint.tensor_names import DECODER, EMBEDDINGS
 from mlx_diffusion.checkpoint.text_tensors import FLOATING
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 
 ENCODER = "model.encoder.language_model."  # whose only tensors of its own are the layers' scalars
@@ -164,5 +165,5 @@ def _check_audio(one: SourceTensor, config: ModelConfig, where: str) -> None:
     if one.tensor.dtype not in FLOATING or not projects:
         raise CheckpointError(
             f"{where}: {one.tensor.name}, {one.tensor.dtype} {list(shape)}, is no embedder of audio into "
-            f"{config.hidden_size} numbers, as its name says"
+            f"{count_of(config.hidden_size, 'number')}, as its name says"
         )

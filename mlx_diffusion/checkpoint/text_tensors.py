@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from mlx_diffusion.checkpoint.config import FULL, ModelConfig
 from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor, Tensor
 from mlx_diffusion.checkpoint.tensor_names import DECODER, VISION
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 
 FLOATING = ("BF16", "F16", "F32")
@@ -67,8 +68,8 @@ def check_size(config: ModelConfig, stored: Iterable[StoredTensor], where: str) 
     held = sum(entry.tensor.nbytes for entry in stored)
     if described > held * MOST_A_BYTE:
         raise CheckpointError(
-            f"{where}: config.json describes a model of {described:,} weights, and the weight files have {held:,} "
-            "bytes; one of them is another checkpoint's, so download it again"
+            f"{where}: config.json describes a model of {count_of(described, 'weight')}, and the weight files have "
+            f"{count_of(held, 'byte')}; one of them is another checkpoint's, so download it again"
         )
 
 

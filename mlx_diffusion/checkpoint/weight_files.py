@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import read_json
 
@@ -76,7 +77,8 @@ def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, A
         missing = [name for name in found if name not in names]
         if missing:
             raise CheckpointError(
-                f"{where}: {len(missing)} of {len(found)} weight files are missing, the first is {missing[0]}; "
+                f"{where}: {len(missing)} of {count_of(len(found), 'weight file')} "
+                f"{'is' if len(missing) == 1 else 'are'} missing, the first is {missing[0]}; "
                 "without it the checkpoint is not whole, so download it again"
             )
         return found
@@ -108,7 +110,8 @@ def _check_numbers(names: Iterable[str], who: str) -> None:
         if len(numbers) < int(count):
             first = next(number for number in range(1, int(count) + 1) if number not in numbers)
             raise CheckpointError(
-                f"{who} {len(numbers)} weight files of {int(count)}, {prefix}-{first:0{len(count)}d}-of-{count}"
+                f"{who} {count_of(len(numbers), 'weight file')} of {int(count)}, "
+                f"{prefix}-{first:0{len(count)}d}-of-{count}"
                 ".safetensors is not among them; download the checkpoint again"
             )
 

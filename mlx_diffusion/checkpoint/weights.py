@@ -20,6 +20,7 @@ from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec
 from mlx_diffusion.checkpoint.scaled_layers import with_row_scales
 from mlx_diffusion.checkpoint.tensor_names import ROW_SCALE, VISION
 from mlx_diffusion.device import activation_dtype, transposed
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.processes import computing
 
@@ -130,8 +131,8 @@ def _quantise_modules(
         width = module["weight"].shape[-1]
         if width % spec.group_size:
             raise CheckpointError(
-                f"{where}: {scaled[path][0]} is quantised in groups of {spec.group_size}, but its rows have {width} "
-                "entries; the quantization in config.json is not this file's"
+                f"{where}: {scaled[path][0]} is quantised in groups of {spec.group_size}, but its rows have "
+                f"{count_of(width, 'entry')}; the quantization in config.json is not this file's"
             )
         return {"group_size": spec.group_size, "bits": spec.bits, "mode": spec.mode}
 
@@ -201,4 +202,4 @@ def _hub_name(path: str) -> str:
 def _listed(names: list[str], singular: str, plural: str) -> str:
     """'2 tensors (a, b) are': the first few names, how many there are, and the verb for them."""
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"1 tensor ({shown}) {singular}" if len(names) == 1 else f"{len(names)} tensors ({shown}) {plural}"
+    return f"{count_of(len(names), 'tensor')} ({shown}) {singular if len(names) == 1 else plural}"

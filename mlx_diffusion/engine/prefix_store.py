@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.engine.prefix_files import SavedText, read_prefixes, write_prefixes
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.network.cache import Held, PrefixCache
@@ -81,7 +82,8 @@ class PrefixStore:
         needed = self.model.make_cache().bytes_at(tokens, self.model.dtype.size)
         if needed > self.budget_bytes:
             raise OptionError(
-                f"the prefix store has a budget of {self.budget_bytes:,} bytes and a prefix of {tokens:,} tokens takes "
+                f"the prefix store has a budget of {count_of(self.budget_bytes, 'byte')} and a prefix of "
+                f"{count_of(tokens, 'token')} takes "
                 f"{needed:,}; raise budget_bytes or go without the store"
             )
 
@@ -103,7 +105,7 @@ class PrefixStore:
     def keep(self, tokens: Sequence[int], cache: PrefixCache) -> None:
         """Keep what `cache` holds, the encoding of exactly `tokens`; its arrays must have been evaluated."""
         if len(tokens) != cache.offset:
-            raise ValueError(f"{len(tokens)} tokens for a cache of {cache.offset} positions")
+            raise ValueError(f"{count_of(len(tokens), 'token')} for a cache of {count_of(cache.offset, 'position')}")
         text = np.array(tokens, np.int32)
         full, sliding = cache.split()
         points = {cache.offset: sliding}

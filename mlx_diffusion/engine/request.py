@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.engine.drafting import DraftMemory
 from mlx_diffusion.engine.noise import Draws
 from mlx_diffusion.engine.prefix_store import PrefixStore
@@ -55,8 +56,8 @@ def check_request(
         if length > context - room:
             behind = "a token behind it" if settings.mode in CAUSAL else f"a canvas of {room}"
             raise PromptError(
-                f"the prompt has {length} tokens; with {behind} in a context of {context} it may have "
-                f"{context - room}; shorten it"
+                f"the prompt has {count_of(length, 'token')}; with {behind} in a context of {context:,} it may have "
+                f"{context - room:,}; shorten it"
             )
     if prefixes is not None:
         if prefixes.model is not model:
@@ -85,4 +86,4 @@ def _check_vocabulary(settings: Settings, vocab_size: int) -> None:
             if token >= vocab_size:
                 raise OptionError(f"{name} is {token}; the vocabulary has ids 0 to {vocab_size - 1}")
     if (settings.logprobs or 0) > vocab_size:
-        raise OptionError(f"logprobs is {settings.logprobs}; the vocabulary has {vocab_size} tokens")
+        raise OptionError(f"logprobs is {settings.logprobs}; the vocabulary has {count_of(vocab_size, 'token')}")

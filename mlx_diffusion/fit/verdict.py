@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_diffusion.checkpoint.recipes import LADDER, RECIPES
-from mlx_diffusion.display import size_text
+from mlx_diffusion.display import count_of, size_text
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.fit.footprint import config_tensors, sizes_of
 from mlx_diffusion.fit.machine_memory import MachineMemory
@@ -54,7 +54,7 @@ class Verdict:
         memory, context = self.memory, self.context
         times = f" in each of {self.copies} workers" if self.copies > 1 else ""
         needs = (
-            f"{self.model} needs {size_text(self.needed_bytes)} with {context:,} tokens{times} (weights "
+            f"{self.model} needs {size_text(self.needed_bytes)} with {count_of(context, 'token')}{times} (weights "
             f"{size_text(memory.weight_bytes)}, cache {size_text(memory.cache_bytes(context))}, a step's arrays "
             f"{size_text(memory.step_bytes(context))})"
         )

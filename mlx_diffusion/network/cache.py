@@ -15,6 +15,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from mlx_diffusion.checkpoint.config import SLIDING, LayerType, ModelConfig
+from mlx_diffusion.display import count_of
 from mlx_diffusion.network.masks import first_seen
 
 KeysValues = tuple[mx.array, mx.array]
@@ -123,7 +124,9 @@ class PrefixCache:
         left = self.offset - count
         short = [layer for layer in self.layers if layer.held - count < left - first_seen(left, layer.window)]
         if count < 0 or left < 0 or short:
-            raise ValueError(f"{count} of {self.offset} positions cannot be taken back: too few are still held")
+            raise ValueError(
+                f"{count} of {count_of(self.offset, 'position')} cannot be taken back: too few are still held"
+            )
         self.offset = left
         for layer in self.layers:
             layer.held -= count

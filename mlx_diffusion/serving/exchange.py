@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.limits import Limits
 from mlx_diffusion.serving.problems import RequestError
@@ -31,10 +32,10 @@ async def read_body(request: Request, limits: Limits) -> bytes:
             async for part in request.stream():
                 length += len(part)
                 if length > limits.max_bytes:
-                    raise RequestError(413, f"the body has more than {limits.max_bytes:,} bytes; send less")
+                    raise RequestError(413, f"the body has more than {count_of(limits.max_bytes, 'byte')}; send less")
                 parts.append(part)
     except TimeoutError:
-        raise RequestError(408, f"the body did not come within {limits.body_seconds} seconds") from None
+        raise RequestError(408, f"the body did not come within {count_of(limits.body_seconds, 'second')}") from None
     return b"".join(parts)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.modes import Mode
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.limits import Limits
@@ -110,9 +111,12 @@ class TextOptions(Body):
         if self.x_diffusion_drafts and not self.stream:
             raise bad("x_diffusion_drafts is for streams; send stream: true with it", "x_diffusion_drafts")
         if (self.wanted_tokens or 0) > limits.max_tokens:
-            raise bad(f"{self.wanted_tokens} tokens are asked for; this server writes at most {limits.max_tokens}")
+            raise bad(
+                f"{count_of(self.wanted_tokens or 0, 'token')} asked for; "
+                f"this server writes {limits.max_tokens} at most"
+            )
         if (self.likeliest or 0) > MOST_LIKELY:
-            raise bad(f"likelihoods of {self.likeliest} tokens are asked for; at most {MOST_LIKELY} are given")
+            raise bad(f"likelihoods of {count_of(self.likeliest or 0, 'token')} asked for; {MOST_LIKELY} are the most")
         wishes: dict[str, Any] = {name: getattr(self, name) for name in SAME_NAMES}
         wishes |= {
             "top_p": None if self.top_p == 1 else self.top_p,

@@ -3,6 +3,7 @@
 Knows nothing of what is served.
 """
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import DiffusionError
 
 
@@ -20,11 +21,17 @@ def bad(message: str, param: str | None = None) -> RequestError:
 
 
 def too_late(seconds: int) -> RequestError:
-    return RequestError(504, f"the answer took longer than {seconds} seconds; ask for fewer tokens", code="timeout")
+    return RequestError(
+        504, f"the answer took longer than {count_of(seconds, 'second')}; ask for fewer tokens", code="timeout"
+    )
 
 
 def overloaded(waiting: int) -> RequestError:
-    return RequestError(503, f"{waiting} requests are waiting already; try again later", code="overloaded")
+    return RequestError(
+        503,
+        f"{count_of(waiting, 'request')} {'is' if waiting == 1 else 'are'} waiting already; try again later",
+        code="overloaded",
+    )
 
 
 def ending() -> RequestError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import EvaluationError
 from mlx_diffusion.json_files import bounded_json
 from mlx_diffusion.measure.answers.header import read_header
@@ -49,7 +50,7 @@ class PromptOutcome:
 def check_outcomes(outcomes: Sequence[PromptOutcome], seconds: object, prompts: int) -> None:
     """Refuse what was read for so many prompts by a ValueError, unless it is whole, of the right kinds, and can be."""
     if len(outcomes) != prompts:
-        raise ValueError(f"{len(outcomes)} outcomes of {prompts} prompts")
+        raise ValueError(f"{count_of(len(outcomes), 'outcome')} of {count_of(prompts, 'prompt')}")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise ValueError(f"seconds are {seconds!r}")
     for outcome in outcomes:

@@ -5,6 +5,7 @@ Knows nothing of how the evaluation came about.
 
 from __future__ import annotations
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.measure.answers import tables
 from mlx_diffusion.measure.answers.evaluation import Evaluation
 from mlx_diffusion.measure.answers.figures import denoises
@@ -12,8 +13,8 @@ from mlx_diffusion.measure.answers.figures import denoises
 PAGE = """\
 # Right answers and what they cost
 
-{model}, checkpoint `{checkpoint}`, on {device}: {prompts} prompts of {families} families in {ways} ways, none of
-them in the training stream, seed {seed}, at most {max_tokens} tokens an answer. Every prompt has noise of its own, the
+{model}, checkpoint `{checkpoint}`, on {device}: {prompts} of {families} in {ways}, none of
+them in the training stream, seed {seed}, at most {max_tokens} an answer. Every prompt has noise of its own, the
 same in all ways; all ways run under the same loop and the checkpoint's own rule of when a canvas is finished. Written
 by `mlx-diffusion eval --show {source} --markdown FILE` from the outcomes of every prompt, so do not edit it.
 
@@ -26,7 +27,7 @@ by `mlx-diffusion eval --show {source} --markdown FILE` from the outcomes of eve
 Intervals are Wilson's. *steps/canvas*: denoising steps that a canvas took; *passes/token* and *positions/token*: passes
 of the network behind the prompt, and positions pushed through its layers, for every token written; *accepted/round*:
 tokens of a draft that a pass of the encoder agreed with; *at limit*: canvases that took as many steps as they may;
-*seconds*: of work, summed over what ran side by side. With {smallest} prompts a family a share of right answers is
+*seconds*: of work, summed over what ran side by side. With {smallest} a family a share of right answers is
 known to within about {half:.0f} points (95 %).
 """
 DENOISED = """
@@ -71,16 +72,16 @@ def markdown_page(evaluation: Evaluation, source: str, picture: str | None) -> s
         model=evaluation.header["model"],
         checkpoint=evaluation.header["checkpoint"],
         device="a CPU" if evaluation.header["device"] == "cpu" else "a GPU",
-        prompts=sum(counts),
-        families=len(counts),
-        ways=len(evaluation.labels),
+        prompts=count_of(sum(counts), "prompt"),
+        families=count_of(len(counts), "family"),
+        ways=count_of(len(evaluation.labels), "way"),
         seed=plan["seed"],
-        max_tokens=plan["max_tokens"],
+        max_tokens=count_of(plan["max_tokens"], "token"),
         source=source,
         picture=f"![Accuracy against positions per token]({picture})\n\n" if picture else "",
         advice=tables.recommendation(evaluation) or "",
         ways_table=tables.variant_table(evaluation, markdown=True),
-        smallest=smallest,
+        smallest=count_of(smallest, "prompt"),
         half=100 * 0.98 / smallest**0.5,
     )
     if denoises(evaluation):

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.answers.item import Item, digest_of
 from mlx_diffusion.measure.answers.modes import MeasuredMode
@@ -116,7 +117,7 @@ def prompts_by_family(suites: Sequence[str], count: int | None, seed: int) -> di
     for family in families_of(name for name in suites if name not in files):
         found[family] = draw_items(family, DEFAULT_COUNT if count is None else count, seed)
         if count is not None and len(found[family]) < count and family in suites:
-            raise OptionError(f"{family} has {len(found[family])} held-out prompts; lower --count {count}")
+            raise OptionError(f"{family} has {count_of(len(found[family]), 'held-out prompt')}; lower --count {count}")
     for name in files:
         for family, items in read_suite(Path(name)).items():
             if family in found:

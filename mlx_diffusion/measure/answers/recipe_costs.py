@@ -41,8 +41,8 @@ FORMAT = "mlx-diffusion recipes 1"
 PAGE = """\
 # What the converter's recipes cost
 
-{model}, checkpoint `{checkpoint}`, computed in float32 as it is, and as each recipe converts it: {prompts} prompts of
-{families} families, {way}, seed {seed}. Written by `mlx-diffusion eval --show {source} --markdown FILE`; do not edit.
+{model}, checkpoint `{checkpoint}`, computed in float32 as it is, and as each recipe converts it: {prompts} of
+{families}, {way}, seed {seed}. Written by `mlx-diffusion eval --show {source} --markdown FILE`; do not edit.
 
 {table}
 
@@ -143,8 +143,8 @@ class CostReport:
         return PAGE.format(
             model=self.header["model"],
             checkpoint=self.header["checkpoint"],
-            prompts=self.costs[0].figures.prompts,
-            families=len(plan["families"]),
+            prompts=count_of(self.costs[0].figures.prompts, "prompt"),
+            families=count_of(len(plan["families"]), "family"),
             way=plan["ways"][0]["label"],
             seed=plan["seed"],
             source=source,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_diffusion.checkpoint.config import ModelConfig
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.modes import CAUSAL, DENOISING, Mode
 from mlx_diffusion.options import GenerationConfig
@@ -28,7 +29,7 @@ class Case:
     mode: Mode
 
     def __str__(self) -> str:
-        return f"{self.prompt_tokens} + {self.output_tokens} tokens, {self.mode}"
+        return f"{self.prompt_tokens} + {count_of(self.output_tokens, 'token')}, {self.mode}"
 
     def options(self, base: GenerationConfig) -> GenerationConfig:
         """The options of its runs: those of `base` that the mode has, without any token that ends the text.
@@ -54,8 +55,8 @@ def all_cases(
         if needed > context:
             in_canvases = f" in canvases of {canvas}" if case.mode in DENOISING else ""
             raise OptionError(
-                f"a prompt of {case.prompt_tokens} tokens and a text of {case.output_tokens}{in_canvases} "
-                f"need {needed} positions, the model's context has {context}; shorten one, or "
+                f"a prompt of {count_of(case.prompt_tokens, 'token')} and a text of {case.output_tokens}{in_canvases} "
+                f"need {count_of(needed, 'position')}, the model's context has {context}; shorten one, or "
                 f"time it with --context {needed} all the same"
             )
     return made

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.device import over_cores, transposed
+from mlx_diffusion.display import count_of
 from mlx_diffusion.fit.cost import PassCost
 from mlx_diffusion.fit.products import EXPERTS, Product
 from mlx_diffusion.network.head import Rows
@@ -48,7 +49,7 @@ class Shape:
 
     def label(self) -> str:
         held = "floating point" if self.spec is None else f"{self.spec.mode} {self.spec.bits} bits"
-        over = f" over {self.experts} experts" if self.experts else ""
+        over = f" over {count_of(self.experts, 'expert')}" if self.experts else ""
         return f"[{self.rows}, {self.inner}] by [{self.inner}, {self.outer}]{over}, {held}"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.display import count_of
 from mlx_diffusion.fit.chips import CHIPS, Chip
 from mlx_diffusion.fit.draft_width import WIDTHS, kept_tokens
 from mlx_diffusion.fit.macs import gpu_bytes
@@ -139,9 +140,9 @@ def prediction_sections(question: Question, found: Sequence[ChipPredictions]) ->
     """What people are shown: the assumptions, the chips, and how far predictions were from reports."""
     canvas = question.config.canvas_length
     yield (
-        f"Predicted, not measured: {question.name}, {question.tokens} tokens behind {question.prompt:,}. Denoised in "
-        f"{question.steps} steps a canvas of {canvas}; drafts from one step, of whose tokens {question.agreement:.0%} "
-        "agree, each behind an agreeing one."
+        f"Predicted, not measured: {question.name}, {count_of(question.tokens, 'token')} behind {question.prompt:,}. "
+        f"Denoised in {count_of(question.steps, 'step')} a canvas of {canvas}; drafts from one step, of whose tokens "
+        f"{question.agreement:.0%} agree, each behind an agreeing one."
     )
     ways = list(question.schedules())
     recorded = [way for way in ways if RECORDED in way]
@@ -197,6 +198,6 @@ def experts_text(mode: Mode, run: RecordedRun) -> str:
         for width, count in run.distinct.items()
     )
     return (
-        f"Recorded {mode}: {run.schedule.tokens} tokens. Distinct experts of {run.experts} a layer, by neighbouring "
-        f"positions (in brackets: a router without preferences): {needed}."
+        f"Recorded {mode}: {count_of(run.schedule.tokens, 'token')}. Distinct experts of {run.experts} a layer, by "
+        f"neighbouring positions (in brackets: a router without preferences): {needed}."
     )
