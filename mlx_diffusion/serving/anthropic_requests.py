@@ -94,31 +94,29 @@ class ToolChoice(Body):
 
 
 class Thinking(Body):
-    """Whether the model thinks first. Thoughts count as tokens of the answer; a budget of their own cannot be held."""
+    """Whether the model thinks first: with "adaptive", where its template says so. Thoughts count as tokens of the
+    answer, which ends where they pass the budget."""
 
-    type: Literal["enabled", "disabled"]
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def first(self) -> bool | None:
+        return None if self.type == "adaptive" else self.type == "enabled"
 
 
-class MessagesRequest(Body):
-    """The body of /v1/messages."""
+class CountRequest(Body):
+    """The body of /v1/messages/count_tokens: what the model is given."""
 
     model: str
-    max_tokens: int
     messages: list[ConversationTurn]
     system: str | list[TextBlock] | None = None
-    stream: bool | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    stop_sequences: list[str] | None = None
     tools: list[DeclaredTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
-    metadata: dict[str, Any] | None = None  # says who asks, which changes no answer
-    service_tier: Literal["auto", "standard_only"] | None = None
 
-    def as_chat(self) -> ChatRequest:
-        """The same in OpenAI's form."""
+    def as_chat(self, **wishes: Any) -> ChatRequest:
+        """The same in OpenAI's form, with further wishes."""
         system = text_of(self.system or "")
         messages = [{"role": "system", "content": system}] if system else []
         tools = [
@@ -129,14 +127,38 @@ class MessagesRequest(Body):
         return ChatRequest(
             model=self.model,
             messages=[*messages, *(message for turn in self.messages for message in turn.messages())],
+            tools=tools or None,
+            tool_choice=None if self.tool_choice is None else self.tool_choice.type,
+            enable_thinking=None if self.thinking is None else self.thinking.first,
+            **wishes,
+        )
+
+
+class MessagesRequest(CountRequest):
+    """The body of /v1/messages."""
+
+    max_tokens: int
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop_sequences: list[str] | None = None
+    metadata: dict[str, Any] | None = None  # says who asks, which changes no answer
+    service_tier: Literal["auto", "standard_only"] | None = None
+
+    @property
+    def thought_tokens(self) -> int | None:
+        """How many tokens the thoughts may have; None: as many as the answer."""
+        return None if self.thinking is None else self.thinking.budget_tokens
+
+    def as_openai(self) -> ChatRequest:
+        """The same in OpenAI's form."""
+        return self.as_chat(
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
             stop=self.stop_sequences,
-            tools=tools or None,
-            tool_choice=None if self.tool_choice is None else self.tool_choice.type,
-            enable_thinking=None if self.thinking is None else self.thinking.type == "enabled",
         )
 
 

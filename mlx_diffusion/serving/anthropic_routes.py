@@ -1,4 +1,4 @@
-"""Anthropic's route, /v1/messages: its request, its events or its one reply.
+"""Anthropic's routes, /v1/messages and its count of tokens: its request, its events or its one reply.
 
 Knows nothing of how an answer is made.
 """
@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from mlx_diffusion.events import Finish, Segment, Stats
 from mlx_diffusion.serving.answers import Answers
-from mlx_diffusion.serving.anthropic_requests import MessagesRequest
+from mlx_diffusion.serving.anthropic_requests import CountRequest, MessagesRequest
 from mlx_diffusion.serving.error_forms import ANTHROPIC, error_form
 from mlx_diffusion.serving.exchange import AnswerStream, read_body, unless_gone
 from mlx_diffusion.serving.metrics import Spent
@@ -25,6 +25,7 @@ from mlx_diffusion.serving.service import Service, Wanted
 from mlx_diffusion.serving.turns import Piece, Thought, ToolCall, arguments_text
 
 Fields = dict[str, Any]
+CUT = {"stop_reason": "max_tokens", "stop_sequence": None}
 
 
 class AnthropicRoutes:
@@ -32,12 +33,15 @@ class AnthropicRoutes:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self.routes = [Route(ANTHROPIC, self.messages, methods=["POST"])]
+        self.routes = [
+            Route(ANTHROPIC, self.messages, methods=["POST"]),
+            Route(f"{ANTHROPIC}/count_tokens", self.count_tokens, methods=["POST"]),
+        ]
 
     async def messages(self, request: Request) -> Response:
         raw = await read_body(request, self._service.engine.limits)
         body, wanted = await self._service.prepare(self.read_messages, raw)
-        answer, spent = AnthropicAnswer(self._service, wanted), request.scope["spent"]
+        answer, spent = AnthropicAnswer(self._service, wanted, body.thought_tokens), request.scope["spent"]
         answers = Answers(self._service.engine, wanted)
         if body.stream:
             return AnswerStream(answers, streamed(answer, answers, spent), self._service.stream_seconds)
@@ -47,13 +51,23 @@ class AnthropicRoutes:
     def read_messages(self, raw: bytes) -> tuple[MessagesRequest, Wanted]:
         """The body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = MessagesRequest.read(raw)
-        return body, self._service.wanted(body.as_chat())
+        return body, self._service.wanted(body.as_openai())
+
+    async def count_tokens(self, request: Request) -> Response:
+        raw = await read_body(request, self._service.engine.limits)
+        return JSONResponse({"input_tokens": await self._service.prepare(self.count, raw)})
+
+    def count(self, raw: bytes) -> int:
+        """How many tokens a body's prompt has. Raises OptionError, PromptError and RequestError."""
+        return len(self._service.wanted(CountRequest.read(raw).as_chat())[0][0])
 
 
 class AnthropicAnswer:
     """One answer as events: the message, its blocks of one kind each, and its end."""
 
-    def __init__(self, service: Service, wanted: Wanted) -> None:
+    def __init__(self, service: Service, wanted: Wanted, thought_tokens: int | None = None) -> None:
+        """thought_tokens: the budget of thoughts, which the answer ends with where they pass it."""
+        self._budget = thought_tokens
         self._prompt, self._settings = wanted[0]
         self._name, self._tokenizer = service.name, service.engine.tokenizer
         self._reader = service.turns.begin(self._prompt, self._settings)
@@ -73,6 +87,11 @@ class AnthropicAnswer:
                 for piece in self._reader.push(event.tokens):
                     for one in self._piece(piece):
                         yield one
+                if self._budget is not None and self._reader.thought_tokens > self._budget:
+                    for one in self._close():
+                        yield one
+                    yield {"type": "message_delta", "delta": CUT, "usage": {"output_tokens": len(self._written)}}
+                    break
             elif isinstance(event, Finish):
                 spent.add([event.stats])
                 for piece in self._reader.push([], last=True):
@@ -139,7 +158,7 @@ class AnthropicAnswer:
     def _end(self, finish: Finish) -> Fields:
         """Why the answer ended, and by which stop string."""
         if finish.finish_reason != "stop":
-            return {"stop_reason": "max_tokens", "stop_sequence": None}
+            return CUT
         if self._written and self._written[-1] not in self._settings.eos_token_id:
             text = self._tokenizer.decode(self._written)
             found = [(text.find(stop), stop) for stop in self._settings.stop if stop in text]

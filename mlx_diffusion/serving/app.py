@@ -23,11 +23,13 @@ from mlx_diffusion.serving.guard import Entry, Guard, refusal
 from mlx_diffusion.serving.metrics import Metrics
 from mlx_diffusion.serving.ollama_routes import OllamaRoutes
 from mlx_diffusion.serving.openai_routes import OpenAIRoutes
+from mlx_diffusion.serving.openapi import description
 from mlx_diffusion.serving.page_routes import PageRoutes
 from mlx_diffusion.serving.problems import RequestError, at_fault, bad
 from mlx_diffusion.serving.service import Service
 
 GONE = 499  # for the log: the caller has left
+INTERFACES = (PageRoutes, OpenAIRoutes, AnthropicRoutes, OllamaRoutes)
 NO_ROUTE = "nothing is served by this method at this path; docs/serving.md lists what is"
 
 
@@ -49,20 +51,30 @@ def build_app(service: Service, entry: Entry, log: Callable[[str], None]) -> ASG
     async def show_metrics(request: Request) -> Response:
         return PlainTextResponse(metrics.text(gauges(service.engine)), media_type="text/plain; version=0.0.4")
 
-    routes = [Route("/health", health), Route("/metrics", show_metrics)]
-    for interface in (PageRoutes, OpenAIRoutes, AnthropicRoutes, OllamaRoutes):
+    async def describe(request: Request) -> Response:
+        return JSONResponse(description())
+
+    routes = [Route("/health", health), Route("/metrics", show_metrics), Route("/openapi.json", describe)]
+    for interface in INTERFACES:
         routes += interface(service).routes
     metrics = Metrics(tuple(route.path for route in routes))
     handlers = {
         RequestError: lambda request, error: refusal(request.url.path, error),
         OptionError: lambda request, error: refusal(request.url.path, bad(str(error))),
         PromptError: lambda request, error: refusal(request.url.path, bad(str(error))),
-        HTTPException: lambda request, error: refusal(request.url.path, RequestError(error.status_code, NO_ROUTE)),
+        HTTPException: no_route,
         ClientDisconnect: lambda request, error: Response(status_code=GONE),
         Exception: lambda request, error: refusal(request.url.path, at_fault()),
     }
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     return Guard(app, entry, metrics, log)
+
+
+def no_route(request: Request, error: HTTPException) -> Response:
+    """The reply where nothing is served; it has the methods that there are at the path, if there are any."""
+    reply = refusal(request.url.path, RequestError(error.status_code, NO_ROUTE))
+    reply.headers.update(error.headers or {})
+    return reply
 
 
 def gauges(engine: EngineThread) -> dict[str, tuple[str, float]]:

@@ -15,7 +15,7 @@ def error_form(path: str, error: RequestError) -> dict[str, Any]:
     """The error as the clients that use this path expect it; OpenAI's form where no other is asked for."""
     if path.startswith(OLLAMA):
         return {"error": str(error)}
-    if path == ANTHROPIC:
+    if path.startswith(ANTHROPIC):
         kind = OWN_KINDS.get(error.status, "api_error")
         return {"type": "error", "error": {"type": kind, "message": str(error)}}
     kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")

@@ -12,7 +12,16 @@ from mlx_diffusion.serving.problems import bad
 
 SAME = ("temperature", "seed", "top_k", "top_p", "min_p", "stop")
 RENAMED = {"repeat_penalty": "repetition_penalty", "repeat_last_n": "repetition_context_size"}
+NO_IMAGES = "images are not read by this server; leave them out"
 EVERYTHING = (-1, -2)  # as num_predict: as many tokens as may be
+
+
+class OllamaShow(Body):
+    """The body of /api/show; `name` is what `model` was called once."""
+
+    model: str | None = None
+    name: str | None = None
+    verbose: bool | None = None  # what is told is told either way
 
 
 class OllamaOptions(Body):
@@ -64,7 +73,7 @@ class OllamaChat(OllamaRequest):
     def as_chat(self, context: int, most: int) -> ChatRequest:
         """The same in OpenAI's form. Raises RequestError."""
         if any(message.get("images") for message in self.messages):
-            raise bad("images are not read by this server; leave them out", "messages")
+            raise bad(NO_IMAGES, "messages")
         wishes = self.wishes(context, most)
         return ChatRequest(messages=self.messages, tools=self.tools, enable_thinking=self.think, **wishes)
 
@@ -76,9 +85,12 @@ class OllamaGenerate(OllamaRequest):
     system: str | None = None
     raw: bool | None = None
     suffix: Literal[""] | None = None
+    images: list[str] | None = None
 
     def as_openai(self, context: int, most: int) -> ChatRequest | CompletionRequest:
         """The same in OpenAI's form. Raises RequestError."""
+        if self.images:
+            raise bad(NO_IMAGES, "images")
         wishes = self.wishes(context, most)
         if self.raw:
             if self.system or self.think is not None:

@@ -21,7 +21,7 @@ from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.error_forms import OLLAMA, error_form
 from mlx_diffusion.serving.exchange import AnswerStream, read_body, unless_gone
 from mlx_diffusion.serving.metrics import Spent
-from mlx_diffusion.serving.ollama_requests import OllamaChat, OllamaGenerate, OllamaRequest
+from mlx_diffusion.serving.ollama_requests import OllamaChat, OllamaGenerate, OllamaRequest, OllamaShow, plain_name
 from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.service import Service, Wanted
 from mlx_diffusion.serving.turns import Piece, Thought, ToolCall
@@ -29,6 +29,9 @@ from mlx_diffusion.serving.turns import Piece, Thought, ToolCall
 NANOSECONDS = 1_000_000_000
 LINES = "application/x-ndjson"
 Line = dict[str, Any]
+FAMILY = "diffusiongemma"
+DETAILS = {"parent_model": "", "format": "mlx", "family": FAMILY, "families": [FAMILY], "parameter_size": "",
+           "quantization_level": ""}  # fmt: skip
 
 
 class OllamaRoutes:
@@ -39,6 +42,8 @@ class OllamaRoutes:
         self.routes = [
             Route("/api/version", self.version),
             Route("/api/tags", self.tags),
+            Route("/api/ps", self.tags),
+            Route("/api/show", self.show, methods=["POST"]),
             Route("/api/chat", self.chat, methods=["POST"]),
             Route("/api/generate", self.generate, methods=["POST"]),
         ]
@@ -47,8 +52,21 @@ class OllamaRoutes:
         return JSONResponse({"version": __version__})
 
     async def tags(self, request: Request) -> Response:
-        name = self._service.name
-        return JSONResponse({"models": [{"name": name, "model": name, "size": 0, "digest": "", "details": {}}]})
+        """The models that there are, which is also the one that is loaded."""
+        name, since = self._service.name, self._service.since.isoformat()
+        card = {"name": name, "model": name, "modified_at": since, "size": 0, "digest": "", "details": DETAILS}
+        return JSONResponse({"models": [card]})
+
+    async def show(self, request: Request) -> Response:
+        body = OllamaShow.read(await read_body(request, self._service.engine.limits))
+        self._service.check_name(plain_name(body.model or body.name or ""))
+        config = self._service.engine.model.config
+        facts = {"general.architecture": FAMILY, f"{FAMILY}.context_length": self._service.context,
+                 f"{FAMILY}.embedding_length": config.hidden_size, f"{FAMILY}.block_count": len(config.layer_types),
+                 f"{FAMILY}.vocab_size": config.vocab_size}  # fmt: skip
+        said = {"modelfile": "", "parameters": "", "template": "", "details": DETAILS, "model_info": facts}
+        capabilities = ["completion", "tools", "thinking"]
+        return JSONResponse({**said, "modified_at": self._service.since.isoformat(), "capabilities": capabilities})
 
     async def chat(self, request: Request) -> Response:
         body = await read_body(request, self._service.engine.limits)
@@ -72,8 +90,7 @@ class OllamaRoutes:
 
     @property
     def _bounds(self) -> tuple[int, int]:
-        engine = self._service.engine
-        return engine.model.config.max_position_embeddings, engine.limits.max_tokens
+        return self._service.context, self._service.engine.limits.max_tokens
 
     async def _reply(self, request: Request, body: OllamaRequest, wanted: Wanted, answer: OllamaAnswer) -> Response:
         answers, spent = Answers(self._service.engine, wanted), request.scope["spent"]

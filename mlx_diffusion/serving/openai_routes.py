@@ -22,6 +22,7 @@ from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.service import Service, Wanted
 
 OWNER = "mlx-diffusion"
+VERSION = "anthropic-version"  # a header that Anthropic's clients send
 
 
 class OpenAIRoutes:
@@ -37,14 +38,29 @@ class OpenAIRoutes:
         ]
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._card()]})
+        card = self._card(request)
+        return JSONResponse({"object": "list", "data": [card], "has_more": False, "first_id": card["id"],
+                             "last_id": card["id"]})  # fmt: skip
 
     async def model(self, request: Request) -> Response:
         self._service.check_name(request.path_params["name"])
-        return JSONResponse(self._card())
+        return JSONResponse(self._card(request))
 
-    def _card(self) -> dict[str, Any]:
-        return {"id": self._service.name, "object": "model", "created": 0, "owned_by": OWNER}
+    def _card(self, request: Request) -> dict[str, Any]:
+        """The model in Anthropic's form for its clients; for others in OpenAI's, with the fields of Mistral's."""
+        name, since = self._service.name, self._service.since
+        if VERSION in request.headers:
+            return {"type": "model", "id": name, "display_name": name, "created_at": since.isoformat()}
+        return {
+            "id": name,
+            "object": "model",
+            "created": int(since.timestamp()),
+            "owned_by": OWNER,
+            "type": "base",
+            "capabilities": {"completion_chat": True, "function_calling": True, "completion_fim": False,
+                             "fine_tuning": False, "vision": False, "classification": False},
+            "max_context_length": self._service.context,
+        }  # fmt: skip
 
     async def chat(self, request: Request) -> Response:
         body = await read_body(request, self._service.engine.limits)

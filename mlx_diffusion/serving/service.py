@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -32,12 +33,18 @@ class Service:
     _preparing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
+        self.since = datetime.now(UTC)
         self.turns = Turns(self.engine.model, self.engine.tokenizer)
 
     @property
     def stream_seconds(self) -> int:
         """The longest time that a stream is open."""
         return self.engine.limits.answer_seconds + self.engine.limits.grace_seconds
+
+    @property
+    def context(self) -> int:
+        """How many positions prompt and answer may have together."""
+        return self.engine.model.config.max_position_embeddings
 
     async def prepare(self, make: Callable[[bytes], ReadyT], raw: bytes) -> ReadyT:
         """What `make` makes of a body: in another thread, since it may take long, and one body after another."""

@@ -67,11 +67,13 @@ class TurnReader:
     def __init__(self, tokenizer: Tokenizer, markers: Mapping[int, str], channels: Channels, hidden: set[int]) -> None:
         self._tokenizer, self._markers, self._channels, self._hidden = tokenizer, markers, channels, hidden
         self._call: list[int] = []  # the tokens of a call, its first marker among them
+        self.thought_tokens = 0  # so far
 
     def push(self, tokens: Sequence[int], *, last: bool = False) -> list[Piece]:
         """Take more tokens; with `last`, give everything."""
         pieces: list[Piece] = []
         for token in tokens:
+            self.thought_tokens += self._channels.kind == "thought"
             marker = self._markers.get(token)
             if not self._call:
                 self._take([token], pieces, last=False)

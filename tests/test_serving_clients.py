@@ -1,0 +1,55 @@
+"""What clients ask before and beside answers: models, their properties, counts of tokens, budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from served import COPY, TOKENIZER, Served, say, served
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with served() as running:
+        yield running
+
+
+def test_each_client_is_told_of_the_model_in_its_own_form(server: Served) -> None:
+    own = server.http.get("/v1/models").json()["data"][0]
+    assert own["object"] == "model" and own["type"] == "base" and own["capabilities"]["completion_chat"]  # Mistral's
+    listed = server.http.get("/v1/models", headers={"anthropic-version": "2023-06-01"}).json()
+    assert listed["data"][0]["type"] == "model" and listed["first_id"] == "demo" and listed["has_more"] is False
+    shown = server.post("/api/show", model="demo:latest").json()
+    assert shown["model_info"]["diffusiongemma.context_length"] > 0 and "tools" in shown["capabilities"]
+    assert server.post("/api/show", model="other").status_code == 404
+    assert server.http.get("/api/ps").json() == server.http.get("/api/tags").json()
+
+
+def test_tokens_of_a_prompt_are_counted_as_they_are_charged(server: Served) -> None:
+    body = {"model": "demo", "messages": COPY, "system": "Be brief."}
+    counted = server.post("/v1/messages/count_tokens", **body).json()["input_tokens"]
+    usage = server.post("/v1/messages", max_tokens=9, **body).json()["usage"]
+    assert counted == usage["input_tokens"] + usage["cache_read_input_tokens"]
+    refused = server.post("/v1/messages/count_tokens", model="other", messages=COPY)
+    assert refused.status_code == 404 and refused.json()["type"] == "error"
+
+
+def test_an_answer_ends_where_its_thoughts_pass_their_budget(server: Served) -> None:
+    body = {"model": "demo", "max_tokens": 200, "messages": say("Add: 27 + 15")}
+    free = server.post("/v1/messages", **body, thinking={"type": "enabled", "budget_tokens": 199}).json()
+    assert free["stop_reason"] == "end_turn"
+    thoughts = len(TOKENIZER.encode(free["content"][0]["thinking"]))
+    for stream in (False, True):
+        short = {"type": "enabled", "budget_tokens": thoughts // 2}
+        got = server.post("/v1/messages", **body, stream=stream, thinking=short)
+        assert '"stop_reason":"max_tokens"' in got.text.replace(": ", ":")
+
+
+def test_lists_that_clients_send_empty_ask_for_nothing(server: Served) -> None:
+    empty = {"model": "demo", "prompt": "Copy: fig oak ant", "stream": False}
+    assert server.post("/api/generate", images=[], **empty).json()["response"] == "fig oak ant"
+    assert "images are not read" in server.post("/api/generate", images=["aa"], **empty).json()["error"]
+
+
+def test_a_method_that_a_path_lacks_is_answered_with_those_that_it_has(server: Served) -> None:
+    assert server.http.get("/v1/messages").headers["allow"] == "POST"
