@@ -108,11 +108,13 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--mode",
         choices=MODES,
-        help='"reference" (the default): canvases, by the published sampler; "autoregressive": token by token; '
-        '"speculative": the same tokens in fewer passes',
+        help='"reference" (the default): canvases, by the published sampler; "balanced", "fast": with levers that hold '
+        'on this checkpoint; "autoregressive": token by token; "speculative": the same tokens in fewer passes',
     )
 
-    denoising = parser.add_argument_group("denoising, in mode reference (what is not given comes from the checkpoint)")
+    denoising = parser.add_argument_group(
+        "denoising, in modes reference, balanced and fast (what is not given comes from the checkpoint)"
+    )
     denoising.add_argument("--max-denoising-steps", type=int, metavar="N", help="the most steps a canvas may take")
     denoising.add_argument(
         "--entropy-bound", type=float, metavar="NATS", help="what a step may accept: more is faster and less exact"
@@ -129,6 +131,7 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         "--canvas-length", type=int, metavar="N", help="positions of a canvas, at most the checkpoint's"
     )
 
+    _add_levers(parser.add_argument_group("levers of denoising, all off in mode reference (1 or 0 turns one off)"))
     _add_choice_options(parser.add_argument_group("the choice of tokens, in modes autoregressive and speculative"))
     drafts = parser.add_argument_group("drafts, in mode speculative")
     drafts.add_argument(
@@ -139,6 +142,25 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     memory = parser.add_argument_group("memory")
     memory.add_argument(
         "--prefill-step-size", type=int, metavar="N", help="the most prompt tokens encoded at once (default: 2048)"
+    )
+
+
+def _add_levers(levers: Any) -> None:
+    levers.add_argument(
+        "--early-end", type=float, metavar="P", help="a canvas is done once every token of its text is this probable"
+    )
+    levers.add_argument(
+        "--lock-threshold", type=float, metavar="P", help="positions that stay as they are, so probable, may rest ..."
+    )
+    levers.add_argument("--refresh-every", type=int, metavar="N", help="... and are forwarded every N steps (4)")
+    levers.add_argument(
+        "--crop-threshold",
+        type=float,
+        metavar="P",
+        help="what is behind a stop token so probable leaves the canvas",
+    )
+    levers.add_argument(
+        "--first-canvas", type=int, metavar="N", help="positions of a first guess, begun anew if the text is longer"
     )
 
 

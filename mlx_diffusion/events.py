@@ -30,6 +30,7 @@ class Stats:
     passes: int = 0  # of the network behind the prompt's: denoising steps, canvases encoded, tokens chosen or verified
     drafted_tokens: int = 0  # handed to verification
     accepted_tokens: int = 0  # of those
+    levers: tuple[str, ...] = ()  # of denoising, those that were in use, as in early_end=0.99
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Draft:
     accepted: np.ndarray  # bool [L], the positions whose sample was kept; of a draft, those to be verified
     entropy: np.ndarray  # float32 [L], in nats
     row: int = 0
+    forwarded: int | None = None  # how many of the positions went through the layers; None: all
 
     @property
     def text(self) -> str:

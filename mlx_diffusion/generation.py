@@ -24,7 +24,8 @@ from mlx_diffusion.fit.draft_width import costs_here
 from mlx_diffusion.messages import Message
 from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.options import GenerationConfig, GenerationOptions, Settings
+from mlx_diffusion.option_keywords import GenerationOptions
+from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.tokenizer import Prompt, SinglePrompt, Tokenizer, split_batch
 
 
@@ -51,7 +52,7 @@ def stream_generate(
     enable_thinking  whether the model thinks before it answers, for prompts of messages and models that can
     config      a `GenerationConfig`; what it leaves open comes from the checkpoint
     noise       replaces the randomness that `seed` stands for
-    acceptance  in mode "reference", replaces the rule which proposed tokens a step keeps, the entropy bound: a pure
+    acceptance  in denoising modes, replaces the rule which proposed tokens a step keeps, the entropy bound: a pure
                 function of entropies in nats and of the tokens' probabilities, float32 [1, L] both, that gives bool
                 [1, L]
     prefixes    a `PrefixStore` of this model: what it has kept is not encoded again
@@ -60,8 +61,9 @@ def stream_generate(
     pinned      in mode "reference", what is known of the answer, of each prompt alike: token ids, -1 where one is free;
                 the model sees them from the first step on, and none is changed
     options     the fields of `GenerationConfig` as keywords, which win over `config`: mode, max_tokens, seed,
-                eos_token_id, stop, prefill_step_size; of mode "reference" max_denoising_steps, entropy_bound, t_min,
-                t_max, stability_threshold, confidence_threshold, canvas_length; of "autoregressive" and "speculative"
+                eos_token_id, stop, prefill_step_size; of "reference", "balanced" and "fast" max_denoising_steps,
+                entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, canvas_length, early_end,
+                lock_threshold, refresh_every, crop_threshold, first_canvas; of "autoregressive" and "speculative"
                 temperature, top_p, top_k, min_p, repetition_penalty, repetition_context_size, logit_bias, logprobs;
                 of "speculative" draft_width, draft_steps
 

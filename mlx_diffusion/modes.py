@@ -8,13 +8,19 @@ from typing import Literal
 
 from mlx_diffusion.errors import OptionError
 
-Mode = Literal["reference", "autoregressive", "speculative"]
-MODES: tuple[Mode, ...] = ("reference", "autoregressive", "speculative")
-DENOISING: tuple[Mode, ...] = ("reference",)
+Mode = Literal["reference", "balanced", "fast", "autoregressive", "speculative"]
+MODES: tuple[Mode, ...] = ("reference", "balanced", "fast", "autoregressive", "speculative")
+DENOISING: tuple[Mode, ...] = ("reference", "balanced", "fast")
 CAUSAL: tuple[Mode, ...] = ("autoregressive", "speculative")  # every token by the encoder's choice
+LEVERS = ("early_end", "lock_threshold", "refresh_every", "crop_threshold", "first_canvas")  # all off in "reference"
+SAFE_LEVERS: Mapping[Mode, Mapping[str, float]] = {  # held on every checkpoint that was measured: docs/speed.md
+    "balanced": {"early_end": 0.99},
+    "fast": {"early_end": 0.95},
+}
 MODES_WITH: Mapping[str, tuple[Mode, ...]] = {  # options that not every mode has
     **dict.fromkeys(("max_denoising_steps", "entropy_bound", "t_min", "t_max"), DENOISING),
     **dict.fromkeys(("stability_threshold", "confidence_threshold", "canvas_length"), DENOISING),
+    **dict.fromkeys(LEVERS, DENOISING),
     **dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "logit_bias", "logprobs"), CAUSAL),
     **dict.fromkeys(("repetition_penalty", "repetition_context_size"), CAUSAL),
     **dict.fromkeys(("draft_width", "draft_steps"), ("speculative",)),

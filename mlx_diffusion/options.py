@@ -5,43 +5,16 @@ what a run uses, none missing. Bounds are those of Transformers' `DiffusionGemma
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.json_files import read_json
-from mlx_diffusion.modes import DENOISING, MODES, MODES_WITH, Mode, check_mode_has
+from mlx_diffusion.modes import DENOISING, LEVERS, MODES, MODES_WITH, SAFE_LEVERS, Mode, check_mode_has
 from mlx_diffusion.option_checks import checked
-
-
-class GenerationOptions(TypedDict, total=False):
-    """The fields of `GenerationConfig` as keywords of a call."""
-
-    max_tokens: int | None
-    max_denoising_steps: int | None
-    entropy_bound: float | None
-    t_min: float | None
-    t_max: float | None
-    stability_threshold: int | None
-    confidence_threshold: float | None
-    seed: int | None
-    mode: Mode | None
-    eos_token_id: int | Iterable[int] | None
-    prefill_step_size: int | None
-    canvas_length: int | None
-    stop: str | Iterable[str] | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    min_p: float | None
-    repetition_penalty: float | None
-    repetition_context_size: int | None
-    logit_bias: Mapping[int, float] | None
-    logprobs: int | None
-    draft_width: int | None
-    draft_steps: int | None
+from mlx_diffusion.stored_options import stop_tokens_of_model, stored_entropy_bound
 
 
 @dataclass(frozen=True)
@@ -60,6 +33,11 @@ class Settings:
     eos_token_id: tuple[int, ...]
     prefill_step_size: int
     canvas_length: int | None = None  # None: the checkpoint's
+    early_end: float = 1.0
+    lock_threshold: float = 1.0
+    refresh_every: int = 4
+    crop_threshold: float = 1.0
+    first_canvas: int = 0
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
     top_p: float = 1.0
@@ -71,6 +49,18 @@ class Settings:
     logprobs: int | None = None  # None: none are given
     draft_width: int | None = None  # None: as has paid so far
     draft_steps: int = 1
+
+    @property
+    def levers(self) -> tuple[str, ...]:
+        """The levers of denoising that are in use, as in "early_end=0.99"."""
+        if self.mode not in DENOISING:
+            return ()
+        names = [name for name in LEVERS if name != "refresh_every" and getattr(self, name) != getattr(DEFAULTS, name)]
+        if "lock_threshold" in names:
+            names.append("refresh_every")
+        if self.mode != DENOISING[0]:
+            names.append("max_denoising_steps")
+        return tuple(f"{name}={getattr(self, name):g}" for name in names)
 
     @property
     def most_steps(self) -> int:
@@ -115,11 +105,21 @@ class GenerationConfig:
     stability_threshold   k: a canvas is finished once its most likely tokens were the same in k + 1 steps in a row …
     confidence_threshold  … and its mean entropy, in nats, is below this
     seed                  of the randomness; 0 when not given
-    mode                  "reference" denoises by the published sampler, "autoregressive" writes token by token,
-                          "speculative" the same tokens in fewer passes; see `modes` for the options of each
+    mode                  "reference" denoises by the published sampler, "balanced" and "fast" with levers that hold on
+                          the checkpoint, "autoregressive" writes token by token, "speculative" the same tokens in
+                          fewer passes; see `modes` for the options of each
     eos_token_id          ids that end the text
     prefill_step_size     the most prompt tokens encoded at once; fewer need less memory. 2048 when not given
     canvas_length         positions of a canvas, at most the checkpoint's; how well it writes on shorter ones is its own
+    early_end             a canvas is finished, too, once every token of its text has at least this probability; 1 (off)
+                          when the mode says nothing
+    lock_threshold        a position whose input is its most likely token, with at least this probability, is kept and
+                          forwarded more seldom; 1 (off) when the mode says nothing
+    refresh_every         … at every so many steps; 4 when not given, 1 is always
+    crop_threshold        positions behind a stop token leave the canvas once it is settled with at least this
+                          probability; 1 (off) when the mode says nothing
+    first_canvas          positions of a first canvas, which begins anew at full length if it holds no stop token; 0
+                          (off) when the mode says nothing
     stop                  strings that end the text; they are no part of it
     temperature           of the choice of a token; 0, the most likely one, when not given
     top_p, top_k, min_p   chooses among the most likely tokens alone: those of the first `top_p` of probability, the
@@ -147,6 +147,11 @@ class GenerationConfig:
     eos_token_id: tuple[int, ...] | None = None
     prefill_step_size: int | None = None
     canvas_length: int | None = None
+    early_end: float | None = None
+    lock_threshold: float | None = None
+    refresh_every: int | None = None
+    crop_threshold: float | None = None
+    first_canvas: int | None = None
     stop: tuple[str, ...] | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -181,9 +186,9 @@ class GenerationConfig:
         stored = read_json(path) if path.is_file() else {}
         values = {name: stored.get(name) for name in STORED}
         values["max_tokens"] = stored.get("max_new_tokens")
-        values["entropy_bound"] = _entropy_bound(stored.get("sampler_config"), path)
+        values["entropy_bound"] = stored_entropy_bound(stored.get("sampler_config"), path)
         if values["eos_token_id"] is None:
-            values["eos_token_id"] = _model_eos(Path(folder) / "config.json")
+            values["eos_token_id"] = stop_tokens_of_model(Path(folder) / "config.json")
         try:
             return cls(**values)
         except OptionError as error:
@@ -202,8 +207,9 @@ class GenerationConfig:
     def resolve(self, wishes: "GenerationConfig | None" = None) -> Settings:
         """Complete settings: the wishes first, then this config (the checkpoint's), then the documented defaults."""
         wanted = _given(wishes) if wishes is not None else {}
-        chosen = {**_given(self), **wanted}
-        check_mode_has(chosen.get("mode", DEFAULTS.mode), wanted)
+        mode: Mode = wanted.get("mode") or self.mode or DEFAULTS.mode
+        check_mode_has(mode, wanted)
+        chosen = {**_given(self), **SAFE_LEVERS.get(mode, {}), **wanted}
         complete = GenerationConfig(**{name: chosen.get(name, getattr(DEFAULTS, name)) for name in NAMES})
         return replace(DEFAULTS, **_given(complete))
 
@@ -221,27 +227,3 @@ def _check_names(options: Mapping[str, Any]) -> None:
             near = near if len(near) == 1 else []
             hint = f"the nearest is {near[0]!r}, the others" if near else "the options"
             raise TypeError(f"unknown option {name!r}; {hint}: {', '.join(NAMES)}")
-
-
-def _entropy_bound(sampler: object, path: Path) -> object:
-    """The entropy bound in a stored sampler config. Raises CheckpointError for a sampler of another kind."""
-    if sampler is None:
-        return None
-    if not isinstance(sampler, dict):
-        raise CheckpointError(f"{path}: sampler_config is {sampler!r}; it must be a JSON object")
-    kind = sampler.get("_cls_name")
-    if kind != "EntropyBoundSamplerConfig":
-        raise CheckpointError(f"{path}: sampler_config is of kind {kind!r}; only EntropyBoundSamplerConfig is known")
-    return sampler.get("entropy_bound")
-
-
-def _model_eos(path: Path) -> object:
-    """The stop token of the model's own config, at its top or in its text part; None when it names none."""
-    if not path.is_file():
-        return None
-    stored = read_json(path)
-    text = stored.get("text_config")
-    for place in (stored, text if isinstance(text, dict) else {}):
-        if place.get("eos_token_id") is not None:
-            return place["eos_token_id"]
-    return None

@@ -17,7 +17,7 @@ from mlx_diffusion.cli.main import main
 from mlx_diffusion.fit.machine import Machine, this_machine
 from mlx_diffusion.measure import plotting
 from mlx_diffusion.measure.speed import ceilings, peer
-from mlx_diffusion.modes import MODES
+from mlx_diffusion.modes import CAUSAL, MODES
 
 HUB = str(FIXTURES / "hub")
 QUICK = ["--prompt-tokens", "9", "--output-tokens", "16", "--steps", "2", "--repeat", "1"]
@@ -59,7 +59,7 @@ def test_json_is_one_object_and_the_plot_a_file(tmp_path: Path, capsys: pytest.C
 
 def test_modes_that_write_by_the_encoder(capsys: pytest.CaptureFixture[str]) -> None:
     """Their passes are counted, and each is in the tables beside denoising."""
-    modes = [word for mode in MODES for word in ("--mode", mode)]
+    modes = [word for mode in (MODES[0], *CAUSAL) for word in ("--mode", mode)]
     assert run("--model", HUB, *QUICK, *modes, "--json") == 0
     _, plain, drafted = json.loads(capsys.readouterr().out)["cases"]
     assert plain["passes"] == [["decode", 1, 15]] and plain["steps"]["median"] == 15
@@ -104,7 +104,7 @@ def test_a_context_can_be_gone_past_for_the_time_alone(folder: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("argv", "code", "named"),
     [
-        (["--mode", "fast"], 2, "reference"),
+        (["--mode", "quick"], 2, "reference"),
         (["--prompt-tokens", "100,0"], 2, "'0' is no whole number of 1 or more"),
         (["--output-tokens", "many"], 2, "'many'"),
         (["--repeat", "0"], 2, "--repeat"),

@@ -231,7 +231,7 @@ def test_settings(talk: Talk) -> None:
         ("/set t_min 0.9", "t_max must be greater"),
         ("/set entropy_bound nan", "finite"),
         ("/set eos_token_id a", "whole number"),
-        ("/mode fast", "reference"),
+        ("/mode quick", "reference"),
         ("/think maybe", "'"),
         ("/undo 3", "takes nothing"),
         ("/save", "needs the file"),
@@ -457,10 +457,10 @@ def test_help_names_every_command(talk: Talk) -> None:
 def test_completions(talk: Talk) -> None:
     assert completions(talk.session, "/re") == ["/retry", "/reset"]
     assert completions(talk.session, "/set max-") == ["max_tokens", "max_denoising_steps"]
-    assert completions(talk.session, "/set mode ") == ["reference", "autoregressive", "speculative", "default"]
+    assert completions(talk.session, "/set mode ") == [*MODES, "default"]
     assert completions(talk.session, "/set max_tokens ") == [str(DEFAULTS.max_tokens), "default"]
     assert completions(talk.session, "/think o") == ["on", "off"]
-    assert completions(talk.session, "/mode ") == ["reference", "autoregressive", "speculative"]
+    assert completions(talk.session, "/mode ") == list(MODES)
     assert completions(talk.session, "/file x") is None
     assert completions(talk.session, "/undo x") == []
 

@@ -147,6 +147,7 @@ def test_every_option_of_a_generation_is_an_option_of_the_command() -> None:
         "prefill_step_size": 64, "canvas_length": 32, "stop": ("a b", "c"), "temperature": 0.5, "top_p": 0.9,
         "top_k": 7, "min_p": 0.1, "repetition_penalty": 1.1, "repetition_context_size": 30, "logprobs": 2,
         "logit_bias": ((3, -1.5), (106, 2.0)), "draft_width": 8, "draft_steps": 2,
+        "early_end": 0.9, "lock_threshold": 0.8, "refresh_every": 3, "crop_threshold": 0.7, "first_canvas": 16,
     }  # fmt: skip
     assert sorted(given) == sorted(NAMES)
     argv = ["generate", "prompt"]
@@ -170,7 +171,7 @@ def test_every_option_of_a_generation_is_an_option_of_the_command() -> None:
         (["generate", "--model", HUB, "  \n"], 2, "the prompt is empty"),
         (["generate", "--max-tokens", "many", "t20"], 2, "--max-tokens"),
         (["generate", "--max-token", "5", "t20"], 2, "--max-token"),
-        (["generate", "--mode", "fast", "t20"], 2, "reference"),
+        (["generate", "--mode", "quick", "t20"], 2, "reference"),
         (["generate", "--raw", "--system", "a", "t20"], 2, "not allowed with"),
         (["generate", "--max-tokens", "0", "t20"], 2, "max_tokens is 0"),
         (["generate", "--model", HUB, "--t-min", "0.9", "t20"], 2, "t_max"),

@@ -89,7 +89,7 @@ def test_comparing(quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--suite", "lits"], "did you mean 'lists'?"),
         (["--suite", ""], "--suite is empty"),
         (["--suite", "none.jsonl"], "none.jsonl"),
-        (["--mode", "fast"], "unknown mode 'fast'"),
+        (["--mode", "quick"], "unknown mode 'quick'"),
         (["--sweep", "steps=3"], "no FIELD=V,V"),
         (["--count", "0"], "--count is 0"),
         (["--seed", "-1"], "--seed is -1"),

@@ -181,7 +181,8 @@ def test_the_command(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_advice_is_for_chips_that_are_known() -> None:
     assert advise("AMD EPYC", CONFIG, RECIPES["4bit"]) is advise(None, CONFIG, RECIPES["4bit"]) is None
     advice = advise("Apple M4 Pro", CONFIG, RECIPES["4bit"])
-    assert advice is not None and set(advice.tokens_per_second) == set(MODES) and advice.fastest in MODES
+    assert advice is not None and advice.fastest in MODES
+    assert set(advice.tokens_per_second) == set(MODES) - {"balanced", "fast"}  # theirs depends on the checkpoint
     assert advice.draft_width in (0, *WIDTHS)
 
 

@@ -26,6 +26,7 @@ from mlx_diffusion.measure.answers.modes import MeasuredMode, RandomAcceptance
 from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, seed_of, variants_of
 from mlx_diffusion.measure.answers.runner import evaluate
 from mlx_diffusion.measure.passes import count_drafted, count_passes, count_positions
+from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.network.head import Survey
 from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.options import DEFAULTS, GenerationConfig
@@ -149,13 +150,14 @@ def test_ways_of_writing_side_by_side(tmp_path: Path) -> None:
     ways = variants_of(["all"], ["temperature=0,1", "max_denoising_steps=2", "draft_width=4"])
     labels = [variant.label for variant in ways]
     assert labels == [
-        "reference max_denoising_steps=2", "autoregressive temperature=0", "autoregressive temperature=1",
+        *(f"{mode} max_denoising_steps=2" for mode in DENOISING), "autoregressive temperature=0",
+        "autoregressive temperature=1",
         "speculative temperature=0 draft_width=4", "speculative temperature=1 draft_width=4",
     ]  # fmt: skip
     found = evaluate(HUB, plan(3, variants=ways), output=tmp_path / "r.json", workers=1, answers=True)
     assert kept(Evaluation.read(tmp_path / "r.json")) == kept(found)
-    greedy, sampled = ([one.answer for one in found.outcomes(way)] for way in (1, 2))
-    assert greedy == [one.answer for one in found.outcomes(3)] and sampled == [one.answer for one in found.outcomes(4)]
+    greedy, sampled = ([one.answer for one in found.outcomes(way)] for way in (3, 4))
+    assert greedy == [one.answer for one in found.outcomes(5)] and sampled == [one.answer for one in found.outcomes(6)]
     assert greedy != sampled
     model, tokenizer = load(HUB)
     for variant, way in enumerate(ways):
@@ -193,7 +195,7 @@ def test_a_first_step_is_a_draw_and_an_argmax_at_temperature_one() -> None:
 
 def survey_of(probabilities: mx.array, entropies: mx.array) -> Survey:
     tokens = mx.zeros(entropies.shape, mx.int32)
-    return Survey(tokens, tokens, probabilities, entropies, tokens)
+    return Survey(tokens, tokens, probabilities, entropies, tokens, probabilities)
 
 
 def test_modes() -> None:
@@ -210,7 +212,7 @@ def test_modes() -> None:
     assert np.ptp(draws.mean(axis=0)) < 0.4, "no position is always kept"
     assert (draws[1:] != draws[:-1]).mean() == pytest.approx(0.375, abs=0.03), "a step tells nothing of the next"
     assert RandomAcceptance(1.0)(canvas.survey, canvas, numbers).all()
-    for wrong in ("fast", "confidence", "confidence:x", "confidence:2", "random:-1", "reference:1"):
+    for wrong in ("quick", "confidence", "confidence:x", "confidence:2", "random:-1", "reference:1"):
         with pytest.raises(OptionError, match="mode"):
             MeasuredMode.parse(wrong)
 

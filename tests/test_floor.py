@@ -16,12 +16,13 @@ RECORDED = json.loads(floor.FLOOR.read_text())
 
 def test_the_floor_is_the_bundled_checkpoint_s() -> None:
     assert RECORDED["checkpoint"] == fingerprint(DEMO_FOLDER), "the weights changed: run python tests/floor.py"
-    assert RECORDED["modes"].keys() == set(DENOISING)
+    assert list(RECORDED["modes"]) == [DENOISING[0]]
 
 
-@pytest.mark.parametrize("mode", DENOISING)
-def test_no_mode_falls_below_its_floor(mode: str) -> None:
-    recorded = RECORDED["modes"][mode]
+@pytest.mark.parametrize("mode", ["reference", "fast"])
+def test_no_mode_falls_below_the_floor(mode: str) -> None:
+    """The floor is what the reference reached; what a calibrated mode may lose is less than it lies below."""
+    recorded = RECORDED["modes"][DENOISING[0]]
     if floor.below(floor.measure(mode, floor.ENOUGH, seed=0), recorded, floor.CHECKED):
         assert not floor.below(floor.measure(mode, floor.CHECKED, seed=0), recorded)
 

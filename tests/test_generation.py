@@ -373,7 +373,8 @@ class Writer:
         for view in views:
             block: Any = view.prefix
             tokens = mx.array(self.tokens[block * length :][:length], dtype=mx.int32)
-            found.append(Seen(Survey(tokens, tokens, mx.ones(tokens.shape), mx.zeros(tokens.shape), view.soft), ()))
+            certain = mx.ones(tokens.shape)
+            found.append(Seen(Survey(tokens, tokens, certain, mx.zeros(tokens.shape), view.soft, certain), ()))
         return found
 
 

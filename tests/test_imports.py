@@ -20,7 +20,7 @@ PLACES = (
     ("network",),
     ("checkpoint",),
     ("channels", "options", "text_stream"),
-    ("option_checks",),
+    ("option_checks", "option_keywords", "stored_options"),
     ("modes",),
     ("tokenizer", "events", "display", "device", "whole_files", "lazy_names"),
     ("plain_tokenizer", "forged_tokens", "messages"),

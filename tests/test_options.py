@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_diffusion.errors import CheckpointError, OptionError
-from mlx_diffusion.options import DEFAULTS, NAMES, GenerationConfig, GenerationOptions, Settings
+from mlx_diffusion.option_keywords import GenerationOptions
+from mlx_diffusion.options import DEFAULTS, NAMES, GenerationConfig, Settings
 
 HUB = {
     "max_new_tokens": 128,
@@ -119,7 +120,7 @@ def test_bounds_between_options_hold_after_resolving() -> None:
         {"t_max": Fraction(10**400)},
         {"confidence_threshold": 0.0},
         {"seed": -1},
-        {"mode": "fast"},
+        {"mode": "quick"},
         {"eos_token_id": [1, -2]},
         {"eos_token_id": [None]},
         {"eos_token_id": "stop"},

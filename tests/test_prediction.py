@@ -23,7 +23,7 @@ from mlx_diffusion.fit.prediction import LAUNCH_SECONDS, LAUNCHES, ModelShape, P
 from mlx_diffusion.fit.products import DENSE, EXPERTS, Product
 from mlx_diffusion.fit.schedules import autoregressive, denoising, schedule_of, speculative
 from mlx_diffusion.measure.speed.recording import RecordedRun, distinct_experts, record_run, recorded
-from mlx_diffusion.modes import MODES, Mode
+from mlx_diffusion.modes import DENOISING, MODES, Mode
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import load_tokenizer
 
@@ -122,7 +122,7 @@ def test_every_mode_is_recorded_pass_by_pass(mode: Mode) -> None:
     assert causal == end.stats.encoder_positions
     assert sum(one.positions * one.times for one in passes) == causal + end.stats.decoder_positions
     assert {one.kind for one in passes} == {
-        "reference": {"encode", "draft", "denoise"},
+        **dict.fromkeys(DENOISING, frozenset({"encode", "draft", "denoise"})),
         "autoregressive": {"encode", "decode"},
         "speculative": {"encode", "decode", "draft"},
     }[mode]

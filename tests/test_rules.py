@@ -1,6 +1,7 @@
 """The rules against answers worked out by hand on four tokens, and against slow NumPy twins."""
 
 import math
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +13,7 @@ from mlx_diffusion.engine import rules
 from mlx_diffusion.engine.rules import Canvas, Rules, agreement, stable_and_confident, through_stop
 from mlx_diffusion.network import sampling
 from mlx_diffusion.network.head import Survey
+from mlx_diffusion.options import DEFAULTS
 
 INF = math.inf
 
@@ -24,11 +26,14 @@ def logits_of(*rows: list[float]) -> mx.array:
 def survey_of(entropies: mx.array, probabilities: mx.array | None = None) -> Survey:
     """A survey of which only this matters."""
     none = mx.zeros_like(entropies)
-    return Survey(none, none, none if probabilities is None else probabilities, entropies, none)
+    return Survey(none, none, none if probabilities is None else probabilities, entropies, none, none)
 
 
 def rules_of(bound: float = 0.1, stability: int = 1, confidence: float = 0.005) -> Rules:
-    return Rules(mx.array(bound), mx.array(stability), mx.array(confidence))
+    settings = replace(
+        DEFAULTS, entropy_bound=bound, stability_threshold=stability, confidence_threshold=confidence, eos_token_id=(1,)
+    )
+    return Rules.of(settings)
 
 
 def keep(entropies: mx.array, bound: float) -> mx.array:

@@ -9,9 +9,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.engine.choice import Choice
+from mlx_diffusion.engine.levers import cut, rounded_width, with_focus
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row
-from mlx_diffusion.engine.rules import Canvas, Rules, temperature
+from mlx_diffusion.engine.rules import Canvas, Rules, temperature, through_stop
 from mlx_diffusion.engine.step import Stepped, Turn, first_canvas
 from mlx_diffusion.events import Draft, Event, Segment
 from mlx_diffusion.network.cache import Prefix
@@ -31,6 +32,7 @@ class DenoisingRow(Row):
         super().__init__(index, request, model, tokenizer)
         self.rules = Rules.of(request.settings)
         self.canvas: Canvas | None = None
+        self.guesses = 0 < request.settings.first_canvas < length and not request.pinned  # a shorter one comes first
         self.prefix: Prefix | None = None  # for as long as there is a canvas
 
     @property
@@ -53,21 +55,35 @@ class DenoisingRow(Row):
         request = self.request
         if self.canvas is None or self.prefix is None:
             self.prefix = self.cache.prefix(few_shapes=self.model.compiled)
-            self.canvas, self.step = begun(request, self.model, self.block, self.length), 0
+            length = request.settings.first_canvas if self.guesses else self.length
+            self.canvas, self.step = begun(request, self.model, self.block, length), 0
         return turn_of(request, self.canvas, self.prefix, self.rules, self.block, self.step)
 
     def take_step(self, turn: Turn, stepped: Stepped, draft: Draft, finished: bool) -> list[Event]:
+        settings, length = self.request.settings, turn.canvas.tokens.shape[0]
         self.canvas = stepped.canvas
         self.step += 1
         self.steps += 1
         self.passes += 1
-        self.decoder_positions += self.length if turn.positions is None else turn.positions.shape[0]
-        if not finished and self.step < self.request.settings.max_denoising_steps:
+        self.decoder_positions += length if turn.positions is None else turn.positions.shape[0]
+        if not finished and self.step < settings.max_denoising_steps:
+            self._crop(np.array(stepped.needed).item())
             return [draft]
         self.canvas = self.prefix = None  # before its cache is written to: it shares the arrays
-        segment = self._written(draft.argmax.tolist())
+        tokens, was_guess, self.guesses = draft.argmax.tolist(), self.guesses, False
+        if was_guess and not through_stop(tokens, settings.eos_token_id)[1]:
+            return [draft]  # the text is longer than was guessed, and begins anew
+        segment = self._written(tokens)
         mx.clear_cache()
         return [draft, segment]
+
+    def _crop(self, needed: int) -> None:
+        """Let the positions leave that the canvas does not need, unless what is pinned in later ones counts on them."""
+        assert self.canvas is not None
+        length = self.canvas.tokens.shape[0]
+        width = rounded_width(needed, length)
+        if width < length and len(self.request.pinned) <= (self.block + 1) * length:
+            self.canvas = cut(self.canvas, width)
 
     def _written(self, tokens: list[int]) -> Segment:
         """A canvas has become final."""
@@ -82,7 +98,7 @@ def begun(request: Request, model: DiffusionGemma, block: int, length: int) -> C
     """The canvas that a block begins with."""
     pins = request.pins(block, length)
     tokens, pinned = request.draws.initial(block, length), None if pins is None else mx.array(pins)
-    return first_canvas(tokens, model.no_signal(length), pinned)
+    return first_canvas(tokens, model.no_signal(length), pinned, locks=request.settings.lock_threshold < 1)
 
 
 def _all_known(pins: np.ndarray | None) -> list[int] | None:
@@ -92,9 +108,8 @@ def _all_known(pins: np.ndarray | None) -> list[int] | None:
 
 def turn_of(request: Request, canvas: Canvas, prefix: Prefix, rules: Rules, block: int, number: int) -> Turn:
     """What a canvas of a request brings to step `number` (0, 1, …) of a block."""
-    settings, draws, policy = request.settings, request.draws, request.policy
-    length = canvas.tokens.shape[0]
-    pins = request.pins(block, length)
+    settings, draws = request.settings, request.draws
+    policy, length = with_focus(request.policy, settings), canvas.tokens.shape[0]
     return Turn(
         canvas,
         prefix,
@@ -104,7 +119,7 @@ def turn_of(request: Request, canvas: Canvas, prefix: Prefix, rules: Rules, bloc
         rules,
         policy,
         None if policy.focus is None else policy.focus(canvas, number),
-        None if pins is None else mx.array(np.flatnonzero(pins < 0), dtype=mx.int32),
+        None if canvas.free is None else mx.array(np.flatnonzero(np.array(canvas.free)), dtype=mx.int32),
     )
 
 

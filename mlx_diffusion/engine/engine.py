@@ -149,7 +149,8 @@ class Engine:
             canvas, argmax, accepted, entropy = map(
                 np.array, (turn.canvas.tokens, found.argmax, one.accepted, found.entropy)
             )
-            draft = Draft(row.block, row.step, canvas, argmax, accepted, entropy, row.index)
+            forwarded = None if turn.positions is None else turn.positions.shape[0]
+            draft = Draft(row.block, row.step, canvas, argmax, accepted, entropy, row.index, forwarded)
             events += row.take_step(turn, one, draft, finished)
         return events
 

@@ -47,7 +47,7 @@ def check_request(
 ) -> None:
     """Raise what requests with prompts of these lengths would fail of: `OptionError` or `PromptError`."""
     trained, context = model.config.canvas_length, model.config.max_position_embeddings
-    for name in ("canvas_length", "draft_width"):
+    for name in ("canvas_length", "first_canvas", "draft_width"):
         if (getattr(settings, name) or 0) > trained:
             raise OptionError(f"{name} is {getattr(settings, name)}; this checkpoint has canvases of at most {trained}")
     _check_vocabulary(settings, model.config.vocab_size)

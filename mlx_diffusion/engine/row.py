@@ -144,6 +144,7 @@ class Row(ABC):
                 passes=self.passes,
                 drafted_tokens=self.drafted,
                 accepted_tokens=self.agreed,
+                levers=self.request.settings.levers,
             ),
             self.index,
         )

@@ -19,8 +19,10 @@ from mlx_diffusion.network.head import Survey
 from mlx_diffusion.options import Settings
 
 INT32_MAX = 2**31 - 1
+NEVER = 2.0  # no probability reaches it
 
 # (entropies in nats, probabilities of the proposed tokens), float32 [1, L] both -> the positions to keep, bool [1, L]
+Proposal = Literal["sample", "argmax"]
 FigureRule = Callable[[mx.array, mx.array], mx.array]
 
 
@@ -32,6 +34,7 @@ class Canvas(NamedTuple):
     streak: mx.array  # int32 [], how many steps before had the same argmax
     kept: tuple[KeysValues, ...] = ()  # a layer each, [1, K, L, S], where the next step lets positions rest
     pinned: mx.array | None = None  # int32 [L], tokens that no step changes, -1 where there is none; None: nowhere
+    locked: mx.array | None = None  # bool [L], positions that may rest; None: none ever does
 
     @property
     def free(self) -> mx.array | None:
@@ -45,6 +48,10 @@ class Rules(NamedTuple):
     bound: mx.array  # float32 [], nats
     stability: mx.array  # int32 []
     confidence: mx.array  # float32 [], nats
+    early_end: mx.array  # float32 [], a probability, as are the next two; `NEVER` where the lever is off
+    lock: mx.array
+    crop: mx.array
+    stops: mx.array  # int32 [a power of two], the tokens that end a text; -1 where there are fewer
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:
@@ -52,7 +59,20 @@ class Rules(NamedTuple):
             mx.array(float(settings.entropy_bound)),
             mx.array(min(settings.stability_threshold, INT32_MAX)),
             mx.array(float(settings.confidence_threshold)),
+            _probability(settings.early_end),
+            _probability(settings.lock_threshold),
+            _probability(settings.crop_threshold),
+            _padded(settings.eos_token_id),
         )
+
+
+def _probability(threshold: float) -> mx.array:
+    return mx.array(float(threshold) if threshold < 1 else NEVER)
+
+
+def _padded(tokens: Sequence[int]) -> mx.array:
+    missing = 2 ** (max(len(tokens), 1) - 1).bit_length() - len(tokens)
+    return mx.array([*tokens, *[-1] * missing], dtype=mx.int32)
 
 
 class Acceptance(Protocol):
@@ -126,7 +146,7 @@ class Policy:
 
     acceptance: Acceptance = within_entropy_bound
     focus: Focus | None = None  # None: every step forwards all positions
-    proposal: Literal["sample", "argmax"] = "sample"  # what a step keeps, where it keeps something
+    proposal: Proposal = "sample"  # what a step keeps, where it keeps something
 
 
 def everything(survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import mlx.core as mx
 import numpy as np
 
-from mlx_diffusion.engine.rules import Canvas, Policy, Rules, agreement, stable_and_confident
+from mlx_diffusion.engine.levers import locked, settled_length, text_is_sure
+from mlx_diffusion.engine.rules import Acceptance, Canvas, Policy, Proposal, Rules, agreement, stable_and_confident
 from mlx_diffusion.network.cache import Prefix
 from mlx_diffusion.network.head import Survey
 from mlx_diffusion.network.rows import Seen, View
@@ -75,18 +76,21 @@ class Stepped(NamedTuple):
     canvas: Canvas
     accepted: mx.array  # bool [L], the positions whose sample was kept, none of them pinned
     finished: mx.array  # bool [], by the rules; a canvas that may take no further step is finished as well
+    needed: mx.array  # int32 [], how many of its positions the canvas still needs
 
 
-def first_canvas(tokens: mx.array, soft: mx.array, pinned: mx.array | None = None) -> Canvas:
+def first_canvas(tokens: mx.array, soft: mx.array, pinned: mx.array | None = None, locks: bool = False) -> Canvas:
     """What a canvas starts from: int32 [L] tokens drawn at random, those pinned in place; soft is zeros [L, D].
 
     What is said of a pinned position is certain, and stays so; a signal it never has: its token says all, and answers
-    with the token's embedding as a signal were worse and took twice the steps.
+    with the token's embedding as a signal were worse and took twice the steps. locks: positions may come to rest.
     """
     known = mx.full(tokens.shape, -1, dtype=mx.int32) if pinned is None else pinned
     nothing, is_known = mx.zeros(tokens.shape, dtype=mx.float32), known >= 0
-    survey = Survey(known, known, is_known.astype(mx.float32), nothing, soft)
-    return Canvas(mx.where(is_known, known, tokens), survey, mx.array(0), (), pinned)
+    certain = is_known.astype(mx.float32)
+    survey = Survey(known, known, certain, nothing, soft, certain)
+    unlocked = mx.zeros(tokens.shape, dtype=mx.bool_) if locks else None
+    return Canvas(mx.where(is_known, known, tokens), survey, mx.array(0), (), pinned, unlocked)
 
 
 def step(network: Network, turns: Sequence[Turn]) -> list[Stepped]:
@@ -99,11 +103,11 @@ def step(network: Network, turns: Sequence[Turn]) -> list[Stepped]:
         anew = turn.surveyed
         survey = seen.survey if anew is None else _merged(turn.canvas.survey, seen.survey, anew)
         canvas = turn.canvas._replace(kept=())
-        decide = Decide(turn.policy)
-        tokens, streak, accepted, finished = network.run(
+        decide = Decide(turn.policy.acceptance, turn.policy.proposal)
+        tokens, streak, resting, *decided = network.run(
             decide, None, survey, canvas, turn.rules, turn.fresh, turn.positions
         )
-        stepped.append(Stepped(Canvas(tokens, survey, streak, seen.kept, canvas.pinned), accepted, finished))
+        stepped.append(Stepped(Canvas(tokens, survey, streak, seen.kept, canvas.pinned, resting), *decided))
     return stepped
 
 
@@ -111,7 +115,8 @@ def step(network: Network, turns: Sequence[Turn]) -> list[Stepped]:
 class Decide:
     """The rules of a policy as one pure function of arrays."""
 
-    policy: Policy
+    acceptance: Acceptance
+    proposal: Proposal
 
     def __call__(
         self,
@@ -120,15 +125,18 @@ class Decide:
         rules: tuple[mx.array, ...],
         fresh: mx.array,
         positions: mx.array | None,
-    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        """The next tokens, the streak, what was accepted, and whether the canvas is finished.
+    ) -> tuple[mx.array, mx.array, mx.array | None, mx.array, mx.array, mx.array]:
+        """The next tokens, streak and locks; what was accepted, whether the canvas is finished, and what it needs.
 
         A trace hands named tuples on as plain ones, so that they are named anew here.
         """
         survey, numbers = Survey(*figures), Rules(*rules)
         canvas = Canvas(before[0], Survey(*before[1]), *before[2:])
-        accepted = self.policy.acceptance(survey, canvas, numbers)
-        tokens = mx.where(accepted, getattr(survey, self.policy.proposal), fresh)
+        accepted = self.acceptance(survey, canvas, numbers)
+        tokens = mx.where(accepted, getattr(survey, self.proposal), fresh)
+        resting = None if canvas.locked is None else locked(survey, canvas, numbers)
+        if resting is not None:
+            tokens = mx.where(resting, survey.argmax, tokens)
         free, pinned = canvas.free, canvas.pinned
         if free is not None and pinned is not None:
             accepted, tokens = accepted & free, mx.where(free, tokens, pinned)
@@ -136,7 +144,8 @@ class Decide:
             forwarded = (mx.arange(tokens.shape[0])[:, None] == positions).any(axis=-1)
             tokens = mx.where(forwarded, tokens, canvas.tokens)
         streak = agreement(survey.argmax, canvas.survey.argmax, canvas.streak)
-        return tokens, streak, accepted, stable_and_confident(streak, survey, numbers, free)
+        finished = stable_and_confident(streak, survey, numbers, free) | text_is_sure(survey, numbers)
+        return tokens, streak, resting, accepted, finished, settled_length(survey, canvas, numbers)
 
 
 def _merged(old: Survey, new: Survey, positions: mx.array) -> Survey:

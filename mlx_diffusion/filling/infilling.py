@@ -19,7 +19,8 @@ from mlx_diffusion.filling.lengths import best_place
 from mlx_diffusion.filling.places import NEAR, Surroundings
 from mlx_diffusion.filling.seams import Seams
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.options import GenerationConfig, GenerationOptions
+from mlx_diffusion.option_keywords import GenerationOptions
+from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.text_stream import TextStream
 from mlx_diffusion.tokenizer import Tokenizer
 

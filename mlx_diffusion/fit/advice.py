@@ -15,7 +15,6 @@ from mlx_diffusion.fit.chips import Chip, chips_named
 from mlx_diffusion.fit.draft_width import AGREEMENT, PROMPT, TOKENS, WIDTHS, best_width, kept_tokens
 from mlx_diffusion.fit.prediction import ModelShape, predict
 from mlx_diffusion.fit.schedules import REPORTED_STEPS, autoregressive, denoising, speculative
-from mlx_diffusion.modes import MODES
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Advice:
 
     chip: Chip
     recipe: str
-    tokens_per_second: Mapping[str, float]  # by mode, those of `MODES`
+    tokens_per_second: Mapping[str, float]  # by mode, of those that no checkpoint must be measured for
     draft_width: int  # positions; 0: drafts are no faster than one token a pass
 
     @property
@@ -72,8 +71,5 @@ def advise(brand: str | None, raw: Mapping[str, Any], recipe: Recipe) -> Advice 
         "autoregressive": autoregressive(PROMPT, TOKENS),
         "speculative": speculative(PROMPT, TOKENS, drafted, kept_tokens(drafted)),
     }
-    speeds: dict[str, float] = {}
-    for mode, schedule in schedules.items():
-        if mode in MODES:
-            speeds[mode] = predict(schedule, shape, chip).tokens_per_second
+    speeds = {mode: predict(schedule, shape, chip).tokens_per_second for mode, schedule in schedules.items()}
     return Advice(chip, recipe.name, speeds, width)

@@ -25,15 +25,20 @@ class PassCounter:
         self._denoises = denoises  # canvases, which are the text; or drafts of it at most
         self._counts: Counter[tuple[str, int]] = Counter()
         self._has_begun = False  # the encoder's first choice comes with the prompt
+        self._block, self._written = 0, 0  # of the canvas at work, and tokens of the one before
 
     def take(self, event: Event) -> None:
         """Count what the event tells of: a step, a finished canvas that was encoded, a pass that chose tokens."""
         if isinstance(event, Draft):
             width = len(event.canvas) + (not self._denoises)  # a draft is shown without the final token ahead of it
-            if self._denoises and event.step == 0 and event.block > 0:
-                self._counts["encode", width] += 1
+            width = width if event.forwarded is None else event.forwarded
+            if self._denoises and event.block > self._block:
+                self._block = event.block
+                self._counts["encode", self._written] += 1
             self._counts["draft" if event.step == 0 else "denoise", width] += 1
-        elif isinstance(event, Segment) and not self._denoises:
+        elif isinstance(event, Segment) and self._denoises:
+            self._written = len(event.tokens)
+        elif isinstance(event, Segment):
             if self._has_begun:
                 self._counts["decode", 1 + event.drafted] += 1
             self._has_begun = True

@@ -30,6 +30,7 @@ class Survey(NamedTuple):
     probability: mx.array  # float32 [N], of the sample
     entropy: mx.array  # float32 [N], in nats
     soft: mx.array  # [N, D], probabilities over the embeddings
+    peak: mx.array  # float32 [N], the probability of the argmax
 
 
 def survey_vocabulary(
@@ -64,13 +65,14 @@ def survey_vocabulary(
 
 def survey_logits(logits: mx.array, table: nn.Embedding, gumbel: mx.array) -> Survey:
     """The same from processed logits and Gumbel noise that are there as a whole, both float32 [..., V]."""
-    sample = sampling.sample(logits, gumbel)
+    sample, argmax = sampling.sample(logits, gumbel), mx.argmax(logits, axis=-1).astype(mx.int32)
     return Survey(
-        mx.argmax(logits, axis=-1).astype(mx.int32),
+        argmax,
         sample,
         sampling.probability(logits, sample),
         sampling.entropy(logits),
         Rows.of(table).mix(mx.softmax(logits, axis=-1)),
+        sampling.probability(logits, argmax),
     )
 
 
@@ -212,4 +214,5 @@ def _joined(chunks: list[tuple[mx.array, ...]], hidden: mx.array, embedding_scal
         mx.exp(mx.take_along_axis(sampled, chosen, axis=-1) - highest - log_total).squeeze(-1),
         (log_total - moments / totals).squeeze(-1),
         (soft / totals).astype(hidden.dtype) * embedding_scale,
+        (1 / totals).squeeze(-1),
     )

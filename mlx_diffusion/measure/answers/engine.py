@@ -69,7 +69,7 @@ def answer_of(events: Sequence[Event], settings: Settings) -> Answer:
         sum(count == settings.max_denoising_steps for count in steps.values()) if denoises else 0,
         stats.generated_tokens,
         stats.accepted_tokens,
-        None if denoises and settings.canvas_length is None else counter.passes,
+        None if denoises and settings.canvas_length is None and not settings.levers else counter.passes,
     )
 
 
