@@ -19,6 +19,7 @@ from mlx_diffusion.cli import convert, doctor, eval, generate, serve
 from mlx_diffusion.cli.arguments import Parser
 from mlx_diffusion.cli.bench import command as bench
 from mlx_diffusion.cli.chat import command as chat
+from mlx_diffusion.cli.infill import command as infill
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.streams import OutputError, err, let_go, out, prepare
 from mlx_diffusion.errors import DiffusionError, OptionError
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     chat.add_parser(commands)
     generate.add_parser(commands)
+    infill.add_parser(commands)
     serve.add_parser(commands)
     convert.add_parser(commands)
     eval.add_parser(commands)

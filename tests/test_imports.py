@@ -81,7 +81,7 @@ def test_every_module_has_a_place() -> None:
 CLI_PLACES = (
     ("__main__",),
     ("main",),
-    ("bench", "chat", "convert", "doctor", "eval", "generate", "serve"),
+    ("bench", "chat", "convert", "doctor", "eval", "generate", "infill", "serve"),
     ("arguments", "passing_line", "progress", "report", "state"),
     ("messages",),
     ("streams",),

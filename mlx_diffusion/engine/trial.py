@@ -29,11 +29,11 @@ class Trial:
         self.model, self.requests = model, requests
         self.passes = 0
         self.steps = 0
-        self.decoder_positions = 0
+        self.decoder_positions = self.encoder_positions = self.cached_tokens = 0
         self._encodings: dict[tuple[int, ...], PrefixCache] = {}
         for request in requests:
             if request.tokens not in self._encodings:
-                self._encodings[request.tokens] = encoded(model, request)
+                self._encodings[request.tokens] = self._encoded(request)
         self._prefixes = [self._encodings[request.tokens].prefix(model.compiled) for request in requests]
         trained = model.config.canvas_length
         self._canvases = [begun(own, model, 0, own.settings.canvas_length or trained) for own in requests]
@@ -78,6 +78,7 @@ class Trial:
             cache.rewind(1)  # the last token of the prompt says what follows
             passages.append(Passage(mx.array([request.tokens[-1], *text[:-1]], dtype=mx.int32), cache))
         self.passes += 1
+        self.encoder_positions += sum(map(len, texts))
         hidden, found, start = self.model.encode(passages), [], 0
         for text in texts:
             logits = self.model.unembed(hidden[start : start + len(text)])
@@ -87,19 +88,20 @@ class Trial:
             _check(found[-1])
         return found
 
-
-@computing()
-def encoded(model: DiffusionGemma, request: Request) -> PrefixCache:
-    """The encoding of a request's prompt, in parts of its size, and of a store where it has one."""
-    store, tokens, size = request.prefixes, list(request.tokens), request.settings.prefill_step_size
-    cache = model.make_cache() if store is None else store.find(tokens)
-    while cache.offset < len(tokens):
-        part = tokens[cache.offset : cache.offset + size]
-        model.encode([Passage(mx.array(part, dtype=mx.int32), cache, 0)])
-        mx.eval(cache.arrays())
-    if store is not None:
-        store.keep(tokens, cache)
-    return cache
+    @computing()
+    def _encoded(self, request: Request) -> PrefixCache:
+        """The encoding of a request's prompt, in parts of its size, and of a store where it has one."""
+        store, tokens, size = request.prefixes, list(request.tokens), request.settings.prefill_step_size
+        cache = self.model.make_cache() if store is None else store.find(tokens)
+        self.cached_tokens += cache.offset
+        self.encoder_positions += len(tokens) - cache.offset
+        while cache.offset < len(tokens):
+            part = tokens[cache.offset : cache.offset + size]
+            self.model.encode([Passage(mx.array(part, dtype=mx.int32), cache, 0)])
+            mx.eval(cache.arrays())
+        if store is not None:
+            store.keep(tokens, cache)
+        return cache
 
 
 def _logprobs(logits: mx.array) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.engine.noise import Draws, SeededDraws
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.engine.request import Request
@@ -68,7 +69,7 @@ class Canvases:
         context = self.model.config.max_position_embeddings
         if len(tokens) + length > context:
             raise PromptError(
-                f"the text and its prompt have {len(tokens)} tokens; with a canvas of {length} in a context of "
+                f"the text and its prompt have {count_of(len(tokens), 'token')}; with a canvas of {length} in a context of "
                 f"{context} they may have {context - length}; shorten the text"
             )
         settings = replace(self.settings, canvas_length=length, max_tokens=length, eos_token_id=())

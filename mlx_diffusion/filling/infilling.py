@@ -12,8 +12,9 @@ from typing import Unpack
 from mlx_diffusion.canvas_prompts import gaps_prompt
 from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.prefix_store import PrefixStore
+from mlx_diffusion.engine.trial import Trial
 from mlx_diffusion.errors import OptionError, PromptError
-from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
+from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment, Stats
 from mlx_diffusion.filling.canvases import Canvases
 from mlx_diffusion.filling.lengths import best_place
 from mlx_diffusion.filling.places import NEAR, Surroundings
@@ -53,16 +54,23 @@ def stream_infill(
     `Draft` events show the canvas that is denoised to the end; one `Segment` brings the text. Raises `PromptError` and
     `OptionError` for bad values, before any work is done.
     """
-    wishes = (config or GenerationConfig()).override(options)
-    canvases = Canvases.of(model, tokenizer, wishes, prefixes)
-    for name, text in (("prefix", prefix), ("suffix", suffix), ("context", context), ("language", language)):
+    for name, text in (("prefix", prefix), ("suffix", suffix)):
         if not isinstance(text, str):
             raise PromptError(f"the {name} is of type {type(text).__name__}; pass text")
     if not (prefix or suffix or context or instruction):
         raise PromptError("there is no text on either side of the gap; pass a prefix, a suffix, or a context")
-    said = instruction or gaps_prompt([prefix, suffix], context, language)
-    gap = Gap(prefix, suffix, canvases.prompt(said), True)
-    return filled(canvases, gap, Length.of(canvases, wishes.max_tokens, gap_tokens))
+    return stream_gaps(
+        model,
+        tokenizer,
+        [prefix, suffix],
+        gap_tokens=gap_tokens,
+        context=context,
+        language=language,
+        instruction=instruction,
+        config=config,
+        prefixes=prefixes,
+        **options,
+    )
 
 
 def infill(
@@ -94,6 +102,46 @@ def infill(
         **options,
     )
     return "".join(event.text for event in events)
+
+
+def stream_gaps(
+    model: DiffusionGemma,
+    tokenizer: Tokenizer,
+    parts: Sequence[str],
+    *,
+    gap_tokens: int | None = None,
+    context: str = "",
+    language: str = "",
+    instruction: str = "",
+    config: GenerationConfig | None = None,
+    prefixes: PrefixStore | None = None,
+    **options: Unpack[GenerationOptions],
+) -> Iterator[Event]:
+    """Fill the gaps between the parts of a text, from the first to the last, each with all earlier ones in view.
+
+    Arguments and events are those of `stream_infill`; an event's `row` is the number of its gap.
+    """
+    wishes = (config or GenerationConfig()).override(options)
+    canvases = Canvases.of(model, tokenizer, wishes, prefixes)
+    for name, text in (("context", context), ("language", language), ("instruction", instruction)):
+        if not isinstance(text, str):
+            raise PromptError(f"the {name} is of type {type(text).__name__}; pass text")
+    length = Length.of(canvases, wishes.max_tokens, gap_tokens)
+    for part in parts:
+        tokenizer.encode_text(part)  # what is no valid Unicode is refused before any work
+
+    def events() -> Iterator[Event]:
+        known = list(parts)
+        for row in range(len(parts) - 1):
+            said = instruction or gaps_prompt(known, context, language)
+            gap = Gap(known[0], known[1], canvases.prompt(said), len(known) == 2)
+            written = ""
+            for event in filled(canvases, gap, length):
+                written += event.text
+                yield replace(event, row=row)
+            known[:2] = [known[0] + written + known[1]]
+
+    return events()
 
 
 @dataclass(frozen=True)
@@ -138,7 +186,7 @@ class Length:
 
 def filled(canvases: Canvases, gap: Gap, length: Length) -> Iterator[Event]:
     """Fill a gap: `Draft` events, the `Segment` with what stands in it, and `Finish`."""
-    seams = Seams.opened(canvases.tokenizer, gap.before, gap.after)
+    seams, trials = Seams.opened(canvases.tokenizer, gap.before, gap.after), list[Trial]()
     while True:
         around = Surroundings(seams.before, seams.after, canvases.stop if gap.ends else None)
 
@@ -146,7 +194,7 @@ def filled(canvases: Canvases, gap: Gap, length: Length) -> Iterator[Event]:
             ended = any(token in canvases.settings.eos_token_id for token in tokens)
             return not ended and seams.gap_in(_text(canvases, tokens)) is not None
 
-        place = best_place(canvases, gap.prompt, around, length.counts(seams.off), fits)
+        place = best_place(canvases, gap.prompt, around, length.counts(seams.off), fits, trials)
         for event in run(canvases.model, canvases.tokenizer, [canvases.request(gap.prompt, place)]):
             if isinstance(event, Segment):
                 tokens = event.tokens[place.open]
@@ -158,9 +206,22 @@ def filled(canvases: Canvases, gap: Gap, length: Length) -> Iterator[Event]:
         found = seams.gap_in(text)
         if found is not None:
             yield Segment(0, tuple(tokens), found)
-            yield replace(finish, finish_reason="stop")
+            yield Finish("stop", _with_trials(finish.stats, trials, len(tokens)))
             return
         seams = seams.closed(text)
+
+
+def _with_trials(stats: Stats, trials: Sequence[Trial], generated: int) -> Stats:
+    """The figures of a gap: those of its last canvas, and what was tried before."""
+    return replace(
+        stats,
+        cached_tokens=trials[0].cached_tokens if trials else stats.cached_tokens,
+        generated_tokens=generated,
+        passes=stats.passes + sum(trial.passes for trial in trials),
+        denoising_steps=stats.denoising_steps + sum(trial.steps for trial in trials),
+        decoder_positions=stats.decoder_positions + sum(trial.decoder_positions for trial in trials),
+        encoder_positions=stats.encoder_positions + sum(trial.encoder_positions for trial in trials),
+    )
 
 
 def _text(canvases: Canvases, tokens: Sequence[int]) -> str:

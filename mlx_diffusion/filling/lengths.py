@@ -22,11 +22,14 @@ TRIAL_STEPS = 3  # of the lengths that are tried
 BEST, SPREAD = 4, 4  # lengths that are tried: the best of the draft's, and some between the shortest and the longest
 
 
-def agreements(canvases: Canvases, prompt: Sequence[int], around: Surroundings, counts: Sequence[int]) -> np.ndarray:
+def agreements(
+    canvases: Canvases, prompt: Sequence[int], around: Surroundings, counts: Sequence[int], trials: list[Trial]
+) -> np.ndarray:
     """For each length, the share of what is known behind the gap that a draft has at its place: float [counts]."""
     place = places(around, counts, canvases.longest, canvases.settings.canvas_length)[int(np.argmax(counts))]
     known = [*place.pinned[: place.start], *[-1] * (len(place.pinned) - place.start)]
     trial = Trial(canvases.model, [canvases.request(prompt, replace(place, pinned=tuple(known)))])
+    trials.append(trial)
     for _ in range(DRAFT_STEPS):
         (survey,) = trial.step()
     drafted = np.array(survey.argmax)[place.start :]
@@ -47,18 +50,23 @@ def best_place(
     around: Surroundings,
     counts: Sequence[int],
     fits: Callable[[Sequence[int]], bool],
+    trials: list[Trial],
 ) -> Place:
-    """The canvas with the best of these lengths. `fits`: whether such tokens may stand in the open place."""
+    """The canvas with the best of these lengths.
+
+    fits: whether such tokens may stand in the open place. trials: what is tried for it is added, as a cost.
+    """
     made = places(around, counts, canvases.longest, canvases.settings.canvas_length)
     if len(made) == 1:
         return made[0]
-    shares = agreements(canvases, prompt, around, counts)
+    shares = agreements(canvases, prompt, around, counts, trials)
     ranked = np.argsort(-shares, kind="stable").tolist()
     if shares[ranked[0]] == 1 and shares[ranked[1]] < 1:
         return made[ranked[0]]
     spread = np.unique(np.geomspace(1, len(made), SPREAD).round().astype(int) - 1).tolist()
     tried = [made[index] for index in dict.fromkeys([*ranked[:BEST], *spread])]
     trial = Trial(canvases.model, [canvases.request(prompt, place) for place in tried])
+    trials.append(trial)
     for _ in range(TRIAL_STEPS):
         surveys = trial.step()
     rows = [np.array(survey.argmax).tolist() for survey in surveys]

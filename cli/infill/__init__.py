@@ -1,0 +1,1 @@
+"""`mlx-diffusion infill`: what belongs into the gaps of a file."""
