@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from mlx_diffusion.cli.arguments import add_command, add_model, add_revision
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
-from mlx_diffusion.cli.state import state_folder
 from mlx_diffusion.cli.streams import err, out_result
 from mlx_diffusion.display import count_of, left_text
 from mlx_diffusion.errors import EvaluationError, OptionError
+from mlx_diffusion.state import state_folder
 
 if TYPE_CHECKING:
     from mlx_diffusion.measure import CostReport, Evaluation, EvaluationPlan, EvaluationProgress

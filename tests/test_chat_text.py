@@ -22,8 +22,8 @@ from mlx_diffusion.cli.chat import archive, markup
 from mlx_diffusion.cli.chat.archive import Archive, read, write
 from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
 from mlx_diffusion.cli.chat.conversation import FORMAT, Conversation, ConversationError, Message
-from mlx_diffusion.cli.state import StateError, state_folder
 from mlx_diffusion.options import NAMES, GenerationConfig
+from mlx_diffusion.state import StateError, state_folder
 from mlx_diffusion.visible_text import visible
 
 # Channels

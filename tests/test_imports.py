@@ -22,7 +22,8 @@ PLACES = (
     ("channels", "options", "text_stream"),
     ("option_checks", "option_keywords", "stored_options"),
     ("modes",),
-    ("tokenizer", "events", "display", "device", "whole_files", "lazy_names"),
+    ("tuning",),
+    ("tokenizer", "events", "display", "device", "whole_files", "lazy_names", "state"),
     ("plain_tokenizer", "forged_tokens", "messages"),
     ("chat_template", "template_files"),
     ("template_sandbox",),
@@ -82,7 +83,7 @@ CLI_PLACES = (
     ("__main__",),
     ("main",),
     ("bench", "chat", "convert", "doctor", "eval", "generate", "infill", "serve"),
-    ("arguments", "passing_line", "progress", "report", "state"),
+    ("arguments", "passing_line", "progress", "report"),
     ("messages",),
     ("streams",),
 )

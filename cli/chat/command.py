@@ -156,7 +156,7 @@ def _converse(args: argparse.Namespace, speaker: "Speaker", conversation: "Conve
     from mlx_diffusion.cli.chat.session import Session
     from mlx_diffusion.cli.chat.slash_actions import offer_last
     from mlx_diffusion.cli.chat.welcome import welcome
-    from mlx_diffusion.cli.state import state_folder
+    from mlx_diffusion.state import state_folder
 
     console = Console(highlight=False, markup=False, emoji=False)
     session = Session(

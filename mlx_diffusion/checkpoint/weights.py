@@ -23,6 +23,7 @@ from mlx_diffusion.device import activation_dtype, transposed
 from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.processes import computing
+from mlx_diffusion.tuning import tuning
 
 # A tensor's name -> the path of the parameter; the first pattern that matches the whole name counts.
 RENAMES = (
@@ -35,6 +36,9 @@ RENAMES = (
     (r"model\.decoder\.(.+)", r"\1"),
 )
 EMBEDDINGS = "embed_tokens.weight"  # rows of it are looked up
+# Parameters that take part in large products, norms of heads and of the soft signal among them: their outputs do.
+PROJECTIONS = re.compile(r"layers\.\d+\.(self_attn|mlp|experts)\.|self_conditioning\.|embed_tokens\.")
+EXACT = re.compile(rf"\.router\.|{re.escape(ROW_SCALE)}$")  # float32: in fewer bits, near ties go to other experts
 HALF = re.compile(r"(.+\.experts\.)(gate|up)(_proj\.\w+)")
 OTHER_HALF = {"gate": "up", "up": "gate"}
 
@@ -73,16 +77,23 @@ def _parameter(path: str, parts: list[mx.array], names: tuple[str, ...], where: 
     array = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)  # expert rows [E, 2F, …]
     parts.clear()
     if mx.issubdtype(array.dtype, mx.floating):
-        exact = path.endswith(ROW_SCALE)
-        array = array.astype(mx.float32 if exact else activation_dtype())
+        array = array.astype(_dtype(path))
         if not mx.isfinite(array).all().item():
             raise CheckpointError(
                 f"{where}: {' and '.join(names)} holds NaN or infinity; download or convert the checkpoint again"
             )
-        if array.ndim > 1 and path != EMBEDDINGS and not exact:
+        if array.ndim > 1 and path != EMBEDDINGS and not path.endswith(ROW_SCALE):
             array = transposed(array).swapaxes(-1, -2)
     mx.eval(array)
     return array
+
+
+def _dtype(path: str) -> mx.Dtype:
+    """The type of a parameter that holds floating-point numbers."""
+    if EXACT.search(path):
+        return mx.float32
+    products = tuning().projection_dtype if PROJECTIONS.match(path) else None
+    return products or activation_dtype()
 
 
 def _sources(tensors: Iterable[str], where: str) -> dict[str, tuple[str, ...]]:

@@ -17,6 +17,7 @@ from mlx_diffusion.checkpoint.config import SLIDING, LayerType, ModelConfig
 from mlx_diffusion.device import After
 from mlx_diffusion.network.cache import KeysValues, LayerCache
 from mlx_diffusion.network.flat import Flat
+from mlx_diffusion.network.fused_attention import attend_fused, attends_fused
 from mlx_diffusion.network.layers import RotaryEmbedding, rms_norm
 from mlx_diffusion.network.masks import Block
 from mlx_diffusion.network.split_attention import CANVAS_SCORES, Part, attend, cut, widest
@@ -50,6 +51,11 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(head_dim, eps=eps)
         self._rope = rope  # one object for all layers of a type, and so one trace
         self._head_dim, self._eps = head_dim, eps
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The type of the layer's products; norms of heads are never quantised, so theirs is it."""
+        return self.q_norm.weight.dtype
 
     def project(self, x: mx.array) -> Projected:
         """x [N, D] of all rows; where a position stands is yet to be told, see `turned`."""
@@ -101,6 +107,8 @@ def attend_both_ways(
     canvas, prefix: keys and values, [1, K, positions, S] each; present and seen, bool [1, positions], mark the
     positions of the two that count; None: all of them.
     """
+    if attends_fused(queries.shape[1], canvas[0].shape[1], queries.shape[3]):
+        return _positions_first(attend_fused(queries, [(prefix, seen), (canvas, present)]))
     parts = [Part(*canvas, present)]
     if prefix:
         keys, values = prefix

@@ -5,6 +5,8 @@ Knows nothing of attention, caches, or which pass (encode or denoise) is running
 
 from __future__ import annotations
 
+from functools import partial
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -12,6 +14,9 @@ import numpy as np
 from mlx_diffusion.checkpoint.config import LayerType, ModelConfig
 from mlx_diffusion.device import over_cores
 from mlx_diffusion.network.switch import SwitchLinear
+from mlx_diffusion.tuning import tuning
+
+SHRINK = 2.0**-6  # of what float16 products of GeGLUs give
 
 
 def rms_norm(x: mx.array, eps: float) -> mx.array:
@@ -20,8 +25,16 @@ def rms_norm(x: mx.array, eps: float) -> mx.array:
 
 
 def geglu(gate: mx.array, up: mx.array) -> mx.array:
-    """gelu(gate) * up, with the tanh form of GELU."""
-    return nn.gelu_approx(gate) * up
+    """gelu(gate) * up, with the tanh form of GELU; in float16 a share of it, see `unshrunk`."""
+    return nn.gelu_approx(gate) * (up * SHRINK if up.dtype == mx.float16 else up)
+
+
+def unshrunk(product: mx.array, dtype: mx.Dtype) -> mx.array:
+    """The product of a GeGLU's last matrix, in the type of the residual stream.
+
+    float16 ends at 65,504, which experts of the bundled checkpoint exceed; a power of two moves no digit.
+    """
+    return product.astype(dtype) / SHRINK if product.dtype == mx.float16 else product.astype(dtype)
 
 
 class RotaryEmbedding:
@@ -63,7 +76,7 @@ class RotaryEmbedding:
 
 
 class MLP(nn.Module):
-    """The dense GeGLU feed-forward."""
+    """The dense GeGLU feed-forward; its result is to be `unshrunk`."""
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
@@ -88,17 +101,23 @@ class Router(nn.Module):
         self._eps = config.rms_norm_eps
 
     def __call__(self, r: mx.array) -> tuple[mx.array, mx.array]:
-        """r [T, D] -> (experts int [T, A], weights [T, A] in r's type)."""
-        scores = self.proj(rms_norm(r, self._eps) * self.scale * self._root)  # [T, E]
+        """r [T, D] -> (experts int [T, A], weights float32 [T, A]).
+
+        The product is done in float32: in fewer bits, near ties go to other experts on other kernels.
+        """
+        scores = self.proj((rms_norm(r, self._eps) * self.scale * self._root).astype(mx.float32))  # [T, E]
         probabilities = mx.softmax(scores.astype(mx.float32), axis=-1)
         experts = mx.argpartition(-probabilities, kth=self._top_k - 1, axis=-1)[:, : self._top_k]
         weights = mx.take_along_axis(probabilities, experts, axis=-1)
         weights = weights / weights.sum(axis=-1, keepdims=True)
-        return experts, (weights * self.per_expert_scale[experts]).astype(r.dtype)
+        return experts, (weights * self.per_expert_scale[experts]).astype(mx.float32)
 
 
 class Experts(nn.Module):
-    """E GeGLU feed-forwards with gate and up fused into one matrix [E, 2F, D], gate rows first."""
+    """E GeGLU feed-forwards with gate and up fused into one matrix [E, 2F, D], gate rows first.
+
+    Their result is to be `unshrunk`.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -107,18 +126,27 @@ class Experts(nn.Module):
         self.down_proj = SwitchLinear(inner, hidden, count)
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
-        """x [T, D], experts and weights [T, A] -> [T, D]. Tokens are sorted by expert, so each matrix is read once."""
-        top_k = experts.shape[-1]
-        order = mx.argsort(experts.flatten())  # [T * A]
-        work = 3 * order.size * x.shape[-1] * self.down_proj.input_dims
-        y = over_cores(self._feed_forward, work, mx.expand_dims(x[order // top_k], -2), experts.flatten()[order])
-        y = y.squeeze(-2)[mx.argsort(order)].reshape(*experts.shape, -1)  # [T, A, D]
-        return (y * weights[..., None]).sum(axis=-2)
+        """x [T, D], experts [T, A], weights float32 [T, A] -> [T, D], in the type of x; the sum is done in float32.
 
-    def _feed_forward(self, rows: mx.array, chosen: mx.array) -> mx.array:
-        """rows [N, 1, D] by the experts that are chosen for them, int [N], in ascending order -> [N, 1, D]."""
-        gate, up = mx.split(self.gate_up_proj(rows, chosen, sorted_indices=True), 2, axis=-1)
-        return self.down_proj(geglu(gate, up), chosen, sorted_indices=True)
+        Rows are sorted by expert, so each matrix is read once, where there are enough of them on this device.
+        """
+        top_k = experts.shape[-1]
+        work = 3 * experts.size * x.shape[-1] * self.down_proj.input_dims
+        if experts.shape[0] >= tuning().sort_from:
+            order = mx.argsort(experts.flatten())  # [T * A]
+            rows, chosen = mx.expand_dims(x[order // top_k], -2), experts.flatten()[order]
+            y = over_cores(partial(self._feed_forward, in_order=True), work, rows, chosen)
+            y = y.squeeze(-2)[mx.argsort(order)]
+        else:
+            rows = mx.repeat(mx.expand_dims(x, -2), top_k, axis=0)
+            y = over_cores(partial(self._feed_forward, in_order=False), work, rows, experts.flatten()).squeeze(-2)
+        y = y.reshape(*experts.shape, -1).astype(mx.float32)  # [T, A, D]
+        return (y * weights[..., None]).sum(axis=-2).astype(x.dtype)
+
+    def _feed_forward(self, rows: mx.array, chosen: mx.array, in_order: bool) -> mx.array:
+        """rows [N, 1, D] by the experts that are chosen for them, int [N], ascending where `in_order` -> [N, 1, D]."""
+        gate, up = mx.split(self.gate_up_proj(rows, chosen, sorted_indices=in_order), 2, axis=-1)
+        return self.down_proj(geglu(gate, up), chosen, sorted_indices=in_order)
 
 
 class SelfConditioning(nn.Module):
@@ -134,7 +162,7 @@ class SelfConditioning(nn.Module):
         self._eps = config.rms_norm_eps
 
     def __call__(self, embedded: mx.array, soft: mx.array) -> mx.array:
-        """embedded, soft [N, D] -> [N, D]."""
+        """embedded, soft [N, D] -> [N, D] in the type of `embedded`."""
         signal = self.pre_norm(soft)
         signal = self.down_proj(geglu(self.gate_proj(signal), self.up_proj(signal)))
-        return rms_norm(embedded + signal, self._eps)
+        return rms_norm(embedded + unshrunk(signal, embedded.dtype), self._eps)

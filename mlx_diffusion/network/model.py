@@ -46,8 +46,13 @@ class DiffusionGemma(nn.Module):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """The type of activations; the norms are never quantised, so theirs is it."""
+        """The type of activations between blocks; the norms are never quantised, so theirs is it."""
         return self.norm.weight.dtype
+
+    @property
+    def projection_dtype(self) -> mx.Dtype:
+        """The type of large products and of what goes into them, as the soft signal does."""
+        return self.self_conditioning.pre_norm.weight.dtype
 
     def make_cache(self, spare: int | None = None) -> PrefixCache:
         """The empty cache of a row, from which up to `spare` positions can be taken back: a canvas, if not given."""
@@ -111,7 +116,7 @@ class DiffusionGemma(nn.Module):
         heat = [mx.broadcast_to(own, (width, 1)) for own, width in zip(temperatures, flat.widths, strict=True)]
         small = 4 * x.shape[0] * columns(vocab_size) < LEAST_BYTES
         return survey_vocabulary(
-            self.run(nn.RMSNorm.__call__, self.norm, x),
+            self.run(nn.RMSNorm.__call__, self.norm, x).astype(self.projection_dtype),
             self.embed_tokens,
             self.config.final_logit_softcapping,
             self.config.hidden_size**0.5,
@@ -140,7 +145,7 @@ class DiffusionGemma(nn.Module):
 
     def no_signal(self, length: int) -> mx.array:
         """The soft signal of the first step of a canvas [L]: zeros [L, D]."""
-        return mx.zeros((length, self.config.hidden_size), self.dtype)
+        return mx.zeros((length, self.config.hidden_size), self.projection_dtype)
 
     def logits(self, x: mx.array) -> mx.array:
         """What comes out of the last layer, [..., D], to logits float32 [..., V], softcapped."""
@@ -148,11 +153,12 @@ class DiffusionGemma(nn.Module):
 
     def unembed(self, hidden: mx.array) -> mx.array:
         """Hidden states after the final norm, [..., D], to logits float32 [..., V], softcapped."""
-        return softcapped(self._table().project(hidden), self.config.final_logit_softcapping)
+        logits = self._table().project(hidden.astype(self.projection_dtype))
+        return softcapped(logits, self.config.final_logit_softcapping)
 
     def soft_embedding(self, logits: mx.array) -> mx.array:
         """The soft signal for the next step: softmax of processed logits [..., V] over the embeddings, [..., D]."""
-        probabilities = mx.softmax(logits.astype(mx.float32), axis=-1).astype(self.dtype)
+        probabilities = mx.softmax(logits.astype(mx.float32), axis=-1).astype(self.projection_dtype)
         return self._table().mix(probabilities) * self.config.hidden_size**0.5
 
     def embed(self, tokens: mx.array) -> mx.array:

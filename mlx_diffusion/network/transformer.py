@@ -16,7 +16,7 @@ from mlx_diffusion.network import masks
 from mlx_diffusion.network.attention import Attention, Projected, attend_both_ways, attend_causally
 from mlx_diffusion.network.cache import KeysValues, LayerCache, SeenKeys
 from mlx_diffusion.network.flat import Flat
-from mlx_diffusion.network.layers import MLP, Experts, RotaryEmbedding, Router
+from mlx_diffusion.network.layers import MLP, Experts, RotaryEmbedding, Router, unshrunk
 from mlx_diffusion.network.masks import Block, first_seen
 from mlx_diffusion.network.rows import View
 from mlx_diffusion.network.split_attention import PROMPT_SCORES, widest
@@ -89,7 +89,7 @@ class Layer(nn.Module):
 
     def project(self, x: mx.array) -> Projected:
         """What the positions of all rows, x [N, D], bring into attention."""
-        return self.self_attn.project(self.input_layernorm(x))
+        return self.self_attn.project(self.input_layernorm(x).astype(self.self_attn.dtype))
 
     def encoded(self, x: mx.array, attended: mx.array) -> mx.array:
         """x [N, D] and what its positions attended to, [N, H, S], to what comes out of this layer of the encoder."""
@@ -100,11 +100,14 @@ class Layer(nn.Module):
         return self._after_attention(x, attended) * self.decoder_scalar
 
     def _after_attention(self, x: mx.array, attended: mx.array) -> mx.array:
-        r = x + self.post_attention_layernorm(self.self_attn.output(attended))
-        dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(r)))
+        """Products are done in their matrices' type, which may be float16; the residual stream, x, keeps its own."""
+        own, products = x.dtype, self.self_attn.dtype
+        r = x + self.post_attention_layernorm(self.self_attn.output(attended).astype(own))
+        dense = self.mlp(self.pre_feedforward_layernorm(r).astype(products))
         experts, weights = self.router(r)
-        routed = self.experts(self.pre_feedforward_layernorm_2(r), experts, weights)
-        return r + self.post_feedforward_layernorm(dense + self.post_feedforward_layernorm_2(routed))
+        routed = self.experts(self.pre_feedforward_layernorm_2(r).astype(products), experts, weights)
+        dense = self.post_feedforward_layernorm_1(unshrunk(dense, own))
+        return r + self.post_feedforward_layernorm(dense + self.post_feedforward_layernorm_2(unshrunk(routed, own)))
 
 
 def encoder_blocks(config: ModelConfig, layer_type: LayerType, offset: int, count: int) -> list[Block]:
