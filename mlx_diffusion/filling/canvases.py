@@ -69,8 +69,8 @@ class Canvases:
         context = self.model.config.max_position_embeddings
         if len(tokens) + length > context:
             raise PromptError(
-                f"the text and its prompt have {count_of(len(tokens), 'token')}; with a canvas of {length} in a context "
-                f"of {context} they may have {context - length}; shorten the text"
+                f"the text and its prompt have {count_of(len(tokens), 'token')}; before a canvas of {length}, in a "
+                f"context of {context}, they may have {context - length}; shorten the text"
             )
         settings = replace(self.settings, canvas_length=length, max_tokens=length, eos_token_id=())
         return Request(tokens, settings, self.draws, self.policy, self.prefixes, None, place.pinned)
