@@ -57,7 +57,7 @@ def test_lines_and_places_make_ranges() -> None:
     text = BYTE_ORDER_MARK + "one\r\ntwo\nthree"
     assert in_range("file", text, "1-2").parts == ["", "\nthree"]
     assert in_range("file", text, "2:2-3:3").parts == ["one\nt", "ree"]
-    assert in_range("file", text, "3-3").filled(["x\ny"]) == text.replace("three", "x\ny")
+    assert in_range("file", text, "3-3").filled(["x\ny"]) == text.replace("three", "x\r\ny")
 
 
 def test_a_file_is_changed_in_its_gaps_alone_and_keeps_its_permissions(file: Path) -> None:

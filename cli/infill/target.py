@@ -45,7 +45,7 @@ class Target:
     def filled(self, written: Sequence[str]) -> str:
         """The text with what was written in its gaps, in the line endings that it has."""
         endings = _ENDINGS.findall(self.text)
-        ending = max(set(endings), key=endings.count) if endings else "\n"
+        ending = max(dict.fromkeys(endings), key=endings.count) if endings else "\n"  # the usual one
         whole, last = [], 0
         for (start, end), text in zip(self.gaps, written, strict=True):
             whole += [self.text[last:start], text.replace("\n", ending)]
