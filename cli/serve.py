@@ -52,6 +52,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--prefix-bytes", type=int, default=4_000_000_000, metavar="N",
         help="memory for encoded prompts, so that what begins alike is encoded once; 0: none",
     )  # fmt: skip
+    parser.add_argument(
+        "--prefix-store", type=Path, metavar="DIR", help="keep encoded prompts in this folder, for the next start too"
+    )
     place = parser.add_argument_group("where, and for whom")
     place.add_argument("--host", default="127.0.0.1", metavar="H", help="the address (default: 127.0.0.1)")
     place.add_argument("--port", type=int, default=8080, metavar="N", help="the port (default: 8080; 0: a free one)")
@@ -82,7 +85,11 @@ def run(args: argparse.Namespace) -> int:
 
     from mlx_diffusion.opening import open_model
     from mlx_diffusion.options import GenerationConfig
+    from mlx_diffusion.serving.prefix_folder import PrefixFolder
 
+    if args.prefix_store is not None and not args.prefix_bytes:
+        raise OptionError("--prefix-store needs memory for prefixes; leave --prefix-bytes 0 out")
+    folder = None if args.prefix_store is None else PrefixFolder(args.prefix_store)
     with bind(address) as place:
         model, tokenizer = open_model(args.model, say, args.revision)
         name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
@@ -95,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
             defaults=GenerationConfig(mode=args.mode),
             limits=limits,
             prefix_bytes=args.prefix_bytes,
+            prefix_folder=folder,
         )
         host, port = place.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host

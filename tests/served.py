@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from conftest import model_of
 from mlx_diffusion.checkpoint.folder import find_folder
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.limits import Limits
+from mlx_diffusion.serving.prefix_folder import PrefixFolder
 from mlx_diffusion.serving.server import Address, bind, build_server
 from mlx_diffusion.tokenizer import load_tokenizer
 
@@ -55,12 +57,23 @@ class Served:
 
 
 @contextmanager
-def served(limits: Limits = LIMITS, key: str | None = None, **config: Any) -> Iterator[Served]:
+def served(
+    limits: Limits = LIMITS, key: str | None = None, folder: Path | None = None, **config: Any
+) -> Iterator[Served]:
     log: list[str] = []
     address = Address(port=0, key=key)
     with bind(address) as place:
-        server = build_server(MODEL, TOKENIZER, "demo", address, log.append, limits=limits,
-                              defaults=GenerationConfig(**config), prefix_bytes=PREFIX_BYTES)  # fmt: skip
+        server = build_server(
+            MODEL,
+            TOKENIZER,
+            "demo",
+            address,
+            log.append,
+            limits=limits,
+            defaults=GenerationConfig(**config),
+            prefix_bytes=PREFIX_BYTES,
+            prefix_folder=None if folder is None else PrefixFolder(folder),
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()
         try:

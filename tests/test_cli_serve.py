@@ -32,6 +32,8 @@ def test_missing_packages_are_named_with_the_extra(
         (["--port", "99999"], "port is 99999; it must be 0 to 65535"),
         (["--host", "203.0.113.1", "--api-key", "k"], "cannot listen at 203.0.113.1, port 8080"),
         (["--max-waiting", "0"], "max_waiting is 0; it must be 1 or more"),
+        (["--prefix-store", "/dev/null/a"], "no prefixes can be kept in /dev/null/a"),
+        (["--prefix-store", "a", "--prefix-bytes", "0"], "--prefix-store needs memory"),
         (["--prefix-bytes", "-1"], "prefix_bytes is -1; it must be 0 or more"),
     ],
 )

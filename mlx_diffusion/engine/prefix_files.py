@@ -44,8 +44,11 @@ class SavedText(NamedTuple):
     points: dict[int, dict[int, Held]]  # positions encoded -> layer -> what it held then
 
 
-def write_prefixes(path: Path, texts: Sequence[SavedText], model: DiffusionGemma) -> None:
-    """Write a file that only the user may read: prompts are in it. Raises OptionError."""
+def write_prefixes(path: Path, texts: Sequence[SavedText], identity: str) -> None:
+    """Write a file that only the user may read: prompts are in it; `identity` is the model's fingerprint.
+
+    Raises OptionError.
+    """
     arrays = {
         f"{index}.{point}.{layer}.{kind}": array[:, :, :held]
         for index, text in enumerate(texts)
@@ -56,7 +59,7 @@ def write_prefixes(path: Path, texts: Sequence[SavedText], model: DiffusionGemma
     tokens = json.dumps([text.tokens.tolist() for text in texts])
     metadata = {
         "format": FORMAT,
-        "model": fingerprint(model),
+        "model": identity,
         "tokens": tokens,
         "digest": _digest([("tokens", tokens)], arrays),
     }
@@ -68,8 +71,11 @@ def write_prefixes(path: Path, texts: Sequence[SavedText], model: DiffusionGemma
         raise OptionError(f"{path}: the prefixes cannot be written ({error}); choose another place") from None
 
 
-def read_prefixes(path: Path, model: DiffusionGemma) -> list[SavedText]:
-    """The texts of a file. Raises CheckpointError for a file of another model or recipe, or a damaged one."""
+def read_prefixes(path: Path, model: DiffusionGemma, identity: str) -> list[SavedText]:
+    """The texts of a file; `identity` is the model's fingerprint.
+
+    Raises CheckpointError for a file of another model or recipe, or a damaged one.
+    """
     try:
         loaded = mx.load(str(path), format="safetensors", return_metadata=True)
         assert isinstance(loaded, tuple)
@@ -81,7 +87,7 @@ def read_prefixes(path: Path, model: DiffusionGemma) -> list[SavedText]:
     format = metadata.get("format")
     if format not in (FORMAT, SAMPLED, OLDER):
         raise CheckpointError(f"{path} holds no saved prefixes; give a file that PrefixStore.save wrote")
-    if metadata.get("model") != (fingerprint(model) if format == FORMAT else sampled_fingerprint(model)):
+    if metadata.get("model") != (identity if format == FORMAT else sampled_fingerprint(model)):
         raise _of_another(path)
     tokens = metadata.get("tokens", "")
     if format == FORMAT and metadata.get("digest") != _digest([("tokens", tokens)], arrays):

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from mlx_diffusion.display import count_of
-from mlx_diffusion.engine.prefix_files import SavedText, read_prefixes, write_prefixes
+from mlx_diffusion.engine.prefix_files import SavedText, fingerprint, read_prefixes, write_prefixes
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.network.cache import Held, PrefixCache
 from mlx_diffusion.network.masks import first_seen
@@ -67,7 +68,13 @@ class PrefixStore:
             raise OptionError(f"budget_bytes is {budget_bytes}; it must be 1 or more")
         self.model = model
         self.budget_bytes = budget_bytes
+        self.changes = 0  # texts that were taken in so far
         self._kept: list[_Kept] = []  # the least recently used first
+
+    @cached_property
+    def identity(self) -> str:
+        """The fingerprint of the model, which must stay as it is: all weights are read for it, once."""
+        return fingerprint(self.model)
 
     @property
     def nbytes(self) -> int:
@@ -122,6 +129,7 @@ class PrefixStore:
         if any(kept.shared(text) == len(text) and points.keys() <= kept.points.keys() for kept in self._kept):
             return
         self._kept.append(_Kept(text, full, _thinned(points)))
+        self.changes += 1
 
     def _make_room(self) -> None:
         """Throw away texts, then points of the last one, then that too, until the budget holds."""
@@ -136,12 +144,14 @@ class PrefixStore:
     @computing()
     def save(self, path: str | Path) -> None:
         """Write all that is kept to a safetensors file, whole or not at all, for the user's eyes alone."""
-        write_prefixes(Path(path), [SavedText(kept.tokens, kept.full, kept.points) for kept in self._kept], self.model)
+        write_prefixes(
+            Path(path), [SavedText(kept.tokens, kept.full, kept.points) for kept in self._kept], self.identity
+        )
 
     @computing()
     def load(self, path: str | Path) -> None:
         """Take in what `save` wrote. Raises CheckpointError for a file of another model or recipe, or a damaged one."""
-        for tokens, full, points in read_prefixes(Path(path), self.model):
+        for tokens, full, points in read_prefixes(Path(path), self.model, self.identity):
             self._take_in(tokens, full, points)
         self._make_room()
 

@@ -25,6 +25,7 @@ from mlx_diffusion.fit.draft_width import costs_here
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import Settings
 from mlx_diffusion.serving.limits import Limits
+from mlx_diffusion.serving.prefix_folder import KeptOnDisk, PrefixFolder
 from mlx_diffusion.serving.problems import RequestError, at_fault, ending, overloaded, too_late
 from mlx_diffusion.tokenizer import Tokenizer
 
@@ -52,11 +53,13 @@ class EngineThread:
         limits: Limits,
         prefix_bytes: int,
         log: Callable[[str], None],
+        folder: PrefixFolder | None = None,
     ) -> None:
-        """prefix_bytes: what may be kept of prompts that were encoded; 0 keeps nothing."""
+        """prefix_bytes: what may be kept of prompts that were encoded, in `folder` also for later; 0 keeps nothing."""
         self.model, self.tokenizer, self.limits, self._log = model, tokenizer, limits, log
         self.passes = 0  # of the network, since the start
         self.prefixes = PrefixStore(model, prefix_bytes) if prefix_bytes else None
+        self._disk = None if self.prefixes is None or folder is None else KeptOnDisk(self.prefixes, folder, log)
         self._drafts = DraftMemory(costs_here(model))
         self._engine = Engine(model, tokenizer)
         self._running: dict[int, Job] = {}  # by their rows
@@ -115,6 +118,8 @@ class EngineThread:
     def _run(self) -> None:
         try:
             with memory_limits():
+                if self._disk is not None:
+                    self._disk.read()
                 while self._take_in():
                     self._advance()
         finally:
@@ -124,11 +129,13 @@ class EngineThread:
                 self._running, self._waiting = {}, deque()
             for job in left:
                 job.deliver([ending()])
+            if self._disk is not None:
+                self._disk.close()
 
     def _take_in(self) -> bool:
         """Wait for work, and make rows of the jobs whose turn it is; False once the thread is to end."""
+        self._wait()
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._waiting or self._dropped or self._running)
             if self._ended:
                 return False
             dropped, self._dropped = self._dropped, set()
@@ -146,6 +153,18 @@ class EngineThread:
                 job = self._waiting.popleft()
             self._begin(job)
         return True
+
+    def _wait(self) -> None:
+        """Return once there is work; prefixes are written to the disk while there is none."""
+        while True:
+            with self._changed:
+                if self._changed.wait_for(self._has_work, None if self._disk is None else self._disk.waits):
+                    return
+            if self._disk is not None:
+                self._disk.write()
+
+    def _has_work(self) -> bool:
+        return bool(self._ended or self._waiting or self._dropped or self._running)
 
     def _begin(self, job: Job) -> None:
         try:

@@ -16,6 +16,7 @@ from mlx_diffusion.errors import OptionError
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.limits import Limits
+from mlx_diffusion.serving.prefix_folder import PrefixFolder
 from mlx_diffusion.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def build_server(
     defaults: GenerationConfig | None = None,
     limits: Limits | None = None,
     prefix_bytes: int = 0,
+    prefix_folder: PrefixFolder | None = None,
 ) -> uvicorn.Server:
     """A server whose `run(sockets=[bind(address)])` answers requests until the process is asked to end.
 
@@ -95,6 +97,7 @@ def build_server(
     log           is given one line a request, without what was asked or answered
     defaults      options of requests that do not give them
     prefix_bytes  for prompts that were encoded, which are then not encoded again; 0 keeps none
+    prefix_folder where they outlive this process
 
     SIGINT and SIGTERM let requests under way finish within the limits' grace; the handlers that there were before are
     called afterwards.
@@ -107,7 +110,7 @@ def build_server(
     from mlx_diffusion.serving.service import Service
 
     limits = limits or Limits()
-    engine = EngineThread(model, tokenizer, limits, prefix_bytes, log)
+    engine = EngineThread(model, tokenizer, limits, prefix_bytes, log, prefix_folder)
     service = Service(engine, name, defaults or GenerationConfig())
     names = (address.host.lower(), *(name.lower() for name in address.names))
     config = uvicorn.Config(
