@@ -14,6 +14,7 @@ from typing import Unpack, overload
 
 from mlx_diffusion.engine.drafting import DraftMemory, counted
 from mlx_diffusion.engine.engine import run
+from mlx_diffusion.engine.guides import Constraints, guides_of
 from mlx_diffusion.engine.noise import Draws, Noise, SeededDraws, Tape, TapedDraws
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.engine.request import Request, check_pins, check_request
@@ -42,6 +43,7 @@ def stream_generate(
     prefixes: PrefixStore | None = None,
     drafts: DraftMemory | None = None,
     pinned: Sequence[int] = (),
+    constraint: Constraints = None,
     **options: Unpack[GenerationOptions],
 ) -> Iterator[Event]:
     """Write the text that follows `prompt`, as a stream of `Prefill`, `Draft`, `Segment` and `Finish` events.
@@ -60,6 +62,9 @@ def stream_generate(
                 changes the time that a text takes, and nothing of the text
     pinned      in mode "reference", what is known of the answer, of each prompt alike: token ids, -1 where one is free;
                 the model sees them from the first step on, and none is changed
+    constraint  what the answer must be, behind a thought where the model thinks: a dict with one key, json_schema (a
+                dict), json_object (True), regex, choice (a list of strings) or grammar (Lark's notation, or GBNF); or a
+                list of such dicts and None, one a prompt
     options     the fields of `GenerationConfig` as keywords, which win over `config`: mode, max_tokens, seed,
                 eos_token_id, stop, prefill_step_size; of "reference", "balanced" and "fast" max_denoising_steps,
                 entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, canvas_length, early_end,
@@ -83,9 +88,10 @@ def stream_generate(
     policy, pins = _policy(acceptance, settings), check_pins(pinned, settings, vocab_size)
     draws = _draws(model, settings.seed, noise, len(encoded))
     cost = costs_here(model) if settings.mode == "speculative" else counted
+    guides = guides_of(constraint, model, tokenizer, settings, encoded)
     requests = [
-        Request(tuple(tokens), settings, own, policy, prefixes, drafts or DraftMemory(cost), pins)
-        for tokens, own in zip(encoded, draws, strict=True)
+        Request(tuple(tokens), settings, own, policy, prefixes, drafts or DraftMemory(cost), pins, guide)
+        for tokens, own, guide in zip(encoded, draws, guides, strict=True)
     ]
     return run(model, tokenizer, requests)
 
@@ -104,6 +110,7 @@ def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, t
     prefixes: PrefixStore | None = None,
     drafts: DraftMemory | None = None,
     pinned: Sequence[int] = (),
+    constraint: Constraints = None,
     **options: Unpack[GenerationOptions],
 ) -> str: ...
 
@@ -122,6 +129,7 @@ def generate(
     prefixes: PrefixStore | None = None,
     drafts: DraftMemory | None = None,
     pinned: Sequence[int] = (),
+    constraint: Constraints = None,
     **options: Unpack[GenerationOptions],
 ) -> list[str]: ...
 
@@ -139,6 +147,7 @@ def generate(
     prefixes: PrefixStore | None = None,
     drafts: DraftMemory | None = None,
     pinned: Sequence[int] = (),
+    constraint: Constraints = None,
     **options: Unpack[GenerationOptions],
 ) -> str | list[str]:
     """The text that follows `prompt`, or a list of texts for a list of prompts; arguments as in `stream_generate`."""
@@ -156,6 +165,7 @@ def generate(
         prefixes=prefixes,
         drafts=drafts,
         pinned=pinned,
+        constraint=constraint,
         **options,
     ):
         texts[event.row] += event.text
@@ -163,6 +173,7 @@ def generate(
 
 
 def _policy(acceptance: FigureRule | None, settings: Settings) -> Policy:
+    """The rules of a denoising mode. Raises OptionError."""
     if acceptance is None:
         return REFERENCE
     if settings.mode not in DENOISING:

@@ -198,6 +198,18 @@ class Tokenizer:
         text = self._backend.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return cast(str, text)
 
+    def as_json(self) -> str:
+        """The tokenizer as its tokenizer.json, without cuts or padding. Raises CheckpointError where it has none."""
+        from tokenizers import Tokenizer as Json
+
+        backend = getattr(self._backend, "backend_tokenizer", None)
+        if not isinstance(backend, Json):
+            raise CheckpointError("the tokenizer has no tokenizer.json; take one with the checkpoint that has")
+        own = Json.from_str(backend.to_str())
+        own.no_padding()
+        own.no_truncation()
+        return own.to_str()
+
     def is_byte(self, token: int) -> bool:
         """True for a token that stands for one byte of a character without a token of its own."""
         piece = self._backend.convert_ids_to_tokens(token)

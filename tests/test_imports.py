@@ -19,6 +19,7 @@ PLACES = (
     ("engine",),
     ("network",),
     ("checkpoint",),
+    ("structure",),
     ("channels", "options", "text_stream"),
     ("option_checks", "option_keywords", "stored_options"),
     ("modes",),

@@ -22,9 +22,10 @@ from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row, logprobs_of
 from mlx_diffusion.engine.rules import DRAFTS, Canvas, Rules
 from mlx_diffusion.engine.step import Stepped, Turn, first_canvas
-from mlx_diffusion.events import Draft, Event
+from mlx_diffusion.events import Draft, Event, TokenLogprob
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
+from mlx_diffusion.structure.following import Followed, follow, foreseen
 from mlx_diffusion.tokenizer import Tokenizer
 
 
@@ -44,6 +45,8 @@ class CausalRow(Row):
         self.found.extend(request.tokens)
         self.plan = PLAIN
         self.guesses: list[int] = []  # tokens that may follow those that are waiting
+        self.guide = request.guide  # behind those that are waiting
+        self.allowed: mx.array | None = None  # tokens in place of each guess and behind them, uint32 [A, words]
         self.canvas: Canvas | None = None  # a draft that is being denoised
         self.rules = Rules.of(settings)
 
@@ -56,6 +59,9 @@ class CausalRow(Row):
         part = self.waiting[: self.request.settings.prefill_step_size]
         if len(part) < len(self.waiting):
             return Passage(mx.array(part, dtype=mx.int32), self.cache, 0)
+        if self.guide is not None:
+            self.guesses, masks = foreseen(self.guide, self.guesses, min(len(self.guesses), max(self._left(), 0)))
+            self.allowed = mx.array(masks)
         return Passage(mx.array(part + self.guesses, dtype=mx.int32), self.cache, 1 + len(self.guesses))
 
     def choose(self, logits: mx.array) -> Choice:
@@ -64,7 +70,7 @@ class CausalRow(Row):
         if settings.repetition_penalty != 1:
             text += self.guesses
             before = [text[: len(text) - len(self.guesses) + index] for index in range(logits.shape[0])]
-        return choose(logits, settings, self._noise(self._next, logits.shape[0]), before)
+        return choose(logits, settings, self._noise(self._next, logits.shape[0]), before, self.allowed)
 
     def take_encoded(self, count: int, choice: Choice | None) -> list[Event]:
         if choice is None:
@@ -83,11 +89,13 @@ class CausalRow(Row):
         else:
             self.drafting.record(self.plan, agreed)
         self.waiting, self.guesses = [], []
-        logprobs = [] if self.request.settings.logprobs is None else logprobs_of(choice)
-        segment = replace(self.write(tokens[: agreed + 1], 1, logprobs), drafted=len(guesses))
+        final = follow(self.guide, tokens[: agreed + 1], self._left() + 1)
+        self.guide = final.guide
+        segment = self.write(final.tokens, 1, self._logprobs(choice, final), final.end)
+        segment = replace(segment, drafted=len(guesses))
         self.block += not was_prompt
         if self.reason is None:
-            self.waiting = tokens[agreed : agreed + 1]
+            self.waiting = list(segment.tokens[agreed:])
             self.found.extend(segment.tokens)
             self._begin_round()
         elif not was_prompt:
@@ -97,7 +105,7 @@ class CausalRow(Row):
     def turn(self) -> Turn:
         assert self.canvas is not None
         width, settings = self.canvas.tokens.shape[0], self.request.settings
-        noise = self._noise(self._next - 1, width + 1)  # and of the token that follows, which is chosen next
+        noise = self._noise(len(self.encoded), width + 1)  # and of the token that follows, which is chosen next
         return Turn(
             self.canvas,
             self.cache.prefix(few_shapes=self.model.compiled),
@@ -114,14 +122,23 @@ class CausalRow(Row):
         self.steps += 1
         self.passes += 1
         self.decoder_positions += self.plan.width
-        proposed = np.array(stepped.canvas.tokens)[1:]
+        known = len(self.waiting)
+        proposed = np.array(stepped.canvas.tokens)[known:]
         handed_on = np.zeros(len(proposed), bool)
         if self.step == self.request.settings.draft_steps:
             self.canvas = None
-            self.guesses = self._worth_verifying(proposed.tolist(), np.array(stepped.canvas.survey.probability)[1:])
+            self.guesses = self._worth_verifying(proposed.tolist(), np.array(stepped.canvas.survey.probability)[known:])
             handed_on[: len(self.guesses)] = True
-        shown = Draft(self.block, draft.step, draft.canvas[1:], proposed, handed_on, draft.entropy[1:], self.index)
-        return [shown]
+        canvas, entropy = draft.canvas[known:], draft.entropy[known:]
+        return [Draft(self.block, draft.step, canvas, proposed, handed_on, entropy, self.index)]
+
+    def _logprobs(self, choice: Choice, final: Followed) -> list[TokenLogprob]:
+        """Those of what was chosen, where the options ask for them; what must follow is certain."""
+        most = self.request.settings.logprobs
+        if most is None:
+            return []
+        certain = [TokenLogprob(token, 0.0, ((token, 0.0),)[:most]) for token in final.tokens[final.chosen :]]
+        return logprobs_of(choice)[: final.chosen] + certain
 
     @property
     def _next(self) -> int:
@@ -149,10 +166,12 @@ class CausalRow(Row):
         self.plan = self.drafting.plan(len(found), self.model.config.max_position_embeddings - self._next + 1)
         if self.plan.source == "found":
             self.guesses = found
+        elif len(self.waiting) >= self.plan.width:
+            self.plan = PLAIN
         elif self.plan.source == "denoised":
             width = self.plan.width
             tokens = self.request.draws.initial(self.block, width)
-            known = mx.array(self.waiting + [-1] * (width - 1), dtype=mx.int32)
+            known = mx.array(self.waiting + [-1] * (width - len(self.waiting)), dtype=mx.int32)
             self.canvas = first_canvas(tokens, self.model.no_signal(width), known)
 
     def _worth_verifying(self, proposed: list[int], probabilities: np.ndarray) -> list[int]:

@@ -27,14 +27,22 @@ class Choice(NamedTuple):
 
 
 def choose(
-    logits: mx.array, settings: Settings, noise: mx.array | None, before: Sequence[Sequence[int]] | None
+    logits: mx.array,
+    settings: Settings,
+    noise: mx.array | None,
+    before: Sequence[Sequence[int]] | None,
+    allowed: mx.array | None = None,
 ) -> Choice:
     """One token a position from logits float32 [A, V].
 
     noise: float32 [A, V], Gumbel; None at temperature 0. before: the tokens before each position, the last
-    `repetition_context_size` of which are penalised; None without a penalty.
+    `repetition_context_size` of which are penalised; None without a penalty. allowed: the tokens that may be chosen,
+    as bits, uint32 [A, V / 32]: all others have no probability; None: all may.
     """
-    logprobs = _normalised(_processed(logits, settings, before))
+    processed = _processed(logits, settings, before)
+    if allowed is not None:
+        processed = mx.where(unpacked(allowed, logits.shape[-1]), processed, -mx.inf)
+    logprobs = _normalised(processed)
     if noise is None:
         tokens = mx.argmax(logprobs, axis=-1)
     else:
@@ -50,6 +58,12 @@ def choose(
         mx.take_along_axis(logprobs, top, axis=-1),
         mx.isnan(logits).any(),
     )
+
+
+def unpacked(bits: mx.array, count: int) -> mx.array:
+    """uint32 [A, words], whose first bits come first, as bool [A, count]."""
+    each = (bits[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1
+    return each.reshape(bits.shape[0], -1)[:, :count].astype(mx.bool_)
 
 
 def filtered(logprobs: mx.array, settings: Settings) -> mx.array:

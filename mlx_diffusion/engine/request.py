@@ -20,6 +20,7 @@ from mlx_diffusion.modes import CAUSAL, DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.option_checks import plain_number
 from mlx_diffusion.options import Settings
+from mlx_diffusion.structure.guide import Guide
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Request:
     prefixes: PrefixStore | None = None  # what it has kept is not encoded again
     drafts: DraftMemory | None = None  # of mode "speculative"; None: one of its own
     pinned: tuple[int, ...] = ()  # the tokens that are known of what follows, in a denoising mode; -1 where one is free
+    guide: Guide | None = None  # at the beginning of what the text must be; None: anything
 
     def pins(self, block: int, length: int) -> np.ndarray | None:
         """What is known of a block's canvas, int32 [L]; None: nothing."""

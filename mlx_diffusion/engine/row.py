@@ -6,6 +6,7 @@ other rows or of how a pass is computed.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -97,10 +98,17 @@ class Row(ABC):
         if self.request.prefixes is not None:
             self.request.prefixes.keep(self.encoded, self.cache)
 
-    def write(self, tokens: Sequence[int], room: int, logprobs: Sequence[TokenLogprob] = ()) -> Segment:
+    def write(
+        self,
+        tokens: Sequence[int],
+        room: int,
+        logprobs: Sequence[TokenLogprob] = (),
+        reason: FinishReason | None = None,
+    ) -> Segment:
         """Take in tokens that are final: cut them where the row ends, and give what is left with its text.
 
-        room: positions that must be left in the context for the row to go on.
+        room: positions that must be left in the context for the row to go on. reason: why it ends with these tokens,
+        where none of them says so.
         """
         settings, written, text = self.request.settings, 0, ""
         for token in tokens[: settings.max_tokens - self.generated]:
@@ -110,6 +118,7 @@ class Row(ABC):
                 self.reason = "stop"
                 break
         self.generated += written
+        self.reason = self.reason or reason
         if self.reason is None and self.generated == settings.max_tokens:
             self.reason = "length"
         elif self.reason is None and len(self.request.tokens) + self.generated + room > self._context:
@@ -151,9 +160,9 @@ class Row(ABC):
 
 
 def logprobs_of(choice: Choice) -> list[TokenLogprob]:
-    """One record a position of an evaluated choice."""
+    """One record a position of an evaluated choice; what could not be chosen is not among the most likely."""
     columns = (np.array(array).tolist() for array in choice[:4])
     return [
-        TokenLogprob(token, logprob, tuple(zip(top, likelihoods, strict=True)))
+        TokenLogprob(token, logprob, tuple(one for one in zip(top, likelihoods, strict=True) if one[1] > -math.inf))
         for token, logprob, top, likelihoods in zip(*columns, strict=True)
     ]

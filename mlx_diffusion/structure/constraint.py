@@ -1,0 +1,123 @@
+"""Constraints as callers write them: one of five kinds, checked, as a grammar that llguidance reads.
+
+Knows nothing of tokens, models or rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_diffusion.errors import OptionError
+from mlx_diffusion.json_files import DEEPEST, bounded_json
+from mlx_diffusion.structure.schema_keywords import check_schema, patterns_in
+
+LONGEST = 4_000_000  # characters of a constraint
+JSON_KINDS = ("json_schema", "json_object")
+MOST_CHOICES = 10_000
+# Between the tokens of a JSON text: as people and models lay it out, and no more of it, lest a text be blank for ever.
+BLANK = r"( {1,4}|\r?\n[ \t]{0,64})"
+ESCAPES = '"\\bfnrt'  # without \u: it could spell a name that stands there already, or half of a character
+JSON_OPTIONS = {"whitespace_pattern": BLANK, "json_allowed_escapes": ESCAPES, "lenient": False, "coerce_one_of": False}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a text must be."""
+
+    kind: str  # a key of KINDS
+    grammar: str  # as llguidance takes it
+    literals: bytes = b""  # what its text may spell
+
+
+def read_constraint(value: object) -> Constraint:
+    """A constraint from a mapping with one key. Raises OptionError."""
+    if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in KINDS:
+        found = f"has the keys {sorted(map(str, value))}" if isinstance(value, Mapping) else f"is {value!r}"
+        raise OptionError(f"constraint {found}; it must be a dict with one of the keys {', '.join(KINDS)}")
+    [(kind, wanted)] = value.items()
+    grammar = KINDS[kind](wanted)
+    if len(grammar) > LONGEST:
+        raise OptionError(f"constraint {kind} has {len(grammar):,} characters; it may have {LONGEST:,}")
+    literals = patterns_in(wanted) if kind in JSON_KINDS else [wanted] if isinstance(wanted, str) else wanted
+    return Constraint(kind, grammar, "\0".join(literals).encode())
+
+
+def _of_schema(schema: object) -> str:
+    if not isinstance(schema, Mapping):
+        raise OptionError(f"constraint json_schema is {schema!r}; it must be a dict, as in {{'type': 'object'}}")
+    try:
+        text = json.dumps(schema, allow_nan=False)
+        plain = bounded_json(text)
+    except RecursionError:
+        raise OptionError(f"constraint json_schema goes more than {DEEPEST} levels deep; make it flatter") from None
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"constraint json_schema is no JSON ({error}); write plain dicts and lists") from None
+    check_schema(plain)
+    return _json_grammar(text)
+
+
+def _of_object(wanted: object) -> str:
+    if wanted is not True:
+        raise OptionError(f"constraint json_object is {wanted!r}; it must be True")
+    return _json_grammar('{"type": "object"}')
+
+
+def _json_grammar(schema: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+
+
+def _of_regex(pattern: object) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_regex(_text("regex", pattern))
+
+
+def _of_grammar(grammar: object) -> str:
+    """Lark's notation, or the EBNF of llama.cpp (GBNF), which is translated."""
+    from llguidance import LLMatcher, grammar_from
+
+    text = _text("grammar", grammar)
+    if "::=" not in text:
+        return LLMatcher.grammar_from_lark(text)
+    try:
+        return grammar_from("gbnf", text)
+    except ValueError as error:
+        raise OptionError(f"constraint grammar cannot be read as EBNF ({error})") from None
+
+
+def _of_choice(choices: object) -> str:
+    from llguidance import LLMatcher
+
+    if isinstance(choices, str | bytes | Mapping) or not isinstance(choices, Sequence) or not choices:
+        raise OptionError(f"constraint choice is {choices!r}; it must be a list of strings, at least one")
+    if len(choices) > MOST_CHOICES:
+        raise OptionError(f"constraint choice has {len(choices):,} strings; it may have {MOST_CHOICES:,}")
+    texts = [_text("choice", choice) for choice in choices]
+    twice = next((text for index, text in enumerate(texts) if text in texts[:index]), None)
+    if twice is not None:
+        raise OptionError(f"constraint choice has {twice!r} twice; the choices must differ")
+    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts))
+
+
+def _text(kind: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise OptionError(f"constraint {kind} holds {value!r}; it must be a string of at least one character")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise OptionError(f"constraint {kind} is not valid Unicode text ({error})") from None
+    return value
+
+
+KINDS: Mapping[str, Callable[[Any], str]] = {
+    "json_schema": _of_schema,
+    "json_object": _of_object,
+    "regex": _of_regex,
+    "choice": _of_choice,
+    "grammar": _of_grammar,
+}

@@ -1,0 +1,172 @@
+"""Constrained texts are valid, whatever the model wants, in every mode; `STRUCTURE_EXAMPLES=200` tries many more."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from functools import cache
+from random import Random
+from typing import Any
+
+import mlx.core as mx
+import pytest
+import regex
+from schemas import recursive, schema
+
+from mlx_diffusion import OptionError, PrefixStore, generate, stream_generate
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
+from mlx_diffusion.events import Event, Finish, Segment
+from mlx_diffusion.loading import load
+from mlx_diffusion.modes import CAUSAL, Mode
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.tokenizer import Tokenizer
+
+EXAMPLES = int(os.environ.get("STRUCTURE_EXAMPLES", "6"))  # schemas of each checkpoint and mode
+MODES: tuple[Mode, ...] = CAUSAL
+RECORD = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "city": {"type": "string"}},
+    "required": ["name", "age", "city"],
+    "additionalProperties": False,
+}
+CHAT = [{"role": "user", "content": "As JSON: Bob is 12 and lives in Paris."}]
+
+
+@cache
+def loaded(checkpoint: str) -> tuple[DiffusionGemma, Tokenizer]:
+    """The bundled checkpoint, or one like it with weights that know nothing."""
+    model, tokenizer = load(DEMO_FOLDER)
+    if checkpoint == "random":
+        mx.random.seed(5)
+        model = DiffusionGemma(model.config, model.generation_defaults)
+    return model, tokenizer
+
+
+def write(checkpoint: str, prompt: Any, **options: Any) -> tuple[list[int], str, Finish, list[Event]]:
+    events = list(stream_generate(*loaded(checkpoint), prompt, **options))
+    tokens = [token for event in events if isinstance(event, Segment) for token in event.tokens]
+    assert isinstance(events[-1], Finish)
+    return tokens, "".join(event.text for event in events), events[-1], events
+
+
+def wanted(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A schema, and options of a run."""
+    rng = Random(seed)
+    own = recursive(rng) if seed % 10 == 0 else schema(rng)
+    return own, {"max_tokens": rng.choice((60, 100, 200)), "seed": seed}
+
+
+def check(text: str, own: dict[str, Any]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator(own).validate(json.loads(text))
+
+
+@pytest.mark.parametrize("checkpoint", ["demo", "random"])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_text_is_valid(checkpoint: str, mode: Mode) -> None:
+    written = 0
+    for seed in range(EXAMPLES):
+        own, options = wanted(seed)
+        if mode in CAUSAL:
+            options["temperature"] = Random(seed).choice((0, 1.0, 2.0))
+        try:
+            tokens, text, finish, _ = write(checkpoint, CHAT, mode=mode, constraint={"json_schema": own}, **options)
+        except OptionError as error:
+            assert "the shortest text" in str(error)
+            continue
+        written += 1
+        check(text, own)
+        assert finish.stats.generated_tokens == len(tokens) <= options["max_tokens"]
+    assert written > EXAMPLES / 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_drafts_change_nothing_of_a_constrained_text(seed: int, temperature: float) -> None:
+    own, options = wanted(seed)
+    texts = [
+        write("demo", CHAT, mode=mode, temperature=temperature, constraint={"json_schema": own}, **options)[:2]
+        for mode in CAUSAL
+    ]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("constraint", "pattern"),
+    [
+        ({"regex": "[A-Z][a-z]{2,6}( [0-9]{2}){1,3}"}, "[A-Z][a-z]{2,6}( [0-9]{2}){1,3}"),
+        ({"choice": ["yes", "no", "maybe so"]}, "yes|no|maybe so"),
+        ({"grammar": 'start: "(" start ")" | /[0-9]/'}, r"\(*[0-9]\)*"),
+        ({"grammar": 'root ::= "a" root | "b"'}, "a*b"),
+    ],
+)
+def test_other_constraints_are_held(mode: Mode, constraint: dict[str, Any], pattern: str) -> None:
+    for most in (10, 24):
+        _, text, _, _ = write("demo", CHAT, mode=mode, constraint=constraint, max_tokens=most)
+        assert regex.fullmatch(pattern, text), text
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_object_is_an_object(mode: Mode) -> None:
+    assert isinstance(json.loads(write("random", CHAT, mode=mode, constraint={"json_object": True})[1]), dict)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_have_constraints_of_their_own(mode: Mode) -> None:
+    constraints: Sequence[dict[str, Any] | None] = [{"json_schema": RECORD}, None, {"choice": ["no", "never"]}]
+    together = generate(*loaded("demo"), [CHAT] * 3, mode=mode, constraint=constraints, max_tokens=60)
+    alone = [generate(*loaded("demo"), CHAT, mode=mode, constraint=own, max_tokens=60) for own in constraints]
+    assert together == alone
+    with pytest.raises(OptionError, match="a list of 2 for 3 prompts"):
+        generate(*loaded("demo"), [CHAT] * 3, mode=mode, constraint=[None] * 2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_prefix_store_changes_nothing_of_a_constrained_text(mode: Mode) -> None:
+    model, tokenizer = loaded("demo")
+    store = PrefixStore(model, 50_000_000)
+    options: dict[str, Any] = {"mode": mode, "constraint": {"json_schema": RECORD}, "max_tokens": 60}
+    texts = [generate(model, tokenizer, CHAT, prefixes=store, **options) for _ in range(2)]
+    assert texts == [generate(model, tokenizer, CHAT, **options)] * 2
+
+
+def test_tokens_that_must_follow_take_no_pass() -> None:
+    own: dict[str, Any] = {"type": "object", "properties": {"a_long_name_of_a_field": {"const": "and its only value"}}}
+    own |= {"required": ["a_long_name_of_a_field"], "additionalProperties": False}
+    _, text, finish, _ = write("demo", CHAT, mode="autoregressive", constraint={"json_schema": own})
+    check(text, own)
+    assert finish.stats.passes < finish.stats.generated_tokens / 2
+    assert finish.finish_reason == "stop"
+
+
+def test_likelihoods_are_those_of_what_may_follow() -> None:
+    _, _, _, events = write("demo", CHAT, mode="autoregressive", constraint={"choice": ["yes", "no"]}, logprobs=5)
+    found = [one for event in events if isinstance(event, Segment) for one in event.logprobs]
+    tokens = [token for event in events if isinstance(event, Segment) for token in event.tokens]
+    assert [one.token for one in found] == tokens
+    assert all(-1e9 < likelihood <= 1e-6 for one in found for _, likelihood in one.top)
+    assert found[-1].logprob == 0 and found[-1].top == ((tokens[-1], 0.0),)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_thought_is_free_and_the_answer_behind_it_is_not(mode: Mode) -> None:
+    prompt = [{"role": "user", "content": "Add: 27 + 15"}]
+    options: dict[str, Any] = {"mode": mode, "enable_thinking": True, "constraint": {"regex": "answer: [0-9]{1,3}"}}
+    for most in (100, 12):
+        _, text, _, _ = write("demo", prompt, max_tokens=most, **options)
+        assert text.startswith("<|channel>thought\n")
+        assert regex.fullmatch("answer: [0-9]{1,3}", text.split("<channel|>")[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_tokens": 10}, "the shortest text that constraint json_schema allows has [0-9]+ tokens, and 10 may be"),
+        ({"stop": "x"}, "stop strings would cut a constrained text"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        stream_generate(*loaded("demo"), CHAT, mode="autoregressive", constraint={"json_schema": RECORD}, **options)
