@@ -62,9 +62,8 @@ def stream_generate(
                 changes the time that a text takes, and nothing of the text
     pinned      in mode "reference", what is known of the answer, of each prompt alike: token ids, -1 where one is free;
                 the model sees them from the first step on, and none is changed
-    constraint  what the answer must be, behind a thought where the model thinks: a dict with one key, json_schema (a
-                dict), json_object (True), regex, choice (a list of strings) or grammar (Lark's notation, or GBNF); or a
-                list of such dicts and None, one a prompt
+    constraint  what the answer must be, behind a thought: {"json_schema": {…}}, {"json_object": True}, {"regex": "…"},
+                {"choice": ["…"]} or {"grammar": "…"} (Lark's notation, or GBNF); or a list of those, one a prompt
     options     the fields of `GenerationConfig` as keywords, which win over `config`: mode, max_tokens, seed,
                 eos_token_id, stop, prefill_step_size; of "reference", "balanced" and "fast" max_denoising_steps,
                 entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, canvas_length, early_end,
@@ -78,20 +77,16 @@ def stream_generate(
     Raises `PromptError` and `OptionError` for bad values and TypeError for an unknown option, before any work is done.
     """
     settings = model.generation_defaults.resolve((config or GenerationConfig()).override(options))
-    _check_tokenizer(tokenizer)
-    prompts, _ = split_batch(prompt)
     vocab_size = model.config.vocab_size
-    encoded = [tokenizer.encode_prompt(single, vocab_size, tools, enable_thinking) for single in prompts]
-    if tokenizer.has_chat_template and any(isinstance(single, str) for single in prompts):
-        _hint_at_messages()
+    encoded = _encoded(tokenizer, vocab_size, prompt, tools, enable_thinking)
     check_request(model, settings, [len(tokens) for tokens in encoded], prefixes)
     policy, pins = _policy(acceptance, settings), check_pins(pinned, settings, vocab_size)
-    draws = _draws(model, settings.seed, noise, len(encoded))
-    cost = costs_here(model) if settings.mode == "speculative" else counted
     guides = guides_of(constraint, model, tokenizer, settings, encoded)
+    cost = costs_here(model) if settings.mode == "speculative" else counted
+    parts = zip(encoded, _draws(model, settings.seed, noise, len(encoded)), guides, strict=True)
     requests = [
         Request(tuple(tokens), settings, own, policy, prefixes, drafts or DraftMemory(cost), pins, guide)
-        for tokens, own, guide in zip(encoded, draws, guides, strict=True)
+        for tokens, own, guide in parts
     ]
     return run(model, tokenizer, requests)
 
@@ -170,6 +165,22 @@ def generate(
     ):
         texts[event.row] += event.text
     return texts if is_batch else texts[0]
+
+
+def _encoded(
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    prompt: Prompt,
+    tools: Sequence[Message] | None,
+    enable_thinking: bool | None,
+) -> list[list[int]]:
+    """The token ids of each prompt. Raises PromptError."""
+    _check_tokenizer(tokenizer)
+    prompts, _ = split_batch(prompt)
+    encoded = [tokenizer.encode_prompt(single, vocab_size, tools, enable_thinking) for single in prompts]
+    if tokenizer.has_chat_template and any(isinstance(single, str) for single in prompts):
+        _hint_at_messages()
+    return encoded
 
 
 def _policy(acceptance: FigureRule | None, settings: Settings) -> Policy:

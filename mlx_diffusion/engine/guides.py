@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.modes import CAUSAL, DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
@@ -31,7 +32,8 @@ def guides_of(
         return [None] * len(prompts)
     wanted = [constraint] * len(prompts) if isinstance(constraint, Mapping | str) else list(constraint)
     if len(wanted) != len(prompts):
-        raise OptionError(f"constraint is a list of {len(wanted)} for {len(prompts)} prompts; give one a prompt")
+        prompts_there = count_of(len(prompts), "prompt")
+        raise OptionError(f"constraint is a list of {len(wanted)} for {prompts_there}; give one a prompt")
     return [
         None if own is None else guide_of(read_constraint(own), model, tokenizer, settings, tokens)
         for own, tokens in zip(wanted, prompts, strict=True)
@@ -53,7 +55,7 @@ def guide_of(
         raise OptionError(f"constraint {constraint.kind} is matched by no text, or by none that was found; loosen it")
     if not fits:
         raise OptionError(
-            f"the shortest text that constraint {constraint.kind} allows has {len(ending)} tokens, and {room} may be "
-            "written; raise max_tokens"
+            f"the shortest text that constraint {constraint.kind} allows has {count_of(len(ending), 'token')}, "
+            f"and {room} may be written; raise max_tokens"
         )
     return guide

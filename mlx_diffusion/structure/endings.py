@@ -32,18 +32,18 @@ LITERALS = 1_000  # letters that are told apart, at most
 SUFFIX = 4  # of them by which places are told apart
 
 
-class Place(NamedTuple):
+class Reached(NamedTuple):
     """A text that may be gone on with, as the way there from the one before."""
 
     matcher: LLMatcher
     letters: Sequence[int]
-    before: Place | None
+    before: Reached | None
     suffix: tuple[int, ...] = ()  # the last letters
 
     def way(self) -> list[int]:
         """All letters from the first place."""
         parts = []
-        place: Place | None = self
+        place: Reached | None = self
         while place is not None:
             parts.append(place.letters)
             place = place.before
@@ -68,7 +68,7 @@ def sought_ending(matcher: LLMatcher, literals: bytes, stage: int) -> tuple[list
 
 def quick_ending(matcher: LLMatcher, literals: bytes, effort: int) -> list[int] | None:
     """Letters with which a text is complete, found by closing what can be closed, as soon as it can; None: not so."""
-    place = Place(matcher.deep_copy(), (), None)
+    place = Reached(matcher.deep_copy(), (), None)
     untried = [(place, _ways(place.matcher, literals))]
     for _ in range(effort):
         if not untried:
@@ -80,7 +80,7 @@ def quick_ending(matcher: LLMatcher, literals: bytes, effort: int) -> list[int] 
         if way is None:
             untried.pop()
         else:
-            place = Place(way.matcher, way.letters, place)
+            place = Reached(way.matcher, way.letters, place)
             untried.append((place, _ways(place.matcher, literals, way.letters[-1])))
     return None
 
@@ -93,7 +93,7 @@ def shortest_ending(matcher: LLMatcher, most: int, literals: bytes, effort: int)
     """
     serial, seen = count(), set()
     runs: set[tuple[tuple[int, ...], int]] = {((before,), letter) for before, letter in pairwise(literals)}
-    heap = [(0, next(serial), 0, Place(matcher.deep_copy(), (), None))]
+    heap = [(0, next(serial), 0, Reached(matcher.deep_copy(), (), None))]
     for _ in range(effort):
         if not heap:
             return None
@@ -110,7 +110,7 @@ def shortest_ending(matcher: LLMatcher, most: int, literals: bytes, effort: int)
             if behind <= most:
                 price = cost + len(way.letters) + _extra(place.suffix, way.letters, runs)
                 suffix = (*place.suffix, *way.letters)[-SUFFIX:] if literals else ()
-                heappush(heap, (price, next(serial), behind, Place(way.matcher, way.letters, place, suffix)))
+                heappush(heap, (price, next(serial), behind, Reached(way.matcher, way.letters, place, suffix)))
     return None
 
 
