@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PromptError,
     )
     from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment, Stats, TokenLogprob
+    from mlx_diffusion.filling.decisions import decide
     from mlx_diffusion.filling.infilling import infill, stream_infill
     from mlx_diffusion.generation import generate, stream_generate
     from mlx_diffusion.loading import load
@@ -48,6 +49,7 @@ __all__ = [
     "Segment",
     "Stats",
     "TokenLogprob",
+    "decide",
     "generate",
     "infill",
     "load",
@@ -66,6 +68,7 @@ _HOMES = {
         "PromptError",
     ),
     "mlx_diffusion.events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats", "TokenLogprob"),
+    "mlx_diffusion.filling.decisions": ("decide",),
     "mlx_diffusion.filling.infilling": ("infill", "stream_infill"),
     "mlx_diffusion.generation": ("generate", "stream_generate"),
     "mlx_diffusion.loading": ("load",),
