@@ -1,5 +1,7 @@
 """Parity of both passes with Transformers, and what must not change a result: company, lengths, parts."""
 
+from functools import partial
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -85,6 +87,33 @@ def test_a_row_is_the_same_alone_and_in_company(name: str) -> None:
         own = slice(row, row + 1)
         (seen,) = model.survey([views[row]._replace(prefix=alone.prefix())], temperatures[own], gumbels[own])
         assert all(map(mx.array_equal, seen.survey, together[row].survey))
+
+
+@pytest.mark.parametrize("name", ["hub", "transformers"])
+def test_a_canvas_beside_the_tokens_before_it_gives_what_it_gives_behind_them(name: str) -> None:
+    """In one pass with several rows' tokens, of which only some bring a canvas; beyond the window, too."""
+    model = model_of(FIXTURES / name)
+    rng = np.random.default_rng(4)
+    heads, tails = ([mx.array(rng.integers(3, 90, size)) for size in sizes] for sizes in ((30, 3, 9), (4, 12, 31)))
+    canvases = [mx.array(rng.integers(0, 96, 7)), None, mx.array(rng.integers(0, 96, 16))]
+    together, apart = [model.make_cache() for _ in heads], [model.make_cache() for _ in heads]
+    for caches in (together, apart):
+        model.encode(list(map(Passage, heads, caches)))
+    plain = model.encode([Passage(*row, 1) for row in zip(tails, apart, strict=True)])
+    joined = model.encode(
+        [Passage(tail, cache, 1, own) for tail, cache, own in zip(tails, together, canvases, strict=True)]
+    )
+    assert np.allclose(joined[: len(tails)], plain, atol=ENCODER_BOUND)
+    for one, other in zip(together, apart, strict=True):
+        assert one.offset == other.offset
+        assert all(map(partial(np.allclose, atol=ENCODER_BOUND), one.arrays(), other.arrays()))
+    behind = [(own, cache) for own, cache in zip(canvases, apart, strict=True) if own is not None]
+    views = [View(own, model.no_signal(own.size), cache.prefix()) for own, cache in behind]
+    asked = [mx.array([0.8])] * 2, [mx.zeros((0,))] * 2
+    for seen, expected in zip(
+        model.survey_hidden(joined[len(tails) :], views, *asked), model.survey(views, *asked), strict=True
+    ):
+        assert all(map(partial(np.allclose, atol=1e-4), seen.survey, expected.survey))
 
 
 @pytest.mark.parametrize("compiled", [False, True])

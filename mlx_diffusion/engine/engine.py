@@ -18,7 +18,7 @@ from mlx_diffusion.engine.denoising_row import DenoisingRow
 from mlx_diffusion.engine.memory_limits import memory_limits
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row
-from mlx_diffusion.engine.step import Stepped, Turn, step
+from mlx_diffusion.engine.step import Stepped, Turn, step, step_beside
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.events import Draft, Event, Prefill
 from mlx_diffusion.modes import CAUSAL
@@ -102,8 +102,10 @@ class Engine:
                 break
             chosen.append(row)
             passages.append(passage)
-        choices = self._choices(chosen, passages, self.model.encode(passages))
-        mx.eval([passage.cache.arrays() for passage in passages], [own for own in choices if own is not None])
+        hidden = self.model.encode(passages)
+        choices, beside = self._choices(chosen, passages, hidden), self._steps_beside(chosen, passages, hidden)
+        drafted = [(one.canvas.tokens, one.accepted, one.canvas.survey._replace(soft=())) for _, one in beside.values()]
+        mx.eval([passage.cache.arrays() for passage in passages], [own for own in choices if own is not None], drafted)
         if any(row.in_prompt for row in chosen):
             mx.clear_cache()  # the arrays of a prompt's part are larger than those of all that follows
         events: list[Event] = []
@@ -113,7 +115,11 @@ class Engine:
                 self.failed[row.index] = CheckpointError(f"the model gives NaN at {where}: {DAMAGED}")
                 continue
             in_prompt = row.in_prompt
-            events += row.take_encoded(passage.tokens.shape[0], choice)
+            encoded = row.take_encoded(passage.tokens.shape[0], choice)
+            if row.index in beside:  # judged by what the encoder chose, and shown before it
+                turn, one = beside[row.index]
+                events += row.take_step(turn, one, _draft(row, turn, one), finished=False)
+            events += encoded
             self._rows[row.index] = self._rows.pop(row.index)
             if in_prompt and row.in_prompt:
                 events.append(Prefill(row.cache.offset, len(row.request.tokens), row.index))
@@ -123,13 +129,23 @@ class Engine:
         """What the rows choose at the positions that they look at; lazy."""
         if not any(passage.looked_at for passage in passages):
             return [None] * len(rows)
-        logits, start = self.model.unembed(hidden), 0
+        logits, start = self.model.unembed(hidden[: _looked_at(passages)]), 0
         choices: list[Choice | None] = []
         for row, passage in zip(rows, passages, strict=True):
             end = start + (passage.looked_at or 0)
             choices.append(row.choose(logits[start:end]) if end > start else None)
             start = end
         return choices
+
+    def _steps_beside(
+        self, rows: Sequence[Row], passages: Sequence[Passage], hidden: mx.array
+    ) -> dict[int, tuple[Turn, Stepped]]:
+        """The steps of the canvases that went through the layers beside the passages, by row; lazy."""
+        turns = {row.index: row.turn() for row, one in zip(rows, passages, strict=True) if one.canvas is not None}
+        if not turns:
+            return {}
+        stepped = step_beside(self.model, list(turns.values()), hidden[_looked_at(passages) :])
+        return {index: (turns[index], one) for index, one in zip(turns, stepped, strict=True)}
 
     def _denoise(self, rows: Sequence[Row]) -> list[Event]:
         """Let every row take a denoising step, and take in the canvases that are finished."""
@@ -145,14 +161,21 @@ class Engine:
                 where = f"block {row.block}, step {row.step}"
                 self.failed[row.index] = CheckpointError(f"the model gives NaN at {where}: {DAMAGED}")
                 continue
-            found = one.canvas.survey
-            canvas, argmax, accepted, entropy = map(
-                np.array, (turn.canvas.tokens, found.argmax, one.accepted, found.entropy)
-            )
-            forwarded = None if turn.positions is None else turn.positions.shape[0]
-            draft = Draft(row.block, row.step, canvas, argmax, accepted, entropy, row.index, forwarded)
-            events += row.take_step(turn, one, draft, finished)
+            events += row.take_step(turn, one, _draft(row, turn, one), finished)
         return events
+
+
+def _looked_at(passages: Sequence[Passage]) -> int:
+    """How many positions of all passages somebody looks at."""
+    return sum(passage.looked_at or 0 for passage in passages)
+
+
+def _draft(row: Row, turn: Turn, one: Stepped) -> Draft:
+    """The event of a step that has been evaluated and not yet been taken in."""
+    found = one.canvas.survey
+    canvas, argmax, accepted, entropy = map(np.array, (turn.canvas.tokens, found.argmax, one.accepted, found.entropy))
+    forwarded = None if turn.positions is None else turn.positions.shape[0]
+    return Draft(row.block, row.step, canvas, argmax, accepted, entropy, row.index, forwarded)
 
 
 def _without_rest(turn: Turn, one: Stepped) -> Stepped:

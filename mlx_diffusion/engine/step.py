@@ -34,6 +34,16 @@ class Network(Protocol):
         ...
 
 
+class EncodingNetwork(Network, Protocol):
+    """A network that takes canvases through its layers beside the tokens that it encodes."""
+
+    def survey_hidden(
+        self, hidden: mx.array, views: Sequence[View], temperatures: Sequence[mx.array], gumbels: Sequence[mx.array]
+    ) -> list[Seen]:
+        """What the logits say of the canvases, from what they came out of the layers with, [N, D]."""
+        ...
+
+
 class Turn(NamedTuple):
     """What one row brings to a step."""
 
@@ -95,9 +105,20 @@ def first_canvas(tokens: mx.array, soft: mx.array, pinned: mx.array | None = Non
 
 def step(network: Network, turns: Sequence[Turn]) -> list[Stepped]:
     """Let every row take its next denoising step. Nothing is evaluated."""
-    found = network.survey(
-        [turn.view() for turn in turns], [turn.temperature for turn in turns], [turn.gumbel for turn in turns]
-    )
+    return _decided(network, turns, network.survey(*_asked(turns)))
+
+
+def step_beside(network: EncodingNetwork, turns: Sequence[Turn], hidden: mx.array) -> list[Stepped]:
+    """The same of canvases that have been through the layers beside other tokens, and gave hidden [N, D]."""
+    return _decided(network, turns, network.survey_hidden(hidden, *_asked(turns)))
+
+
+def _asked(turns: Sequence[Turn]) -> tuple[list[View], list[mx.array], list[mx.array]]:
+    return [turn.view() for turn in turns], [turn.temperature for turn in turns], [turn.gumbel for turn in turns]
+
+
+def _decided(network: Network, turns: Sequence[Turn], found: Sequence[Seen]) -> list[Stepped]:
+    """What the rules make of what the network said."""
     stepped = []
     for turn, seen in zip(turns, found, strict=True):
         anew = turn.surveyed

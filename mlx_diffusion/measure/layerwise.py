@@ -25,7 +25,6 @@ from mlx_diffusion.engine.step import Turn, first_canvas, step
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.network.cache import Prefix, PrefixCache
 from mlx_diffusion.network.flat import Flat
-from mlx_diffusion.network.head import Survey
 from mlx_diffusion.network.layers import RotaryEmbedding
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Seen, View
@@ -94,8 +93,7 @@ class Layerwise:
     ) -> list[Seen]:
         """As `DiffusionGemma.survey`."""
         flat = Flat.of([view.tokens.shape[0] for view in views])
-        survey = self.ends.survey_hidden(self.decode(views, flat), flat, views, temperatures, gumbels)
-        return [Seen(Survey(*row), ()) for row in zip(*map(flat.take, survey), strict=True)]
+        return self.ends.survey_hidden(self.ends.norm(self.decode(views, flat)), views, temperatures, gumbels)
 
     def run(self, function: Callable[..., Any], module: None, *arguments: Any) -> Any:
         """Run the function as it is: nothing here runs often enough to be worth a trace."""

@@ -24,7 +24,7 @@ from mlx_diffusion.network.layers import RotaryEmbedding, SelfConditioning
 from mlx_diffusion.network.rows import Passage, Seen, View
 from mlx_diffusion.network.sampling import columns
 from mlx_diffusion.network.traces import Traces, plainly
-from mlx_diffusion.network.transformer import Layer, encoder_blocks
+from mlx_diffusion.network.transformer import Beside, Layer, encoder_blocks
 from mlx_diffusion.options import GenerationConfig
 
 
@@ -62,24 +62,36 @@ class DiffusionGemma(nn.Module):
         """Encode the tokens of all rows and append their keys and values to the rows' caches.
 
         Returns the hidden states after the final norm of the positions that are looked at, [N, D], row after row:
-        `unembed` makes of them the logits of a causal language model. All is lazy: who needs a cache alone evaluates
-        `cache.arrays()`, and what only the hidden states need is never computed.
+        `unembed` makes of them the logits of a causal language model. Behind them come those of the canvases that the
+        passages bring, for `survey_hidden`: a canvas takes its first denoising step in the very pass that encodes the
+        tokens before it. All is lazy: who needs a cache alone evaluates `cache.arrays()`, and what only the hidden
+        states need is never computed.
         """
-        flat = Flat.of([passage.tokens.shape[0] for passage in passages])
+        canvases = [passage.canvas for passage in passages if passage.canvas is not None]
+        flat = Flat.of([tokens.shape[0] for tokens in (*(passage.tokens for passage in passages), *canvases)])
         starts = [passage.cache.offset for passage in passages]
         blocks = {
             layer_type: [encoder_blocks(self.config, layer_type, p.cache.offset, p.tokens.shape[0]) for p in passages]
             for layer_type in set(self.config.layer_types)
         }
-        x = self.embed(flat.join([passage.tokens for passage in passages]))
+        beside = [
+            Beside(row, passage.cache.offset + passage.tokens.shape[0])
+            for row, passage in enumerate(passages)
+            if passage.canvas is not None
+        ]
+        x = self.embed(mx.concatenate([*(passage.tokens for passage in passages), *canvases]))
+        if canvases:
+            texts = sum(flat.counts[: len(passages)])
+            signal = self.no_signal(flat.total - texts)
+            x = mx.concatenate([x[:texts], self.self_conditioning(x[texts:], signal)])
         for index, (layer, layer_type) in enumerate(zip(self.layers, self.config.layer_types, strict=True)):
             # Who wants the caches alone needs nothing of the last layer's attention: nothing of it is evaluated here.
             after = evaluated_after if on_cpu() and index < len(self.layers) - 1 else mx.depends
             caches = [passage.cache.layers[index] for passage in passages]
             looked_at = _looked_at(passages, flat) if index == len(self.layers) - 1 else None
-            x = layer.encode(x, flat, starts, blocks[layer_type], caches, after, looked_at)
-        for passage, count in zip(passages, flat.counts, strict=True):
-            passage.cache.advance(count)
+            x = layer.encode(x, flat, starts, blocks[layer_type], caches, after, looked_at, beside)
+        for passage in passages:
+            passage.cache.advance(passage.tokens.shape[0])
         return self.norm(x)
 
     def survey(
@@ -94,18 +106,26 @@ class DiffusionGemma(nn.Module):
         flat = Flat.of([view.tokens.shape[0] for view in views], few_sizes=self.compiled)
         x, kept = self._decode(views, flat)
         x, flat = self._asked(x, flat, views)
-        rows = zip(*map(flat.take, self.survey_hidden(x, flat, views, temperatures, gumbels)), strict=True)
+        hidden = self.run(nn.RMSNorm.__call__, self.norm, x)
+        rows = zip(*map(flat.take, self._survey(hidden, flat, views, temperatures, gumbels)), strict=True)
         return [Seen(Survey(*row), own) for row, own in zip(rows, kept, strict=True)]
 
     def survey_hidden(
+        self, hidden: mx.array, views: Sequence[View], temperatures: Sequence[mx.array], gumbels: Sequence[mx.array]
+    ) -> list[Seen]:
+        """The same of canvases that have been through the layers, from their hidden states [N, D] as `encode` gives."""
+        flat = Flat.of([view.tokens.shape[0] for view in views])
+        rows = zip(*map(flat.take, self._survey(hidden, flat, views, temperatures, gumbels)), strict=True)
+        return [Seen(Survey(*row), ()) for row in rows]
+
+    def _survey(
         self,
-        x: mx.array,
+        hidden: mx.array,
         flat: Flat,
         views: Sequence[View],
         temperatures: Sequence[mx.array],
         gumbels: Sequence[mx.array],
     ) -> Survey:
-        """The same of what comes out of the last layer at the surveyed positions, [N, D]."""
         vocab_size = self.config.vocab_size
 
         def noise(sources: Sequence[mx.array], first: int) -> mx.array:
@@ -114,9 +134,9 @@ class DiffusionGemma(nn.Module):
             return flat.join([view.noise(source, first, vocab_size, self.run) for view, source in rows])
 
         heat = [mx.broadcast_to(own, (width, 1)) for own, width in zip(temperatures, flat.widths, strict=True)]
-        small = 4 * x.shape[0] * columns(vocab_size) < LEAST_BYTES
+        small = 4 * hidden.shape[0] * columns(vocab_size) < LEAST_BYTES
         return survey_vocabulary(
-            self.run(nn.RMSNorm.__call__, self.norm, x).astype(self.projection_dtype),
+            hidden.astype(self.projection_dtype),
             self.embed_tokens,
             self.config.final_logit_softcapping,
             self.config.hidden_size**0.5,
@@ -196,12 +216,12 @@ class DiffusionGemma(nn.Module):
 
 def _looked_at(passages: Sequence[Passage], flat: Flat) -> mx.array | None:
     """The places of the positions that somebody looks at, int32 [places]; None: of all, or of none of them."""
-    if not any(passage.looked_at for passage in passages):
+    if not any(passage.looked_at or passage.canvas is not None for passage in passages):
         return None
     places: list[int] = []
     start = 0
-    for passage, count in zip(passages, flat.counts, strict=True):
+    for passage, count in zip(passages, flat.counts, strict=False):
         wanted = count if passage.looked_at is None else passage.looked_at
         places += range(start + count - wanted, start + count)
         start += count
-    return mx.array(places, dtype=mx.int32)
+    return mx.array([*places, *range(start, flat.total)], dtype=mx.int32)

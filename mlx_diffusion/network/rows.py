@@ -22,6 +22,7 @@ class Passage(NamedTuple):
     tokens: mx.array  # int32 [P]
     cache: PrefixCache
     looked_at: int | None = None  # how many of the last positions somebody looks at; None: all
+    canvas: mx.array | None = None  # int32 [W], tokens of a canvas behind them that takes its first step beside them
 
 
 class View(NamedTuple):

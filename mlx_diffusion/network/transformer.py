@@ -6,6 +6,7 @@ Knows nothing of embeddings, of the head, or of the layers before and after.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,6 +22,13 @@ from mlx_diffusion.network.masks import Block, first_seen
 from mlx_diffusion.network.rows import View
 from mlx_diffusion.network.split_attention import PROMPT_SCORES, widest
 from mlx_diffusion.network.traces import Run, plainly
+
+
+class Beside(NamedTuple):
+    """A canvas that goes through the layers beside the tokens that it follows."""
+
+    owner: int  # which of the rows it follows
+    start: int  # where it begins
 
 
 class Layer(nn.Module):
@@ -52,17 +60,27 @@ class Layer(nn.Module):
         caches: Sequence[LayerCache],
         after: After = mx.depends,
         looked_at: mx.array | None = None,
+        beside: Sequence[Beside] = (),
     ) -> mx.array:
         """x [N, D] of all rows, each from its start on; its keys and values go into its cache. Returns [N, D].
 
         blocks: which of a row's queries see which keys, see `encoder_blocks`. looked_at: the places that are wanted,
-        int32, where not all are; the others are left out once they have attended.
+        int32, where not all are; the others are left out once they have attended. beside: the canvases that lie in x
+        behind the rows; each sees itself and what is in its row's cache by now, and nothing of it is kept.
         """
         attended = []
-        for row, start, own, cache in zip(self.project(x).rows(flat), starts, blocks, caches, strict=True):
+        rows, texts = self.project(x).rows(flat), len(caches)
+        for row, start, own, cache in zip(rows[:texts], starts, blocks, caches, strict=True):
             attended.append(attend_causally(self.self_attn.turned(row, start), own, cache, after))
-        joined = flat.join(attended)
-        return self.encoded(x, joined) if looked_at is None else self.encoded(x[looked_at], joined[looked_at])
+        for row, (owner, start) in zip(rows[texts:], beside, strict=True):
+            turned = self.self_attn.turned(row, start)
+            prefix = caches[owner].seen_by_canvas(few_shapes=False)
+            attended.append(attend_both_ways(turned.queries, (turned.keys, turned.values), None, *prefix))
+        joined, scalars = flat.join(attended), self._scalars(sum(flat.counts[:texts]), sum(flat.counts[texts:]))
+        if looked_at is not None:
+            x, joined = x[looked_at], joined[looked_at]
+            scalars = scalars[looked_at] if beside else scalars
+        return self._after_attention(x, joined) * scalars
 
     def denoise(
         self,
@@ -91,13 +109,16 @@ class Layer(nn.Module):
         """What the positions of all rows, x [N, D], bring into attention."""
         return self.self_attn.project(self.input_layernorm(x).astype(self.self_attn.dtype))
 
-    def encoded(self, x: mx.array, attended: mx.array) -> mx.array:
-        """x [N, D] and what its positions attended to, [N, H, S], to what comes out of this layer of the encoder."""
-        return self._after_attention(x, attended) * self.encoder_scalar
-
     def decoded(self, x: mx.array, attended: mx.array) -> mx.array:
-        """The same for the decoder."""
+        """x [N, D] and what its positions attended to, [N, H, S], to what comes out of this layer of the decoder."""
         return self._after_attention(x, attended) * self.decoder_scalar
+
+    def _scalars(self, encoded: int, decoded: int) -> mx.array:
+        """The encoder's scalar for so many positions, and the decoder's for those behind them: [N, 1], or [1]."""
+        if not decoded:
+            return self.encoder_scalar
+        own = ((self.encoder_scalar, encoded), (self.decoder_scalar, decoded))
+        return mx.concatenate([mx.broadcast_to(scalar, (count, 1)) for scalar, count in own])
 
     def _after_attention(self, x: mx.array, attended: mx.array) -> mx.array:
         """Products are done in their matrices' type, which may be float16; the residual stream, x, keeps its own."""
