@@ -10,19 +10,21 @@ pass is computed.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.engine.choice import Choice, choose
-from mlx_diffusion.engine.drafting import PLAIN, Drafting, DraftMemory, FoundText
+from mlx_diffusion.engine.drafting import FOUND, PLAIN, Drafting, DraftMemory, FoundText, Plan
 from mlx_diffusion.engine.noise import PositionNoise
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row, logprobs_of
 from mlx_diffusion.engine.rules import DRAFTS, Canvas, Rules
 from mlx_diffusion.engine.step import Stepped, Turn, first_canvas
 from mlx_diffusion.events import Draft, Event, TokenLogprob
+from mlx_diffusion.network.cache import Prefix
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.structure.following import Followed, follow, foreseen
@@ -43,7 +45,7 @@ class CausalRow(Row):
         self.noise = PositionNoise(request.draws, model.config.vocab_size)
         self.found = FoundText()
         self.found.extend(request.tokens)
-        self.plan = PLAIN
+        self.plan: Plan | None = None  # of this round's draft
         self.guesses: list[int] = []  # tokens that may follow those that are waiting
         self.guide = request.guide  # behind those that are waiting
         self.allowed: mx.array | None = None  # tokens in place of each guess and behind them, uint32 [A, words]
@@ -52,17 +54,20 @@ class CausalRow(Row):
 
     @property
     def encodes(self) -> bool:
-        return self.canvas is None
+        return self.canvas is None or self.in_prompt
 
     def passage(self) -> Passage:
         """The next part of the prompt; behind it the last final token, and what may follow."""
         part = self.waiting[: self.request.settings.prefill_step_size]
         if len(part) < len(self.waiting):
             return Passage(mx.array(part, dtype=mx.int32), self.cache, 0)
+        if self.plan is None:
+            self._draft_beside(part)
         if self.guide is not None:
             self.guesses, masks = foreseen(self.guide, self.guesses, min(len(self.guesses), max(self._left(), 0)))
             self.allowed = mx.array(masks)
-        return Passage(mx.array(part + self.guesses, dtype=mx.int32), self.cache, 1 + len(self.guesses))
+        canvas = None if self.canvas is None else self.canvas.tokens
+        return Passage(mx.array(part + self.guesses, dtype=mx.int32), self.cache, 1 + len(self.guesses), canvas)
 
     def choose(self, logits: mx.array) -> Choice:
         settings, text = self.request.settings, [*self.encoded, *self.waiting]
@@ -86,8 +91,8 @@ class CausalRow(Row):
         if was_prompt:
             self.prefilled = time.perf_counter()
             self.keep()
-        else:
-            self.drafting.record(self.plan, agreed)
+        elif self.plan is not None:
+            self.drafting.record(self.plan, agreed, len(guesses))
         self.waiting, self.guesses = [], []
         final = follow(self.guide, tokens[: agreed + 1], self._left() + 1)
         self.guide = final.guide
@@ -97,7 +102,8 @@ class CausalRow(Row):
         if self.reason is None:
             self.waiting = list(segment.tokens[agreed:])
             self.found.extend(segment.tokens)
-            self._begin_round()
+            if self.canvas is None:
+                self._begin_round()
         elif not was_prompt:
             self.keep()
         return [segment]
@@ -105,10 +111,11 @@ class CausalRow(Row):
     def turn(self) -> Turn:
         assert self.canvas is not None
         width, settings = self.canvas.tokens.shape[0], self.request.settings
-        noise = self._noise(len(self.encoded), width + 1)  # and of the token that follows, which is chosen next
+        first = self._next if self.in_prompt else len(self.encoded)  # where the canvas begins
+        noise = self._noise(first, width + 1)  # and of the token that follows, which is chosen next
         return Turn(
             self.canvas,
-            self.cache.prefix(few_shapes=self.model.compiled),
+            Prefix([], {}, mx.array(first)) if self.in_prompt else self.cache.prefix(few_shapes=self.model.compiled),
             mx.array([settings.temperature if settings.temperature > 0 else settings.t_max]),
             mx.zeros((0,)) if noise is None else noise[:width],
             self.canvas.tokens,
@@ -117,20 +124,28 @@ class CausalRow(Row):
         )
 
     def take_step(self, turn: Turn, stepped: Stepped, draft: Draft, finished: bool) -> list[Event]:
+        assert self.plan is not None
+        beside = self.plan.source == "beside"
         self.canvas = stepped.canvas
         self.step += 1
         self.steps += 1
-        self.passes += 1
+        self.passes += not beside
         self.decoder_positions += self.plan.width
-        known = len(self.waiting)
+        known = 0 if beside else len(self.waiting)  # of its positions
         proposed = np.array(stepped.canvas.tokens)[known:]
         handed_on = np.zeros(len(proposed), bool)
-        if self.step == self.request.settings.draft_steps:
+        if beside or self.step == self.request.settings.draft_steps:
             self.canvas = None
-            self.guesses = self._worth_verifying(proposed.tolist(), np.array(stepped.canvas.survey.probability)[known:])
-            handed_on[: len(self.guesses)] = True
-        canvas, entropy = draft.canvas[known:], draft.entropy[known:]
-        return [Draft(self.block, draft.step, canvas, proposed, handed_on, entropy, self.index)]
+            ahead = len(self.waiting) if beside else 0  # of its tokens, which are final by now
+            if self.reason is None and proposed[:ahead].tolist() == self.waiting[:ahead]:
+                likely = np.array(stepped.canvas.survey.probability)[known + ahead :]
+                self.guesses = self._worth_verifying(proposed[ahead:].tolist(), likely)
+                handed_on[ahead : ahead + len(self.guesses)] = True
+            else:
+                self.drafting.record_useless(self.plan)
+                self._begin_round()
+        entropy = draft.entropy[known:]
+        return [Draft(self.block, draft.step, draft.canvas[known:], proposed, handed_on, entropy, self.index)]
 
     def _logprobs(self, choice: Choice, final: Followed) -> list[TokenLogprob]:
         """Those of what was chosen, where the options ask for them; what must follow is certain."""
@@ -157,26 +172,40 @@ class CausalRow(Row):
             return None
         return self.noise.at(first, count)
 
+    def _draft_beside(self, part: Sequence[int]) -> None:
+        """Plan a draft that takes its step beside the prompt's last part, and begin its canvas."""
+        self.plan = PLAIN
+        if self.drafts and self._left() >= 1 and self.request.settings.draft_steps == 1:
+            self.plan = self.drafting.beside(len(part), self.model.config.max_position_embeddings - self._next)
+        if self.plan.source == "beside":
+            width = self.plan.width
+            self.canvas = first_canvas(self.request.draws.initial(self.block, width), self.model.no_signal(width))
+
     def _begin_round(self) -> None:
         self.plan, self.step = PLAIN, 0
         left = self._left()
-        if not self.drafts or left < 1:
+        if not self.drafts or left < 1 or self.reason is not None:
             return
-        found = self.found.guess(min(left, self.model.config.canvas_length - 1))
-        self.plan = self.drafting.plan(len(found), self.model.config.max_position_embeddings - self._next + 1)
-        if self.plan.source == "found":
-            self.guesses = found
-        elif len(self.waiting) >= self.plan.width:
+        most = min(left, self.model.config.canvas_length - 1)
+        found = {source: self._until_stop(self.found.guess(matched, most)) for matched, source in FOUND.items()}
+        room = self.model.config.max_position_embeddings - self._next + 1
+        self.plan = self.drafting.plan([len(tokens) for tokens in found.values()], room)
+        width = self.plan.width
+        if self.plan.source in found:
+            self.guesses = found[self.plan.source][: width - 1]
+        elif len(self.waiting) >= width:
             self.plan = PLAIN
         elif self.plan.source == "denoised":
-            width = self.plan.width
             tokens = self.request.draws.initial(self.block, width)
             known = mx.array(self.waiting + [-1] * (width - len(self.waiting)), dtype=mx.int32)
             self.canvas = first_canvas(tokens, self.model.no_signal(width), known)
 
     def _worth_verifying(self, proposed: list[int], probabilities: np.ndarray) -> list[int]:
-        """The beginning of a draft that is handed to verification: up to a stop token, which comes of itself."""
-        stops = self.request.settings.eos_token_id
-        ends = next((index for index, token in enumerate(proposed) if token in stops), len(proposed))
-        guesses = proposed[: min(ends, self._left())]
+        """The beginning of a draft that is handed to verification."""
+        guesses = self._until_stop(proposed)[: self._left()]
         return guesses[: self.drafting.verified(probabilities[: len(guesses)].tolist())]
+
+    def _until_stop(self, tokens: list[int]) -> list[int]:
+        """The tokens before the first stop token, which comes of itself."""
+        stops = self.request.settings.eos_token_id
+        return tokens[: next((index for index, token in enumerate(tokens) if token in stops), len(tokens))]

@@ -1,25 +1,29 @@
 """The plans of drafts: where one comes from, how wide it is, how much of it is verified, and when none is worth it.
 
-A draft costs a pass or two and gives as many tokens as the encoder agrees with, and one more. How many that will be is
-estimated from the drafts before; what a pass costs is counted, or told by whoever knows the device. Knows nothing of
-models or text: drafts cannot change what is written.
+A draft costs time and gives as many tokens as the encoder agrees with, and one more. How many that will be is estimated
+from the drafts before; what a pass costs is counted, or told by whoever knows the device. Drafts live on credit: a
+small share of the text so far is all that they may lose, so that no text takes much longer than one token a pass would.
+Knows nothing of models or text: drafts cannot change what is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Literal, NamedTuple
 
-Cost = Callable[[int], float]  # positions of a pass -> its time, in passes of one position
-Source = Literal["none", "denoised", "found"]
+import numpy as np
 
-WIDTHS = (4, 8, 16, 32)  # of canvases: few, since each is a shape of its own
-NGRAM = 3  # tokens that must have stood before for what followed them to be proposed again
-MEMORY = 24.0  # tokens' worth of evidence that an estimate rests on at most
-KEPT_SHARE = 0.8  # of it, at every draft
-FIRST_REST, LONGEST_REST = 16, 256  # tokens without drafts after they did not pay, doubled each time in a row
-LOST_SHARE = 20  # a rest lasts at least so many times as long as what the last try lost
+Cost = Callable[[int], float]  # positions of a pass -> its time, in passes of one position
+Source = Literal["none", "beside", "denoised", "found 1", "found 2", "found 3"]
+
+WIDTHS = (2, 4, 6, 8, 12, 16, 24, 32)  # of drafts: few, since each is a shape of its own
+FOUND: dict[int, Source] = {1: "found 1", 2: "found 2", 3: "found 3"}  # by how many tokens before stood there, too
+HOPE = 0.9  # before anything is known: the share of tokens that agree, of those behind agreeing ones
+KEPT = 0.9  # of the evidence, at every draft
+FIRST_CREDIT, MOST_CREDIT = 4.0, 16.0  # passes of one position
+CREDIT_A_TOKEN = 0.06  # of every text, whatever drafts gain or lose
 
 
 def counted(positions: int) -> float:
@@ -27,53 +31,59 @@ def counted(positions: int) -> float:
     return 1.0
 
 
-@dataclass
-class Agreement:
-    """How likely one more token of a draft is to be right, by what became of those before."""
-
-    right: float = 1.9  # hopeful: much of what people ask for is determined, and a try tells
-    ended: float = 0.1
-
-    def expected(self, count: int) -> float:
-        """How many tokens a draft of `count` will give."""
-        share = self.right / (self.right + self.ended)
-        return float(count) if share == 1 else share * (1 - share**count) / (1 - share)
-
-    def record(self, possible: int, right: int) -> None:
-        """Take in what became of a draft, of which so many tokens could have been right."""
-        self.right = KEPT_SHARE * self.right + right
-        self.ended = KEPT_SHARE * self.ended + (right < possible)
-        most = max(1.0, (self.right + self.ended) / MEMORY)
-        self.right, self.ended = self.right / most, self.ended / most
-
-
 class Plan(NamedTuple):
     """The draft of a round."""
 
     source: Source
     width: int  # positions of its canvas, or 1 + the tokens found
+    cost: float = 0.0  # of the draft itself, in passes of one position
 
 
 PLAIN = Plan("none", 1)
 
 
+class Agreement:
+    """What became of drafts of one source, place by place."""
+
+    def __init__(self) -> None:
+        self._tried = np.zeros(WIDTHS[-1])  # drafts that were right before a place
+        self._right = np.zeros(WIDTHS[-1])  # and there
+        self._agreed = self._verified = 1.0  # tokens
+
+    def record(self, width: int, agreed: int, verified: int) -> None:
+        """Take in what became of a draft: of `verified` tokens, so many were right."""
+        for counts in (self._tried, self._right):
+            counts *= KEPT
+        self._right[:agreed] += 1
+        self._tried[: min(agreed + 1, width - 1)] += 1
+        self._agreed, self._verified = KEPT * self._agreed + agreed, KEPT * self._verified + verified
+
+    def expected(self, width: int) -> tuple[float, int]:
+        """How many tokens of a draft will be right, and how many are to be verified for it."""
+        mean = (self._right.sum() + HOPE) / (self._tried.sum() + 1)
+        shares = (self._right + mean / 2) / (self._tried + 1 / 2)  # the mean counts as half a draft
+        right = float(np.cumprod(shares[: width - 1]).sum())
+        return right, min(width - 1, ceil(right * self._verified / max(self._agreed, 0.1)))
+
+
 @dataclass
 class DraftMemory:
-    """What became of drafts so far, and for how many tokens to come there are none.
+    """What became of drafts so far, and how much those to come may lose.
 
     Texts of one kind may share one, as `drafts=` of `generate`: the next one begins with what the last one taught.
     """
 
     cost: Cost = counted
-    by_source: dict[Source, Agreement] = field(default_factory=lambda: {"denoised": Agreement(), "found": Agreement()})
-    rest: int = 0
-    last_rest: int = 0
+    agreement: dict[Source, Agreement] = field(default_factory=dict)
+    credit: float = FIRST_CREDIT
 
-    def begin_rest(self, lost: float) -> None:
-        """Write plainly for a while, then try anew with some hope."""
-        self.last_rest = min(max(FIRST_REST, 2 * self.last_rest, round(LOST_SHARE * lost)), LONGEST_REST)
-        self.rest = self.last_rest
-        self.by_source = {"denoised": Agreement(), "found": Agreement()}
+    def of(self, source: Source) -> Agreement:
+        """What became of drafts of a source."""
+        return self.agreement.setdefault(source, Agreement())
+
+    def earn(self, passes: float) -> None:
+        """Add to the credit, or take from it."""
+        self.credit = min(MOST_CREDIT, self.credit + passes)
 
 
 @dataclass
@@ -85,19 +95,29 @@ class Drafting:
     most: int  # positions of a canvas
     memory: DraftMemory = field(default_factory=DraftMemory)
 
-    def plan(self, found: int, room: int) -> Plan:
-        """The next draft. found: how many tokens a look at the text proposes. room: positions left for a canvas."""
-        if self.width is not None:
-            return Plan("denoised", self.width) if 1 < self.width <= room else PLAIN
-        if self.memory.rest > 0:
-            return PLAIN
-        widths = [width for width in WIDTHS if width <= min(self.most, room)]
-        plans = [Plan("found", 1 + found)] * (found > 0) + [Plan("denoised", width) for width in widths]
-        best = max(plans, key=self._rate, default=PLAIN)
-        if not plans or self._rate(best) > self._rate(PLAIN):
-            return best
-        self.memory.begin_rest(0.0)
-        return PLAIN
+    def beside(self, part: int, room: int) -> Plan:
+        """A draft that takes its step in the pass that encodes the last `part` tokens of a prompt.
+
+        There is one such pass, so what counts is the time that the draft saves. room: positions left for a canvas.
+        """
+        cost = self.memory.cost
+        plans = [Plan("beside", width, cost(part + width) - cost(part)) for width in self._widths(room)]
+        return self._chosen(plans, lambda tokens, passes: 1 + tokens - passes) if self.steps == 1 else PLAIN
+
+    def plan(self, found: Sequence[int], room: int) -> Plan:
+        """The next draft. found: how many tokens a look at the text proposes, for 1, 2, … tokens before that agree.
+
+        Rounds follow each other, so what counts is the tokens that one gives for its time.
+        """
+        plans = [Plan("denoised", width, self.steps * self.memory.cost(width)) for width in self._widths(room)]
+        if self.width is None:
+            plans += [
+                Plan(FOUND[matched], width)
+                for matched, count in enumerate(found, start=1)
+                for width in WIDTHS
+                if width <= 1 + count
+            ]
+        return self._chosen(plans, lambda tokens, passes: tokens / passes)
 
     def verified(self, probabilities: Sequence[float]) -> int:
         """How much of a draft to verify, from the probability that the draft itself gives each of its tokens."""
@@ -111,28 +131,48 @@ class Drafting:
                 best, count = gain, index
         return count
 
-    def record(self, plan: Plan, agreed: int) -> None:
-        """Take in what became of the last round: 1 + `agreed` tokens."""
-        memory = self.memory
-        if plan.source == "none":
-            memory.rest -= 1
+    def record(self, plan: Plan, agreed: int, verified: int) -> None:
+        """Take in what became of the last round: 1 + `agreed` tokens, for a pass over 1 + `verified` positions."""
+        if self.width is not None:
             return
-        memory.by_source[plan.source].record(plan.width - 1, agreed)
-        lost = self._passes(plan) - (1 + agreed)
-        if lost <= 0:
-            memory.last_rest = 0
-        elif self._rate(plan) <= self._rate(PLAIN) and self.width is None:
-            memory.begin_rest(lost)
+        gained = 1 + agreed - plan.cost - self.memory.cost(1 + verified)
+        self.memory.earn(gained + CREDIT_A_TOKEN * (1 + agreed))
+        if plan.source != "none":
+            self.memory.of(plan.source).record(plan.width, agreed, verified)
 
-    def _rate(self, plan: Plan) -> float:
-        """Tokens that a plan will give for the time of a pass of one position."""
-        expected = 0.0 if plan.source == "none" else self.memory.by_source[plan.source].expected(plan.width - 1)
-        return (1 + expected) / self._passes(plan)
+    def record_useless(self, plan: Plan) -> None:
+        """Take in that a draft did not foresee what the prompt's own pass chose, so that none of it is verified."""
+        if self.width is None:
+            self.memory.earn(-plan.cost)
+            self.memory.of(plan.source).record(plan.width, 0, 0)
 
-    def _passes(self, plan: Plan) -> float:
-        """What a plan costs, in passes of one position."""
-        steps = self.steps if plan.source == "denoised" else 0
-        return (steps + 1) * self.memory.cost(plan.width)
+    def _widths(self, room: int) -> list[int]:
+        """The widths that canvases may have."""
+        wanted = WIDTHS[1:] if self.width is None else (self.width,)
+        return [width for width in wanted if 1 < width <= min(self.most, room)]
+
+    def _chosen(self, plans: Sequence[Plan], worth: Callable[[float, float], float]) -> Plan:
+        """The plan of most worth, which depends on the tokens that a round gives and on the passes that it costs.
+
+        If no draft is worth it and the credit is full, one is tried as if nothing were known: texts change.
+        """
+        if self.width is not None or not plans:
+            return plans[0] if plans else PLAIN
+        memory = self.memory
+        for known in (memory.of, lambda source: Agreement()):
+            outlooks = [self._outlook(plan, known(plan.source)) for plan in plans]
+            best = max(range(len(plans)), key=lambda index: worth(*outlooks[index]))
+            if worth(*outlooks[best]) > worth(1.0, 1.0):
+                stake = plans[best].cost or outlooks[best][1] - 1
+                return plans[best] if stake <= memory.credit else PLAIN
+            if memory.credit < MOST_CREDIT:
+                return PLAIN
+        return PLAIN
+
+    def _outlook(self, plan: Plan, known: Agreement) -> tuple[float, float]:
+        """The tokens that a round is expected to give, and the passes of one position that it costs."""
+        right, verified = known.expected(plan.width)
+        return 1 + right, plan.cost + self.memory.cost(1 + verified)
 
 
 class FoundText:
@@ -145,11 +185,11 @@ class FoundText:
     def extend(self, tokens: Sequence[int]) -> None:
         """Read on."""
         for token in tokens:
-            if len(self._tokens) >= NGRAM:
-                self._last[tuple(self._tokens[-NGRAM:])] = len(self._tokens)
+            for count in range(1, min(len(FOUND), len(self._tokens)) + 1):
+                self._last[tuple(self._tokens[-count:])] = len(self._tokens)
             self._tokens.append(token)
 
-    def guess(self, most: int) -> list[int]:
-        """At most so many tokens that may follow; none where the last few never stood there before."""
-        start = self._last.get(tuple(self._tokens[-NGRAM:]))
+    def guess(self, matched: int, most: int) -> list[int]:
+        """At most so many tokens that may follow; none where the last `matched` ones never stood there before."""
+        start = self._last.get(tuple(self._tokens[-matched:]))
         return [] if start is None else self._tokens[start : start + max(most, 0)]
