@@ -86,6 +86,24 @@ def test_passes_that_cannot_be_are_refused(change: dict[str, Any], tmp_path: Pat
         Evaluation.read(tmp_path / "r.json")
 
 
+def test_a_draft_beside_a_prompt_is_priced_by_what_it_adds_to_the_prompts_pass() -> None:
+    """Behind a prompt of more than one part, that is its last part."""
+    shape = ModelShape.of_recipe(ModelConfig.from_dict(CONFIG), RECIPES["4bit"])
+    work = (("beside", 8, 1), ("decode", 6, 1))
+    for prompt, part in ((50, 50), (2056, 8)):
+        outcome = PromptOutcome(True, 1, 0, 0, 7, "", prompt, 5, work)
+        found, both = predicted_speeds([outcome], 64), Figures.of([outcome], 1.0, 64)
+        assert found is not None
+        assert (both.passes_per_token, both.positions_per_token) == pytest.approx((1 / 7, (8 + 6) / 7))
+        for chip in PREDICTED:
+            before, passes = prompt - part, [Pass("decode", 6, prompt + 3, 6)]
+            verify, joined, alone = (
+                predict(Schedule((), (one,), 1), shape, chip).writing.total
+                for one in (*passes, Pass("decode", part + 8, before, 9), Pass("decode", part, before, 1))
+            )
+            assert found[chip.label] == pytest.approx(7 / (verify + joined - alone))
+
+
 def record(*rights: list[str], steps: int = 4, digest: str = "d") -> Evaluation:
     """A record of one family a word and one way a list; a word has 1 for each right answer."""
     families = {f"f{n}": {"prompts": len(right), "digest": digest} for n, right in enumerate(rights[0])}

@@ -31,7 +31,7 @@ LAUNCH_SECONDS = {1: 8.0e-6, 2: 8.0e-6, 3: 1.5e-6, 4: 1.5e-6, 5: 1.0e-6}
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass through the layers, or `times` passes alike.
+    """One pass through the layers, or `times` passes alike; less than none where a pass became another one.
 
     encode   causal, for keys and values alone: a prompt, or a canvas that is finished
     decode   causal, with the next token's logits at `logits` of the positions

@@ -53,11 +53,19 @@ def prompt_passes(prompt: int, part: int = DEFAULTS.prefill_step_size) -> tuple[
     return tuple(Pass("encode", min(part, prompt - first), first, 0) for first in range(0, prompt, part))
 
 
-def schedule_of(passes: Iterable[Pass], stats: Stats) -> Schedule:
+def grown(width: int, part: int, prefix: int, times: int = 1) -> tuple[Pass, Pass]:
+    """What a draft of `width` positions adds to the pass that encodes a prompt's last part: a larger one, less the old.
+
+    part: positions of that part. prefix: those of the prompt before it.
+    """
+    return Pass("decode", part + width, prefix, 1 + width, times), Pass("decode", part, prefix, 1, -times)
+
+
+def schedule_of(passes: Iterable[Pass], stats: Stats, beside: Iterable[Pass] = ()) -> Schedule:
     """The schedule of a recorded run of one row, whatever its mode: its passes in their order, and its figures.
 
-    Passes before the whole prompt is encoded are the prompt's. Of the others, those alike in all but their prefix
-    become one entry, at the mean of their prefixes.
+    beside: what a draft added to the prompt's last pass. Passes before the whole prompt is encoded are the prompt's.
+    Of the others, those alike in all but their prefix become one entry, at the mean of their prefixes.
     """
     prompt: list[Pass] = []
     alike: dict[tuple[PassKind, int, int], list[Pass]] = {}
@@ -71,4 +79,4 @@ def schedule_of(passes: Iterable[Pass], stats: Stats) -> Schedule:
         times = sum(one.times for one in group)
         prefix = round(sum(one.prefix * one.times for one in group) / times)
         writing.append(replace(group[0], prefix=prefix, times=times))
-    return Schedule(tuple(prompt), tuple(writing), stats.generated_tokens)
+    return Schedule(tuple(prompt), (*beside, *writing), stats.generated_tokens)

@@ -11,10 +11,12 @@ from typing import cast
 
 from mlx_diffusion.events import Draft, Event, Segment
 from mlx_diffusion.fit.prediction import Pass, PassKind
+from mlx_diffusion.fit.schedules import grown, prompt_passes
 
-Passes = tuple[tuple[str, int, int], ...]  # kind, as `fit.prediction.PassKind`; positions; how many alike
+Passes = tuple[tuple[str, int, int], ...]  # kind, as `fit.prediction.PassKind` or BESIDE; positions; how many alike
 
-STEPS = ("draft", "denoise")  # kinds of pass that are denoising steps
+BESIDE = "beside"  # a draft's step that was taken in the prompt's last pass
+STEPS = ("draft", "denoise", BESIDE)  # kinds that are denoising steps
 KINDS = (*STEPS, "encode", "decode")
 
 
@@ -30,6 +32,9 @@ class PassCounter:
     def take(self, event: Event) -> None:
         """Count what the event tells of: a step, a finished canvas that was encoded, a pass that chose tokens."""
         if isinstance(event, Draft):
+            if not self._denoises and not self._has_begun:
+                self._counts[BESIDE, len(event.canvas)] += 1
+                return
             width = len(event.canvas) + (not self._denoises)  # a draft is shown without the final token ahead of it
             width = width if event.forwarded is None else event.forwarded
             if self._denoises and event.block > self._block:
@@ -56,15 +61,19 @@ def denoised(steps: int, canvases: int, length: int) -> Passes:
 
 def as_passes(passes: Passes, prefix: int) -> tuple[Pass, ...]:
     """The same behind `prefix` encoded positions, with the logits that each kind needs."""
-    return tuple(
-        Pass(cast(PassKind, kind), width, prefix, 0 if kind == "encode" else width, times)
-        for kind, width, times in passes
-    )
+    found: list[Pass] = []
+    for kind, width, times in passes:
+        if kind == BESIDE:
+            last = prompt_passes(prefix)[-1]
+            found += grown(width, last.positions, last.prefix, times)
+        else:
+            found.append(Pass(cast(PassKind, kind), width, prefix, 0 if kind == "encode" else width, times))
+    return tuple(found)
 
 
 def count_passes(passes: Passes) -> int:
     """The number of passes."""
-    return sum(times for _, _, times in passes)
+    return sum(times for kind, _, times in passes if kind != BESIDE)
 
 
 def count_positions(passes: Passes) -> int:
@@ -74,7 +83,7 @@ def count_positions(passes: Passes) -> int:
 
 def count_steps(passes: Passes) -> int:
     """The number of denoising steps."""
-    return count_passes(_of(passes, STEPS))
+    return sum(times for _, _, times in _of(passes, STEPS))
 
 
 def count_rounds(passes: Passes) -> int:

@@ -15,7 +15,7 @@ from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
 from mlx_diffusion.fit.chips import CHIPS, Chip
 from mlx_diffusion.fit.prediction import ModelShape, Schedule, predict
 from mlx_diffusion.measure.answers.evaluation import PromptOutcome
-from mlx_diffusion.measure.passes import as_passes
+from mlx_diffusion.measure.passes import BESIDE, as_passes
 
 RECIPE = DEFAULT_RECIPE
 LABELS = ("M1 Ultra", "M4 Pro", "M5 Max (40)")
@@ -36,20 +36,22 @@ def predicted_speeds(outcomes: Sequence[PromptOutcome], canvas_length: int) -> d
 def schedule_of_outcomes(outcomes: Sequence[PromptOutcome], canvas_length: int) -> Schedule | None:
     """The passes of these texts, those alike in kind and width as one entry.
 
-    Its prefix is the mean, as if each text's passes stood in its middle. None where no length of a prompt is known.
+    Its prefix is the mean, as if each text's passes stood in its middle; a draft beside a prompt stands at its end.
+    None where no length of a prompt is known.
     """
-    times: Counter[tuple[str, int]] = Counter()
-    prefixes: Counter[tuple[str, int]] = Counter()
+    times: Counter[tuple[str, int, int]] = Counter()
+    prefixes: Counter[tuple[str, int, int]] = Counter()
     for outcome in outcomes:
         if outcome.prompt_tokens is None:
             return None
         for kind, width, count in outcome.all_work(canvas_length):
-            times[kind, width] += count
-            prefixes[kind, width] += count * (outcome.prompt_tokens + outcome.tokens // 2)
+            beside = outcome.prompt_tokens if kind == BESIDE else 0  # it matters how wide that pass is without it
+            times[kind, width, beside] += count
+            prefixes[kind, width, beside] += count * (beside or outcome.prompt_tokens + outcome.tokens // 2)
     writing = [
         one
-        for (kind, width), count in sorted(times.items())
-        for one in as_passes(((kind, width, count),), prefixes[kind, width] // count)
+        for (kind, width, beside), count in sorted(times.items())
+        for one in as_passes(((kind, width, count),), prefixes[kind, width, beside] // count)
     ]
     return Schedule((), tuple(writing), sum(outcome.tokens for outcome in outcomes))
 

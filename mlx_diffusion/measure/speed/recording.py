@@ -16,7 +16,7 @@ import numpy as np
 
 from mlx_diffusion.events import Finish
 from mlx_diffusion.fit.prediction import Pass, PassKind, Schedule, Touched
-from mlx_diffusion.fit.schedules import schedule_of
+from mlx_diffusion.fit.schedules import grown, schedule_of
 from mlx_diffusion.generation import stream_generate
 from mlx_diffusion.network.layers import Router
 from mlx_diffusion.network.model import DiffusionGemma
@@ -48,7 +48,7 @@ def record_run(model: DiffusionGemma, tokenizer: Tokenizer, prompt: Prompt, conf
         choices = [np.array(one) for one in recording.choices]
     assert isinstance(end, Finish)
     sizes = model.config
-    schedule = schedule_of(recording.passes, end.stats)
+    schedule = schedule_of(recording.passes, end.stats, recording.beside)
     return RecordedRun(schedule, sizes.num_experts, sizes.top_k_experts, distinct_experts(choices))
 
 
@@ -57,12 +57,16 @@ class Recording:
     """What a model has been asked for: passes of one row, and its routers' choices, int [T, A] a layer and pass."""
 
     passes: list[Pass] = field(default_factory=list)
+    beside: list[Pass] = field(default_factory=list)  # what a draft added to the prompt's last pass
     choices: list[mx.array] = field(default_factory=list)
 
     def take_encoding(self, passage: Passage) -> None:
         logits = passage.looked_at or 0
         kind: PassKind = "decode" if logits else "encode"
-        self.passes.append(Pass(kind, passage.tokens.shape[0], passage.cache.offset, logits))
+        count, offset = passage.tokens.shape[0], passage.cache.offset
+        self.passes.append(Pass(kind, count, offset, logits))
+        if passage.canvas is not None:
+            self.beside += grown(passage.canvas.shape[0], count, offset)
 
     def take_step(self, view: View) -> None:
         """The first step behind an encoded text has no soft signal."""
