@@ -264,7 +264,7 @@ def test_the_context_ends_a_text() -> None:
     for mode in ("autoregressive", "speculative"):
         tokens, _, events = write(FIXTURES / "hub", prompt, mode=mode, max_tokens=99, eos_token_id=())
         assert (len(tokens), finish(events).finish_reason) == (3, "context")
-        with pytest.raises(PromptError, match=f"{context - 1}"):
+        with pytest.raises(PromptError, match=f"{context - 1:,}"):
             generate(*loaded(FIXTURES / "hub"), [*prompt, 5, 5, 5], mode=mode)
 
 

@@ -22,7 +22,7 @@ from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.rules import REFERENCE, Canvas, Confidence, Policy
 from mlx_diffusion.events import Draft, Event, Finish, Segment
 from mlx_diffusion.loading import load
-from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.head import survey_vocabulary
 from mlx_diffusion.network.rows import View
 from mlx_diffusion.options import GenerationConfig
 
@@ -112,13 +112,13 @@ def test_a_known_beginning_is_written_without_a_pass_whatever_a_store_has_kept(f
 
 
 def test_the_head_runs_over_what_is_free_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts, whole = [], DiffusionGemma.survey_hidden
+    counts = []
 
-    def counting(self: DiffusionGemma, x: mx.array, *arguments: Any) -> Any:
-        counts.append(x.shape[0])
-        return whole(self, x, *arguments)
+    def counting(hidden: mx.array, *arguments: Any) -> Any:
+        counts.append(hidden.shape[0])
+        return survey_vocabulary(hidden, *arguments)
 
-    monkeypatch.setattr(DiffusionGemma, "survey_hidden", counting)
+    monkeypatch.setattr("mlx_diffusion.network.model.survey_vocabulary", counting)
     events_of(folder, [-1, 9, 9, -1, 9, 9], max_tokens=LENGTH)
     assert set(counts) == {2}
 

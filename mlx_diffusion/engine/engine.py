@@ -104,7 +104,7 @@ class Engine:
             passages.append(passage)
         hidden = self.model.encode(passages)
         choices, beside = self._choices(chosen, passages, hidden), self._steps_beside(chosen, passages, hidden)
-        drafted = [(one.canvas.tokens, one.accepted, one.canvas.survey._replace(soft=())) for _, one in beside.values()]
+        drafted = [_shown(turn, one) for turn, one in beside.values()]  # and no signal for a step that never comes
         mx.eval([passage.cache.arrays() for passage in passages], [own for own in choices if own is not None], drafted)
         if any(row.in_prompt for row in chosen):
             mx.clear_cache()  # the arrays of a prompt's part are larger than those of all that follows
@@ -170,10 +170,15 @@ def _looked_at(passages: Sequence[Passage]) -> int:
     return sum(passage.looked_at or 0 for passage in passages)
 
 
+def _shown(turn: Turn, one: Stepped) -> tuple[mx.array, ...]:
+    """What a draft's event is made of, and what its row takes from it."""
+    found = one.canvas.survey
+    return turn.canvas.tokens, found.argmax, one.accepted, found.entropy, found.probability, one.canvas.tokens
+
+
 def _draft(row: Row, turn: Turn, one: Stepped) -> Draft:
     """The event of a step that has been evaluated and not yet been taken in."""
-    found = one.canvas.survey
-    canvas, argmax, accepted, entropy = map(np.array, (turn.canvas.tokens, found.argmax, one.accepted, found.entropy))
+    canvas, argmax, accepted, entropy = map(np.array, _shown(turn, one)[:4])
     forwarded = None if turn.positions is None else turn.positions.shape[0]
     return Draft(row.block, row.step, canvas, argmax, accepted, entropy, row.index, forwarded)
 
