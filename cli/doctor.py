@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def diagnosis_text(diagnosis: "Diagnosis") -> str:
     """The diagnosis as text."""
-    from mlx_diffusion.display import count_of, size_text, table
+    from mlx_diffusion.display import count_of, levers_text, size_text, table
     from mlx_diffusion.fit.footprint import SHORT_STEP, context_text
 
     def size(nbytes: int | None) -> str:
@@ -68,6 +68,9 @@ def diagnosis_text(diagnosis: "Diagnosis") -> str:
     for cached in diagnosis.cached:
         whole = "" if cached.whole else ", not whole"
         lines.append(f"  {cached.repo_id} {cached.revision[:8]}, {size(cached.nbytes)}, {cached.kept_as}{whole}")
+    for known in diagnosis.levers:
+        modes = "; ".join(f"{mode} {levers_text(levers)}" for mode, levers in known.modes.items())
+        lines.append(f"levers    {known.model}: {modes}{'' if known.reason is None else f' ({known.reason})'}")
     usable = size(machine.memory.usable_bytes)
     lines += [
         "",

@@ -11,14 +11,16 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from mlx_diffusion import __version__
-from mlx_diffusion.cli import convert, doctor, eval, generate, serve
+from mlx_diffusion.cli import convert, doctor, generate, serve
 from mlx_diffusion.cli.arguments import Parser
 from mlx_diffusion.cli.bench import command as bench
 from mlx_diffusion.cli.chat import command as chat
+from mlx_diffusion.cli.eval import command as evaluation
 from mlx_diffusion.cli.infill import command as infill
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.streams import OutputError, err, let_go, out, prepare
@@ -60,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     infill.add_parser(commands)
     serve.add_parser(commands)
     convert.add_parser(commands)
-    eval.add_parser(commands)
+    evaluation.add_parser(commands)
     bench.add_parser(commands)
     doctor.add_parser(commands)
     return parser
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # else it advises to install PyTorch
     try:
         prepare()
-        with ended_by_signals():
+        with ended_by_signals(), warned_in_a_line():
             return _run(sys.argv[1:] if argv is None else argv)
     except OutputError as error:
         say(str(error))
@@ -112,6 +114,14 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def warned_in_a_line() -> Iterator[None]:
+    """Print what the library warns of as this command's own lines."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *rest, **named: say(str(message))
+        yield
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
 """Figures as people read them: sizes, times, shares, quantities, tables. Knows nothing of what they measure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def size_text(nbytes: float) -> str:
@@ -38,6 +38,11 @@ def duration(seconds: float) -> str:
 def left_text(seconds: float | None) -> str:
     """The time that is left, as far as it is known."""
     return f"{'?' if seconds is None else duration(seconds)} left"
+
+
+def levers_text(levers: Mapping[str, float]) -> str:
+    """The levers of a mode in a line."""
+    return ", ".join(f"{name} {value:g}" for name, value in levers.items()) or "as reference"
 
 
 def per_cent(share: float) -> str:

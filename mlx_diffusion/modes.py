@@ -27,6 +27,11 @@ MODES_WITH: Mapping[str, tuple[Mode, ...]] = {  # options that not every mode ha
 }
 
 
+def safe_levers(mode: Mode) -> Mapping[str, float]:
+    """The levers of a mode on a checkpoint of which nothing is known."""
+    return SAFE_LEVERS.get(mode, {})
+
+
 def check_mode_has(mode: Mode, options: Iterable[str]) -> None:
     """Raise OptionError for an option that the mode does not have."""
     for name in options:

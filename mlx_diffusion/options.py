@@ -5,14 +5,14 @@ what a run uses, none missing. Bounds are those of Transformers' `DiffusionGemma
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.json_files import read_json
-from mlx_diffusion.modes import DENOISING, LEVERS, MODES, MODES_WITH, SAFE_LEVERS, Mode, check_mode_has
+from mlx_diffusion.modes import DENOISING, LEVERS, MODES, MODES_WITH, Mode, check_mode_has, safe_levers
 from mlx_diffusion.option_checks import checked
 from mlx_diffusion.stored_options import stop_tokens_of_model, stored_entropy_bound
 
@@ -204,12 +204,19 @@ class GenerationConfig:
         kept = {name: value for name, value in _given(self).items() if mode in MODES_WITH.get(name, MODES)}
         return GenerationConfig(**{**kept, "mode": mode})
 
+    def with_levers(self, levers_of: Callable[[Mode], Mapping[str, float]]) -> "GenerationConfig":
+        """A copy that knows the levers of each mode on its checkpoint; others have those that held everywhere."""
+        own = replace(self)
+        object.__setattr__(own, "_levers_of", levers_of)
+        return own
+
     def resolve(self, wishes: "GenerationConfig | None" = None) -> Settings:
         """Complete settings: the wishes first, then this config (the checkpoint's), then the documented defaults."""
         wanted = _given(wishes) if wishes is not None else {}
         mode: Mode = wanted.get("mode") or self.mode or DEFAULTS.mode
         check_mode_has(mode, wanted)
-        chosen = {**_given(self), **SAFE_LEVERS.get(mode, {}), **wanted}
+        levers_of: Callable[[Mode], Mapping[str, float]] = getattr(self, "_levers_of", safe_levers)
+        chosen = {**_given(self), **levers_of(mode), **wanted}
         complete = GenerationConfig(**{name: chosen.get(name, getattr(DEFAULTS, name)) for name in NAMES})
         return replace(DEFAULTS, **_given(complete))
 

@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlx_diffusion.checkpoint.fingerprint import fingerprint
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.measure.answers.evaluation import Evaluation
-from mlx_diffusion.measure.answers.fingerprint import fingerprint
 from mlx_diffusion.measure.answers.plan import EvaluationPlan, variants_of
 from mlx_diffusion.measure.answers.runner import evaluate
 from mlx_diffusion.measure.answers.statistics import binomial_at_most, wilson

@@ -171,7 +171,7 @@ def test_the_command(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert err == "" and out.startswith("chip ") and f"cache     {hub_cache.cache_folder()}\n  toy/part" in out
     assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert list(facts) == ["machine", "hub_cache", "model", "recipes", "recommended", "advice"]
+    assert list(facts) == ["machine", "hub_cache", "model", "recipes", "recommended", "advice", "levers"]
     assert set(facts["recipes"]) == set(RECIPES)
     assert [entry["repo_id"] for entry in facts["hub_cache"]["checkpoints"]] == ["toy/part", "toy/whole"]
     assert facts["machine"]["device"] == this_machine().device

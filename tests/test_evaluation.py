@@ -12,6 +12,7 @@ import pytest
 from conftest import FIXTURES
 
 from mlx_diffusion import generate, load, stream_generate
+from mlx_diffusion.checkpoint.fingerprint import fingerprint
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.engine.rules import REFERENCE, Canvas, Confidence, Policy, Rules
@@ -20,7 +21,6 @@ from mlx_diffusion.events import Finish
 from mlx_diffusion.measure.answers.batches import EvaluationProgress, run_batch
 from mlx_diffusion.measure.answers.engine import Examinee
 from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
-from mlx_diffusion.measure.answers.fingerprint import fingerprint
 from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.modes import MeasuredMode, RandomAcceptance
 from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, seed_of, variants_of
@@ -254,6 +254,6 @@ def test_every_byte_of_a_checkpoint_counts(tmp_path: Path) -> None:
 def test_a_record_of_before_all_bytes_counted_still_names_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first bundled one, of whose weights such a record holds a sample's name."""
     monkeypatch.setattr(
-        "mlx_diffusion.measure.answers.fingerprint.digest", lambda folder: "b21868d47bafae0d3f8254f5e5b45589"
+        "mlx_diffusion.checkpoint.fingerprint.digest", lambda folder: "b21868d47bafae0d3f8254f5e5b45589"
     )
     assert fingerprint(DEMO_FOLDER) == "8bb855fd6132825c"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import floor
 import pytest
 
+from mlx_diffusion.checkpoint.fingerprint import fingerprint
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.measure.answers.evaluation import Cell, Evaluation, PromptOutcome
-from mlx_diffusion.measure.answers.fingerprint import fingerprint
 from mlx_diffusion.modes import DENOISING
 
 RECORDED = json.loads(floor.FLOOR.read_text())

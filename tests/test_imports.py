@@ -30,7 +30,7 @@ PLACES = (
     ("template_sandbox",),
     ("template_bounds",),
     ("json_files",),
-    ("regular_files", "typed_json", "processes"),
+    ("regular_files", "typed_json", "processes", "state"),
     ("errors",),
     ("visible_text", "canvas_prompts"),
 )

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import modes_page
 
+from mlx_diffusion.checkpoint.fingerprint import fingerprint
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.measure.answers.evaluation import Evaluation
-from mlx_diffusion.measure.answers.fingerprint import fingerprint
 from mlx_diffusion.measure.answers.markdown_page import markdown_page
 from mlx_diffusion.measure.answers.recipe_costs import CostReport
 

@@ -10,6 +10,7 @@ from mlx_diffusion.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from mlx_diffusion.measure.answers.batches import EvaluationProgress
+    from mlx_diffusion.measure.answers.calibration import CalibrationPlan, calibrate
     from mlx_diffusion.measure.answers.comparison import compare
     from mlx_diffusion.measure.answers.evaluation import Evaluation
     from mlx_diffusion.measure.answers.figures import figures_dict
@@ -40,6 +41,7 @@ __all__ = [
     "Benchmark",
     "BenchmarkResults",
     "Blueprint",
+    "CalibrationPlan",
     "Case",
     "CostReport",
     "Evaluation",
@@ -54,6 +56,7 @@ __all__ = [
     "benchmark_plot",
     "benchmark_sections",
     "beyond_demo",
+    "calibrate",
     "check_peer_installed",
     "check_plot",
     "compare",
@@ -74,6 +77,7 @@ __all__ = [
 
 _HOMES = {
     "mlx_diffusion.measure.answers.batches": ("EvaluationProgress",),
+    "mlx_diffusion.measure.answers.calibration": ("CalibrationPlan", "calibrate"),
     "mlx_diffusion.measure.answers.comparison": ("compare",),
     "mlx_diffusion.measure.answers.evaluation": ("Evaluation",),
     "mlx_diffusion.measure.answers.figures": ("figures_dict",),

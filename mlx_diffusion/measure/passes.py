@@ -78,7 +78,12 @@ def count_passes(passes: Passes) -> int:
 
 def count_positions(passes: Passes) -> int:
     """Positions that went through the layers, over all passes."""
-    return sum(width * times for _, width, times in passes)
+    return positions_of(passes, KINDS)
+
+
+def positions_of(passes: Passes, kinds: Iterable[str]) -> int:
+    """Positions that went through the layers in passes of these kinds."""
+    return sum(width * times for _, width, times in _of(passes, kinds))
 
 
 def count_steps(passes: Passes) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlx_diffusion.checkpoint.fingerprint import fingerprint
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.errors import EvaluationError
@@ -16,9 +17,9 @@ from mlx_diffusion.fit.opening import find_model, verdict_on
 from mlx_diffusion.fit.verdict import Warn
 from mlx_diffusion.measure.answers.batches import EvaluationProgress, Pending, run_pending, whole_evaluation
 from mlx_diffusion.measure.answers.evaluation import Evaluation
-from mlx_diffusion.measure.answers.fingerprint import fingerprint
 from mlx_diffusion.measure.answers.item import digest
-from mlx_diffusion.measure.answers.journal import Journal, check_same
+from mlx_diffusion.measure.answers.journal import Journal
+from mlx_diffusion.measure.answers.line_file import check_same
 from mlx_diffusion.measure.answers.plan import EvaluationPlan
 from mlx_diffusion.measure.answers.workers import default_workers, examinees_of
 from mlx_diffusion.tokenizer import load_tokenizer

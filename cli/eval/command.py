@@ -1,4 +1,4 @@
-"""`mlx-diffusion eval`: how well a checkpoint answers and at what cost, by mode and option, compared and drawn.
+"""The command line of `mlx-diffusion eval`: what is measured of a checkpoint's answers, and how it is shown.
 
 Knows the command line and the terminal, and nothing of how answers are measured.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_diffusion.cli.arguments import add_command, add_model, add_revision
+from mlx_diffusion.cli.eval.calibrating import run_calibration
+from mlx_diffusion.cli.eval.usage import check_usage
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.streams import err, out_result
@@ -30,6 +32,7 @@ examples:
   mlx-diffusion eval --compare before.json after.json
   mlx-diffusion eval --show steps.json --plot steps.svg --markdown steps.md
   mlx-diffusion eval --recipes 8bit,4bit,2bit --count 50
+  mlx-diffusion eval --calibrate --model ./mine-4bit --suite worded-lists,worded-numbers
 
 suites:
   lists, squares (the default: the task set of ParallelBench), numbers, records, code, stories, thinking, tools;
@@ -65,10 +68,27 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_model(parser)
     add_revision(parser)
     parser.add_argument("--json", action="store_true", help="all figures as one JSON object")
+    _add_subject(parser.add_argument_group("what is measured"))
 
-    what = parser.add_argument_group("what is measured")
+    how = parser.add_argument_group("how it runs")
+    how.add_argument("--batch-size", type=int, metavar="N", help="prompts in a batch (default: 1; of --calibrate: 16)")
+    how.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes, each with weights of its own (default: one a core, 1 on a GPU)",
+    )
+    _add_results(parser.add_argument_group("results"))
+
+
+def _add_subject(what: "argparse._ArgumentGroup") -> None:
     what.add_argument("--suite", metavar="S,S", help="suites, families or FILE.jsonl (default: lists,squares)")
-    what.add_argument("--count", type=int, metavar="N", help="prompts of each family (default: 200)")
+    what.add_argument(
+        "--count",
+        type=int,
+        metavar="N",
+        help="prompts of each family (default: 200), or of --calibrate (1000)",
+    )
     what.add_argument("--seed", type=int, default=0, metavar="N", help="of the prompts and of the noise (default: 0)")
     what.add_argument("--max-tokens", type=int, metavar="N", help="the longest answer, in tokens (default: 128)")
     what.add_argument(
@@ -83,17 +103,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="R,R",
         help="what the converter's recipes cost: the model as it is beside each of them (an interrupt ends this)",
     )
-
-    how = parser.add_argument_group("how it runs")
-    how.add_argument("--batch-size", type=int, metavar="N", help="prompts in a batch (default: 1)")
-    how.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="processes, each with weights of its own (default: one a core, 1 on a GPU)",
+    what.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="find the levers that hold on this checkpoint, for modes balanced and fast, and keep them in speed.json",
     )
 
-    results = parser.add_argument_group("results")
+
+def _add_results(results: "argparse._ArgumentGroup") -> None:
     results.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep every prompt's outcome as JSON")
     results.add_argument("--answers", action="store_true", help="keep the answers in it, too")
     results.add_argument(
@@ -110,7 +127,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, show or compare; returns the exit code."""
-    _check_usage(args)
+    check_usage(args)
+    if args.calibrate:
+        return run_calibration(args)
     if args.compare:
         return _compare(args)
 
@@ -121,27 +140,6 @@ def run(args: argparse.Namespace) -> int:
     if args.recipes is not None or (args.show and is_cost_report(args.show)):
         return _recipes(args)
     return _evaluation(args)
-
-
-def _check_usage(args: argparse.Namespace) -> None:
-    measuring = ("suite", "count", "mode", "sweep", "recipes", "output", "batch_size", "workers", "max_tokens")
-    given = [name for name in measuring if getattr(args, name)]
-    for name in ("count", "max_tokens", "batch_size", "workers"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            args.usage_error(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
-    if args.seed < 0:
-        args.usage_error(f"--seed is {args.seed}; it must be 0 or more")
-    if (args.show or args.compare) and given:
-        args.usage_error(f"--{given[0].replace('_', '-')} measures, which --show and --compare do not; leave out one")
-    if args.compare and (args.plot or args.markdown):
-        args.usage_error("--compare draws and writes nothing; use --show for that")
-    if args.recipes is not None and (args.plot or args.answers):
-        args.usage_error("--recipes draws nothing and keeps no answers; leave out --plot and --answers")
-    if args.markdown and not (args.output or args.show):
-        args.usage_error("--markdown names the JSON file that it is made from; add --output FILE")
-    if args.answers and not args.output:
-        args.usage_error("--answers are kept in the output; add --output FILE")
 
 
 def _evaluation(args: argparse.Namespace) -> int:
