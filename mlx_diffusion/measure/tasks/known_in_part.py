@@ -35,7 +35,7 @@ ANSWERS: tuple[Callable[[Random], Task], ...] = (
 """Families whose answers are long enough to have gaps."""
 MOST_GAPS = 3
 GAP_CHARACTERS = 30
-MOST_QUESTIONS = 4
+MOST_QUESTIONS = 3
 KNOWN_SHARE = 0.7  # of records whose state tells all that is asked
 _WORD = re.compile(r"\S+")
 
@@ -95,7 +95,7 @@ class Asked:
 
 
 def asked(rng: Random) -> Asked:
-    """One to four questions about a record or a list."""
+    """One to three questions about a record or a list."""
     count = rng.randint(1, MOST_QUESTIONS)
     return _about_a_list(rng, count) if rng.random() < 0.4 else _about_a_record(rng, count)
 
@@ -129,19 +129,16 @@ def _about_a_record(rng: Random, count: int) -> Asked:
 
 def _about_a_list(rng: Random, count: int) -> Asked:
     items = rng.sample(lists.WORDS, rng.randint(lists.MIN_ITEMS, lists.MAX_ITEMS))
-    word, (a, b) = rng.choice([rng.choice(items), rng.choice(lists.WORDS)]), rng.sample(items, 2)
+    word = rng.choice([rng.choice(items), rng.choice(lists.WORDS)])
     shown = rng.sample(items, min(len(items), rng.randint(2, 4)))
     first, last = ([*shown] for _ in range(2))
     for choices, right in ((first, items[0]), (last, items[-1])):
         if right not in choices:
             choices[rng.randrange(len(choices))] = right
-    lengths = tuple(f"{number}: {facts.in_words(number)}" for number in range(lists.MIN_ITEMS, lists.MAX_ITEMS + 1))
     pool = [
         (f"Is {word} in the list?", ("yes", "no"), 0 if word in items else 1),
-        (f"Is {a} before {b}?", ("yes", "no"), 0 if items.index(a) < items.index(b) else 1),
         ("Which is first?", tuple(first), first.index(items[0])),
         ("Which is last?", tuple(last), last.index(items[-1])),
-        ("How many?", lengths, len(items) - lists.MIN_ITEMS),
     ]
     line = " ".join(items)
     return _drawn(line, pool, rng, count, line)
