@@ -21,9 +21,9 @@ app, openapi, service = (pytest.importorskip(f"mlx_diffusion.serving.{name}") fo
 DOCUMENT = openapi.description()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 SERVICE = service.Service(EngineThread(MODEL, TOKENIZER, LIMITS, 0, print), "demo", GenerationConfig())
-OPENAI, ANTHROPIC, OLLAMA = (
+OPENAI, ANTHROPIC, OLLAMA, FIM = (
     next(interface(SERVICE) for interface in app.INTERFACES if interface.__name__ == f"{name}Routes")
-    for name in ("OpenAI", "Anthropic", "Ollama")
+    for name in ("OpenAI", "Anthropic", "Ollama", "Fim")
 )
 READERS: dict[str, Callable[[bytes], Any]] = {
     "ChatRequest": OPENAI.read_chat,
@@ -32,6 +32,8 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "CountRequest": ANTHROPIC.count,
     "OllamaChat": OLLAMA.read_chat,
     "OllamaGenerate": OLLAMA.read_generate,
+    "InfillRequest": FIM.read_infill,
+    "FimRequest": FIM.read_fim,
 }
 PLAIN = {
     "null": st.none(), "boolean": st.booleans(), "string": st.text(max_size=8),

@@ -30,7 +30,7 @@ def agreements(
     known = [*place.pinned[: place.start], *[-1] * (len(place.pinned) - place.start)]
     trial = Trial(canvases.model, [canvases.request(prompt, replace(place, pinned=tuple(known)))])
     trials.append(trial)
-    for _ in range(DRAFT_STEPS):
+    for _ in range(min(DRAFT_STEPS, canvases.settings.max_denoising_steps)):
         (survey,) = trial.step()
     drafted = np.array(survey.argmax)[place.start :]
     behind = np.array([*around.after, *([] if around.stop is None else [around.stop])])
@@ -67,7 +67,7 @@ def best_place(
     tried = [made[index] for index in dict.fromkeys([*ranked[:BEST], *spread])]
     trial = Trial(canvases.model, [canvases.request(prompt, place) for place in tried])
     trials.append(trial)
-    for _ in range(TRIAL_STEPS):
+    for _ in range(min(TRIAL_STEPS, canvases.settings.max_denoising_steps)):
         surveys = trial.step()
     rows = [np.array(survey.argmax).tolist() for survey in surveys]
     likelihoods = trial.likelihoods(rows)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Self
 
 from mlx_diffusion.events import Event, Finish
 from mlx_diffusion.options import Settings
-from mlx_diffusion.serving.engine_thread import EngineThread, Job, Outcome
+from mlx_diffusion.serving.engine_thread import EngineThread
+from mlx_diffusion.serving.jobs import Job, Outcome
 from mlx_diffusion.serving.problems import RequestError
 
 
@@ -24,16 +25,20 @@ class Answers:
     """
 
     def __init__(
-        self, engine: EngineThread, wanted: Sequence[tuple[Sequence[int], Settings]], wants_drafts: bool = False
+        self,
+        engine: EngineThread,
+        wanted: Sequence[tuple[Sequence[int], Settings]],
+        wants_drafts: bool = False,
+        fills: Sequence[Iterator[Event]] | None = None,
     ) -> None:
-        """wanted: token ids and settings, one pair an answer."""
+        """wanted: token ids and settings, one pair an answer; fills: work of its own for each, in place of a row."""
         self._engine, self._loop = engine, asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Outcome]] = asyncio.Queue()
         self._left = len(wanted)
         until = time.monotonic() + engine.limits.answer_seconds
         self._jobs = [
-            Job(tokens, settings, wants_drafts, until, Delivery(self._loop, self._queue, index))
-            for index, (tokens, settings) in enumerate(wanted)
+            Job(*pair, wants_drafts, until, Delivery(self._loop, self._queue, index), fills[index] if fills else None)
+            for index, pair in enumerate(wanted)
         ]
         engine.submit(self._jobs)
 

@@ -11,7 +11,6 @@ import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 from mlx_diffusion.engine.drafting import DraftMemory
 from mlx_diffusion.engine.engine import Engine
@@ -20,27 +19,13 @@ from mlx_diffusion.engine.noise import SeededDraws
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.engine.request import Request, check_request
 from mlx_diffusion.errors import DiffusionError, OptionError
-from mlx_diffusion.events import Draft, Event, Finish
 from mlx_diffusion.fit.draft_width import costs_here
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.options import Settings
+from mlx_diffusion.serving.jobs import Job, Outcome, ends, next_of
 from mlx_diffusion.serving.limits import Limits
 from mlx_diffusion.serving.prefix_folder import KeptOnDisk, PrefixFolder
 from mlx_diffusion.serving.problems import RequestError, at_fault, ending, overloaded, too_late
 from mlx_diffusion.tokenizer import Tokenizer
-
-Outcome = Event | RequestError
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A prompt and its settings; `deliver` is called in the engine's thread and must not wait."""
-
-    tokens: Sequence[int]
-    settings: Settings
-    wants_drafts: bool
-    until: float  # a reading of time.monotonic
-    deliver: Callable[[Sequence[Outcome]], None]
 
 
 class EngineThread:
@@ -63,6 +48,7 @@ class EngineThread:
         self._drafts = DraftMemory(costs_here(model))
         self._engine = Engine(model, tokenizer)
         self._running: dict[int, Job] = {}  # by their rows
+        self._filling: list[Job] = []
         self._changed = threading.Condition()  # guards the three below
         self._waiting: deque[Job] = deque()
         self._dropped: set[Job] = set()
@@ -79,8 +65,8 @@ class EngineThread:
 
     @property
     def running(self) -> int:
-        """Jobs that are rows of the engine."""
-        return len(self._running)
+        """Jobs that are rows of the engine, or take steps of their own."""
+        return len(self._running) + len(self._filling)
 
     @property
     def waiting(self) -> int:
@@ -91,11 +77,12 @@ class EngineThread:
         """Take in jobs, all or none. Raises OptionError or PromptError for what they would fail of, and RequestError
         where too many wait already."""
         for job in jobs:
-            check_request(self.model, job.settings, [len(job.tokens)], None)
+            if job.fill is None:
+                check_request(self.model, job.settings, [len(job.tokens)], None)
         with self._changed:
             if not self.alive:
                 raise ending()
-            taken = len(self._running) + len(self._waiting) + len(jobs)
+            taken = self.running + len(self._waiting) + len(jobs)
             if taken > self.limits.max_requests + self.limits.max_waiting:
                 raise overloaded(len(self._waiting))
             self._waiting.extend(jobs)
@@ -122,12 +109,14 @@ class EngineThread:
                     self._disk.read()
                 while self._take_in():
                     self._advance()
+                    self._fill()
         finally:
             with self._changed:
                 self._ended = True
-                left = [*self._running.values(), *self._waiting]
-                self._running, self._waiting = {}, deque()
+                left = [*self._running.values(), *self._filling, *self._waiting]
+                self._running, self._filling, self._waiting = {}, [], deque()
             for job in left:
+                job.close()
                 job.deliver([ending()])
             if self._disk is not None:
                 self._disk.close()
@@ -148,6 +137,10 @@ class EngineThread:
             if job in dropped or job.until < time.monotonic():
                 self._engine.drop(row)
                 self._end(row, [] if job in dropped else [too_late(self.limits.answer_seconds)])
+        for job in [job for job in self._filling if job in dropped or job.until < time.monotonic()]:
+            job.close()
+            self._filling.remove(job)
+            job.deliver([] if job in dropped else [too_late(self.limits.answer_seconds)])
         while self.waiting and self.running < self.limits.max_requests:
             with self._changed:
                 job = self._waiting.popleft()
@@ -164,9 +157,12 @@ class EngineThread:
                 self._disk.write()
 
     def _has_work(self) -> bool:
-        return bool(self._ended or self._waiting or self._dropped or self._running)
+        return bool(self._ended or self._waiting or self._dropped or self.running)
 
     def _begin(self, job: Job) -> None:
+        if job.fill is not None:
+            self._filling.append(job)
+            return
         try:
             self._running[self._engine.add(self._request(job))] = job
         except DiffusionError as error:
@@ -199,15 +195,30 @@ class EngineThread:
         self.passes += 1
         outcomes: dict[int, list[Outcome]] = defaultdict(list)
         for event in events:
-            if self._running[event.row].wants_drafts or not isinstance(event, Draft):
+            if self._running[event.row].wants(event):
                 outcomes[event.row].append(event)
         for row, error in self._engine.failed.items():
             outcomes[row].append(RequestError(500, str(error)))
         for row, found in outcomes.items():
-            if isinstance(found[-1], RequestError | Finish):
+            if ends(found[-1]):
                 self._end(row, found)
             else:
                 self._running[row].deliver(found)
+
+    def _fill(self) -> None:
+        """One step of each job that takes its own."""
+        for job in list(self._filling):
+            assert job.fill is not None
+            try:
+                outcome = next_of(job.fill)
+            except BaseException:
+                self._log(traceback.format_exc())
+                outcome = at_fault()
+            self.passes += 1
+            if ends(outcome):
+                self._filling.remove(job)
+            if isinstance(outcome, RequestError) or job.wants(outcome):
+                job.deliver([outcome])
 
     def _end(self, row: int, outcomes: Sequence[Outcome]) -> None:
         self._running.pop(row).deliver(outcomes)

@@ -13,6 +13,7 @@ from mlx_diffusion.serving.problems import bad
 SAME = ("temperature", "seed", "top_k", "top_p", "min_p", "stop")
 RENAMED = {"repeat_penalty": "repetition_penalty", "repeat_last_n": "repetition_context_size"}
 NO_IMAGES = "images are not read by this server; leave them out"
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", *RENAMED.values())
 EVERYTHING = (-1, -2)  # as num_predict: as many tokens as may be
 
 
@@ -84,8 +85,21 @@ class OllamaGenerate(OllamaRequest):
     prompt: str
     system: str | None = None
     raw: bool | None = None
-    suffix: Literal[""] | None = None
+    suffix: str | None = None  # what follows the text that is to be written between the two
     images: list[str] | None = None
+
+    def as_gap(self, context: int, most: int) -> CompletionRequest:
+        """The same in OpenAI's form, where there is a suffix. Raises RequestError."""
+        if self.system or self.think:
+            raise bad("a gap is filled without system and think; leave them out, or suffix", "suffix")
+        wishes = {name: value for name, value in self.wishes(context, most).items() if name not in SAMPLING}
+        return CompletionRequest(prompt=self.prompt, suffix=self.suffix, **wishes)
+
+    @property
+    def ignored(self) -> list[str]:
+        """The options that have no meaning for a gap, and were sent."""
+        options = self.options or OllamaOptions()
+        return [name for name in (*SAMPLING[:4], *RENAMED) if self.suffix and getattr(options, name) is not None]
 
     def as_openai(self, context: int, most: int) -> ChatRequest | CompletionRequest:
         """The same in OpenAI's form. Raises RequestError."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,10 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlx_diffusion import __version__
-from mlx_diffusion.events import Finish, Segment, Stats
+from mlx_diffusion.events import Event, Finish, Segment, Stats
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.error_forms import OLLAMA, error_form
 from mlx_diffusion.serving.exchange import AnswerStream, read_body, unless_gone
+from mlx_diffusion.serving.gaps import gaps_of
 from mlx_diffusion.serving.metrics import Spent
 from mlx_diffusion.serving.ollama_requests import OllamaChat, OllamaGenerate, OllamaRequest, OllamaShow, plain_name
 from mlx_diffusion.serving.problems import RequestError
@@ -65,7 +66,7 @@ class OllamaRoutes:
                  f"{FAMILY}.embedding_length": config.hidden_size, f"{FAMILY}.block_count": len(config.layer_types),
                  f"{FAMILY}.vocab_size": config.vocab_size}  # fmt: skip
         said = {"modelfile": "", "parameters": "", "template": "", "details": DETAILS, "model_info": facts}
-        capabilities = ["completion", "tools", "thinking"]
+        capabilities = ["completion", "tools", "thinking", "insert"]
         return JSONResponse({**said, "modified_at": self._service.since.isoformat(), "capabilities": capabilities})
 
     async def chat(self, request: Request) -> Response:
@@ -82,18 +83,29 @@ class OllamaRoutes:
         wanted = self._service.wanted(body.as_chat(*self._bounds))
         return body, wanted, OllamaAnswer(self._service, wanted, is_chat=True, is_raw=False)
 
-    def read_generate(self, raw: bytes) -> tuple[OllamaRequest, Wanted, OllamaAnswer]:
+    def read_generate(self, raw: bytes) -> tuple[OllamaRequest, Wanted, OllamaAnswer, list[Iterator[Event]] | None]:
         """A prompt's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = OllamaGenerate.read(raw)
-        wanted = self._service.wanted(body.as_openai(*self._bounds))
-        return body, wanted, OllamaAnswer(self._service, wanted, is_chat=False, is_raw=bool(body.raw))
+        if not body.suffix:
+            wanted = self._service.wanted(body.as_openai(*self._bounds))
+            return body, wanted, OllamaAnswer(self._service, wanted, is_chat=False, is_raw=bool(body.raw)), None
+        wanted, fills = gaps_of(self._service, body.as_gap(*self._bounds))
+        answer = OllamaAnswer(self._service, wanted, is_chat=False, is_raw=True, ignored=body.ignored)
+        return body, wanted, answer, fills
 
     @property
     def _bounds(self) -> tuple[int, int]:
         return self._service.context, self._service.engine.limits.max_tokens
 
-    async def _reply(self, request: Request, body: OllamaRequest, wanted: Wanted, answer: OllamaAnswer) -> Response:
-        answers, spent = Answers(self._service.engine, wanted), request.scope["spent"]
+    async def _reply(
+        self,
+        request: Request,
+        body: OllamaRequest,
+        wanted: Wanted,
+        answer: OllamaAnswer,
+        fills: list[Iterator[Event]] | None = None,
+    ) -> Response:
+        answers, spent = Answers(self._service.engine, wanted, fills=fills), request.scope["spent"]
         if body.streams:
             return AnswerStream(answers, streamed(answer, answers, spent), self._service.stream_seconds, LINES)
         with answers:
@@ -103,7 +115,11 @@ class OllamaRoutes:
 class OllamaAnswer:
     """One answer as lines: its parts, and a last one with its figures."""
 
-    def __init__(self, service: Service, wanted: Wanted, is_chat: bool, is_raw: bool) -> None:
+    def __init__(
+        self, service: Service, wanted: Wanted, is_chat: bool, is_raw: bool, ignored: Sequence[str] = ()
+    ) -> None:
+        """ignored: options that had no meaning, which the last line names."""
+        self._ignored = {"ignored": ignored} if ignored else {}
         self._name, self._is_chat, self._is_raw = service.name, is_chat, is_raw
         self._reader = service.turns.begin(*wanted[0])
         self._began = time.monotonic()
@@ -118,7 +134,7 @@ class OllamaAnswer:
                 spent.add([event.stats])
                 for piece in [] if self._is_raw else self._reader.push([], last=True):
                     yield self._line(piece)
-                yield {**self._line(""), "done": True, **self._figures(event.stats),
+                yield {**self._line(""), **self._ignored, "done": True, **self._figures(event.stats),
                        "done_reason": "stop" if event.finish_reason == "stop" else "length"}  # fmt: skip
 
     async def whole(self, answers: Answers, spent: Spent) -> Line:

@@ -34,6 +34,7 @@ class Reply:
     tokenizer: Tokenizer
     prompts: int = 1  # that the choices answer
     stats: list[Stats] = field(default_factory=list)
+    echoes: Sequence[str] = ()  # what each choice of a completion begins with
 
     def __post_init__(self) -> None:
         kind = "chat.completion" if self.is_chat else "text_completion"
@@ -51,6 +52,8 @@ class Reply:
         if self.is_chat:
             for writer in writers:
                 yield writer.part({"role": "assistant", "content": ""})
+        for writer, echo in zip(writers, self.echoes, strict=False):
+            yield writer.part({"text": echo})
         async for index, event in self.answers:
             if isinstance(event, Finish):
                 self.stats.append(event.stats)

@@ -169,12 +169,14 @@ class CompletionRequest(TextOptions):
 
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: Annotated[int, Field(ge=0)] | None = None
-    echo: Literal[False] | None = None
+    echo: bool | None = None
     best_of: Literal[1] | None = None
-    suffix: Literal[""] | None = None
+    suffix: str | None = None  # what follows the text that is to be written between the two
 
     @property
     def likeliest(self) -> int | None:
+        if self.echo and self.logprobs is not None:
+            raise bad("likelihoods are those of the answer alone; leave echo or logprobs out", "logprobs")
         return self.logprobs
 
     @property

@@ -5,16 +5,18 @@ Knows nothing of how an answer is made.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mlx_diffusion.events import Event
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.error_forms import error_form
 from mlx_diffusion.serving.exchange import AnswerStream, event, read_body, unless_gone
+from mlx_diffusion.serving.gaps import gaps_of
 from mlx_diffusion.serving.metrics import Spent
 from mlx_diffusion.serving.openai_replies import Reply
 from mlx_diffusion.serving.openai_requests import ChatRequest, CompletionRequest
@@ -22,6 +24,7 @@ from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.service import Service, Wanted
 
 OWNER = "mlx-diffusion"
+Fills = list[Iterator[Event]] | None
 VERSION = "anthropic-version"  # a header that Anthropic's clients send
 
 
@@ -57,7 +60,7 @@ class OpenAIRoutes:
             "created": int(since.timestamp()),
             "owned_by": OWNER,
             "type": "base",
-            "capabilities": {"completion_chat": True, "function_calling": True, "completion_fim": False,
+            "capabilities": {"completion_chat": True, "function_calling": True, "completion_fim": True,
                              "fine_tuning": False, "vision": False, "classification": False},
             "max_context_length": self._service.context,
         }  # fmt: skip
@@ -75,18 +78,24 @@ class OpenAIRoutes:
         body = ChatRequest.read(raw)
         return body, self._service.wanted(body)
 
-    def read_completion(self, raw: bytes) -> tuple[CompletionRequest, Wanted]:
+    def read_completion(self, raw: bytes) -> tuple[CompletionRequest, Wanted, Fills]:
         """A completion's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = CompletionRequest.read(raw)
-        return body, self._service.wanted(body)
+        if not body.suffix:
+            return body, self._service.wanted(body), None
+        return body, *gaps_of(self._service, body)
 
-    async def _reply(self, request: Request, body: ChatRequest | CompletionRequest, wanted: Wanted) -> Response:
+    async def _reply(
+        self, request: Request, body: ChatRequest | CompletionRequest, wanted: Wanted, fills: Fills = None
+    ) -> Response:
         """The answers of a request, streamed or whole."""
         service = self._service
-        answers = Answers(service.engine, wanted, bool(body.x_diffusion_drafts))
+        answers = Answers(service.engine, wanted, bool(body.x_diffusion_drafts), fills)
         is_chat = isinstance(body, ChatRequest)
         prompts = 1 if isinstance(body, ChatRequest) else len(body.prompts)
         reply = Reply(service.name, is_chat, answers, wanted, service.turns, service.engine.tokenizer, prompts)
+        if isinstance(body, CompletionRequest) and body.echo:
+            reply.echoes = service.echoes(body, len(wanted))
         spent: Spent = request.scope["spent"]
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from mlx_diffusion.modes import CAUSAL, Mode
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.serving.engine_thread import EngineThread
 from mlx_diffusion.serving.openai_requests import ChatRequest, CompletionRequest, TextOptions
@@ -46,6 +47,10 @@ class Service:
         """How many positions prompt and answer may have together."""
         return self.engine.model.config.max_position_embeddings
 
+    def canvas_mode(self, asked: Mode | None) -> Mode | None:
+        """The mode of work that only a canvas can do: what is asked for, or the server's where it has canvases."""
+        return asked or (None if self.defaults.mode in CAUSAL else self.defaults.mode)
+
     async def prepare(self, make: Callable[[bytes], ReadyT], raw: bytes) -> ReadyT:
         """What `make` makes of a body: in another thread, since it may take long, and one body after another."""
         async with self._preparing:
@@ -60,7 +65,7 @@ class Service:
     def wanted(self, body: ChatRequest | CompletionRequest) -> Wanted:
         """What is to be answered. Raises OptionError, PromptError and RequestError."""
         self.check_name(body.model)
-        settings = self._settings(body)
+        settings = self.settings(body)
         if isinstance(body, CompletionRequest):
             count, most = len(body.prompts) * len(settings), self.engine.limits.max_choices
             if count > most:
@@ -74,11 +79,17 @@ class Service:
         tokens = self._encode(body.messages, body.offered_tools, body.thinks)
         return [(tokens, one) for one in settings]
 
+    def echoes(self, body: CompletionRequest, choices: int) -> list[str]:
+        """The prompt of each choice as text."""
+        decode = self.engine.tokenizer.decode
+        texts = [prompt if isinstance(prompt, str) else decode(prompt) for prompt in body.prompts]
+        return [text for text in texts for _ in range(choices // len(texts))]
+
     def _encode(self, prompt: Any, *template: Any) -> list[int]:
         """A prompt's token ids; `template` is tools and thinking, for messages."""
         return self.engine.tokenizer.encode_prompt(prompt, self.engine.model.config.vocab_size, *template)
 
-    def _settings(self, body: TextOptions) -> list[Settings]:
+    def settings(self, body: TextOptions) -> list[Settings]:
         """The settings of each choice: the first has the seed, each further one the next."""
         count, limits = body.n or 1, self.engine.limits
         if count > limits.max_choices:

@@ -1,0 +1,111 @@
+"""Requests of editors for what belongs between two texts, as llama.cpp's plug-ins and Mistral's clients write them.
+
+Editors always send options of samplers that write from left to right. Those have no meaning here, and each reply says
+which of them it has ignored. Knows nothing of how a gap is filled.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from mlx_diffusion.modes import Mode
+from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.serving.openai_requests import Body, StreamOptions
+from mlx_diffusion.serving.problems import bad
+
+
+class GapRequest(Body):
+    """What all of them share."""
+
+    SAMPLING: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "top_k", "min_p")
+
+    model: str | None = None
+    stream: bool | None = None
+    stop: str | list[str] | None = None
+    mode: Mode | None = None
+    max_denoising_steps: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+
+    @property
+    def ignored(self) -> list[str]:
+        """The fields that were sent and have no meaning for a gap."""
+        return [name for name in self.SAMPLING if getattr(self, name) is not None]
+
+    def _config(self, max_tokens: int | None, seed: int | None, mode: Mode | None) -> GenerationConfig:
+        wishes = {"max_tokens": max_tokens, "seed": seed, "stop": self.stop or None}
+        return GenerationConfig(mode=self.mode or mode, max_denoising_steps=self.max_denoising_steps).override(wishes)
+
+
+class ExtraText(Body):
+    """A text beside the one with the gap."""
+
+    text: str
+    filename: str = ""
+
+
+class InfillRequest(GapRequest):
+    """The body of llama.cpp's /infill. The gap is between input_prefix with prompt behind it, and input_suffix."""
+
+    SAMPLING = (*GapRequest.SAMPLING, "samplers", "n_indent", "cache_prompt", "t_max_prompt_ms", "t_max_predict_ms",
+                "id_slot", "n_probs", "repeat_penalty")  # fmt: skip
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    input_extra: list[ExtraText] | None = None
+    prompt: str = ""
+    n_predict: Annotated[int, Field(ge=-1)] | None = None
+    seed: int | None = None
+    samplers: list[str] | None = None
+    n_indent: int | None = None
+    cache_prompt: bool | None = None
+    t_max_prompt_ms: float | None = None
+    t_max_predict_ms: float | None = None
+    id_slot: int | None = None
+    n_probs: int | None = None
+    repeat_penalty: float | None = None
+    response_fields: list[str] | None = None
+
+    @property
+    def prefix(self) -> str:
+        return self.input_prefix + self.prompt
+
+    @property
+    def suffix(self) -> str:
+        return self.input_suffix
+
+    @property
+    def context(self) -> str:
+        """The texts beside it, each below its name."""
+        return "\n\n".join("\n".join(filter(None, (one.filename, one.text))) for one in self.input_extra or [])
+
+    def config(self, mode: Mode | None) -> GenerationConfig:
+        """The options of the engine; `mode` where none is asked for."""
+        return self._config(None if self.n_predict == -1 else self.n_predict, self.seed, mode)
+
+
+class FimRequest(GapRequest):
+    """The body of /v1/fim/completions, as Mistral's and Mercury's clients send it."""
+
+    SAMPLING = (*GapRequest.SAMPLING, "min_tokens", "presence_penalty", "frequency_penalty")
+
+    prompt: str
+    suffix: str | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    random_seed: int | None = None
+    seed: int | None = None
+    min_tokens: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    stream_options: StreamOptions | None = None
+    metadata: dict[str, Any] | None = None  # says who asks, which changes no answer
+
+    def config(self, mode: Mode | None) -> GenerationConfig:
+        """The options of the engine; `mode` where none is asked for. Raises RequestError."""
+        if None not in (self.seed, self.random_seed) and self.seed != self.random_seed:
+            raise bad(f"seed is {self.seed} and random_seed {self.random_seed}; send one of them", "seed")
+        return self._config(self.max_tokens, self.random_seed if self.seed is None else self.seed, mode)
