@@ -1,22 +1,27 @@
-"""`mlx-diffusion doctor`: says what this machine has, what it can run, and what is downloaded.
+"""`mlx-diffusion doctor`: says what this machine has, can run and has downloaded, and checks its kernels.
 
 Knows the command line and the terminal, and nothing of how memory is counted.
 """
 
 import argparse
+import sys
 import textwrap
 from typing import TYPE_CHECKING
 
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
 from mlx_diffusion.cli.arguments import add_command
-from mlx_diffusion.cli.streams import out_result
+from mlx_diffusion.cli.progress import ProgressLine
+from mlx_diffusion.cli.streams import err, out, out_json, out_result
 
 if TYPE_CHECKING:
     from mlx_diffusion.fit.diagnosis import Diagnosis
+    from mlx_diffusion.measure import DeviceCheck
 
 LINE = 120  # columns
 
 EPILOG = """\
-Put its output into a bug report. Exit code: 0.
+Put its output into a bug report. --check takes about a minute, best with nothing else at work; what it keeps stands in
+one file of the program's state folder, which it names, and later runs go by it. Exit codes: 0 done, 1 the work failed.
 """
 
 
@@ -27,21 +32,63 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "doctor",
         run,
         help="say what this machine has and can run",
-        usage="[--json]",
+        usage="[--json] [--check [--keep] [--recipe R]]",
         description="Say what this machine has, which recipe it runs with how long a context, and what is downloaded.",
         epilog=EPILOG,
         formatter=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--check", action="store_true", help="try every kernel of the model here: errors, rates, settings"
+    )
+    parser.add_argument("--keep", action="store_true", help="with --check: keep the settings that are best, unasked")
+    parser.add_argument("--recipe", metavar="R", help=f"with --check: the formats to try (default: {DEFAULT_RECIPE})")
 
 
 def run(args: argparse.Namespace) -> int:
     """Look at the machine and print; returns the exit code."""
     from mlx_diffusion.fit.diagnosis import diagnose
 
+    if not args.check and (args.keep or args.recipe is not None):
+        args.usage_error(f"{'--keep' if args.keep else '--recipe'} goes with --check")
     diagnosis = diagnose()
-    out_result(args.json, diagnosis.as_dict, lambda: diagnosis_text(diagnosis))
+    if not args.check:
+        out_result(args.json, diagnosis.as_dict, lambda: diagnosis_text(diagnosis))
+        return 0
+    check = _checked(DEFAULT_RECIPE if args.recipe is None else args.recipe)
+    if args.json:
+        file = _kept(check) if args.keep else None
+        out_json(diagnosis.as_dict() | {"check": check.as_dict() | {"kept_in": file}})
+        return 0
+    from mlx_diffusion.measure import check_text
+
+    out(f"{diagnosis_text(diagnosis)}\n\n{check_text(check)}\n")
+    if args.keep or _is_wanted():
+        out(f"Kept in {_kept(check)}; remove the file to go back.")
+    else:
+        out("Not kept. With --keep the same command keeps these settings for later runs.")
     return 0
+
+
+def _checked(recipe: str) -> "DeviceCheck":
+    from mlx_diffusion.measure import check_device
+
+    with ProgressLine() as line:
+        return check_device(recipe, report=lambda share, label: line.show(f"{share:4.0%} · {label}"))
+
+
+def _kept(check: "DeviceCheck") -> str:
+    from mlx_diffusion.tuning import keep
+
+    return str(keep(check.kept))
+
+
+def _is_wanted() -> bool:
+    """Ask the user, where there is one to answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    err("Keep these settings for later runs? [y/N] ", end="")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def diagnosis_text(diagnosis: "Diagnosis") -> str:

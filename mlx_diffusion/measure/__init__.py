@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlx_diffusion.measure.answers.recipe_costs import CostReport, is_cost_report, measure_recipes
     from mlx_diffusion.measure.answers.runner import evaluate
     from mlx_diffusion.measure.answers.tables import comparison_text, evaluation_text
+    from mlx_diffusion.measure.device.check import DeviceCheck, check_device
+    from mlx_diffusion.measure.device.text import check_text
     from mlx_diffusion.measure.plotting import check_plot
     from mlx_diffusion.measure.speed.benchmark import Benchmark
     from mlx_diffusion.measure.speed.cases import Case, all_cases
@@ -44,6 +46,7 @@ __all__ = [
     "CalibrationPlan",
     "Case",
     "CostReport",
+    "DeviceCheck",
     "Evaluation",
     "EvaluationPlan",
     "EvaluationProgress",
@@ -57,8 +60,10 @@ __all__ = [
     "benchmark_sections",
     "beyond_demo",
     "calibrate",
+    "check_device",
     "check_peer_installed",
     "check_plot",
+    "check_text",
     "compare",
     "comparison_text",
     "evaluate",
@@ -87,6 +92,8 @@ _HOMES = {
     "mlx_diffusion.measure.answers.recipe_costs": ("CostReport", "is_cost_report", "measure_recipes"),
     "mlx_diffusion.measure.answers.runner": ("evaluate",),
     "mlx_diffusion.measure.answers.tables": ("comparison_text", "evaluation_text"),
+    "mlx_diffusion.measure.device.check": ("DeviceCheck", "check_device"),
+    "mlx_diffusion.measure.device.text": ("check_text",),
     "mlx_diffusion.measure.plotting": ("check_plot",),
     "mlx_diffusion.measure.speed.benchmark": ("Benchmark",),
     "mlx_diffusion.measure.speed.cases": ("Case", "all_cases"),
