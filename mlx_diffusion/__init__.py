@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment, Stats, TokenLogprob
     from mlx_diffusion.filling.decisions import decide
+    from mlx_diffusion.filling.forms import fill
     from mlx_diffusion.filling.infilling import infill, stream_infill
     from mlx_diffusion.generation import generate, stream_generate
     from mlx_diffusion.loading import load
@@ -50,6 +51,7 @@ __all__ = [
     "Stats",
     "TokenLogprob",
     "decide",
+    "fill",
     "generate",
     "infill",
     "load",
@@ -69,6 +71,7 @@ _HOMES = {
     ),
     "mlx_diffusion.events": ("Draft", "Event", "Finish", "Prefill", "Segment", "Stats", "TokenLogprob"),
     "mlx_diffusion.filling.decisions": ("decide",),
+    "mlx_diffusion.filling.forms": ("fill",),
     "mlx_diffusion.filling.infilling": ("infill", "stream_infill"),
     "mlx_diffusion.generation": ("generate", "stream_generate"),
     "mlx_diffusion.loading": ("load",),

@@ -20,6 +20,11 @@ def gaps_prompt(parts: Sequence[str], context: str = "", language: str = "") -> 
     return f"{_before(context)}Fill in {marker} and write {what}:\n{marker.join(parts)}"
 
 
+def context_prompt(context: str, language: str = "") -> str:
+    """Asks for a text by its context alone, where all that is known of the text stands on the canvas."""
+    return f"{context}\n\nWrite in {language}." if language else context
+
+
 def questions_prompt(state: str, questions: Sequence[tuple[str, Sequence[str]]]) -> str:
     """Asks each question about `state`, with the answers that it may have; `answer_lines` is the form of the answer."""
     lines = [f"{number}. {text} ({', '.join(choices)})" for number, (text, choices) in enumerate(questions, start=1)]

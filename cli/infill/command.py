@@ -34,7 +34,7 @@ MARKER = "<FILL>"
 EPILOG = f"""\
 examples:
   mlx-diffusion infill notes.txt
-  mlx-diffusion infill --instruction "Sort: fig oak ant" list.txt --marker ___
+  mlx-diffusion infill --context "Sort: fig oak ant" list.txt --marker ___
   mlx-diffusion infill --model {REAL_MODEL} --at 12:5 --language Python code.py --diff
   mlx-diffusion infill --model {REAL_MODEL} --range 3-7 --context "Say it in three lines." letter.txt --in-place
   echo "fig <FILL> ant" | mlx-diffusion infill - --json
@@ -68,9 +68,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     where.add_argument("--marker", action="append", metavar="TEXT", help=f"what marks a gap (default: {MARKER})")
 
     what = parser.add_argument_group("what belongs there")
-    what.add_argument("--context", default="", metavar="TEXT", help="what to write, or what else there is to know")
+    what.add_argument("--context", default="", metavar="TEXT", help="what is asked for, or what there is to know")
     what.add_argument("--language", default="", metavar="NAME", help="what the file is in, as Python or French")
-    what.add_argument("--instruction", default="", metavar="TEXT", help="what the whole text answers, asked as it is")
+    what.add_argument(
+        "--show-text", action=argparse.BooleanOptionalAction,
+        help="show the text in the prompt, too (default: where there is no context, or much behind a gap)",
+    )  # fmt: skip
     what.add_argument("--gap-tokens", type=int, metavar="N", help="how many tokens a gap has, where that is known")
 
     result = parser.add_argument_group("the result").add_mutually_exclusive_group()
@@ -102,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         gap_tokens=args.gap_tokens,
         context=args.context,
         language=args.language,
-        instruction=args.instruction,
+        show_text=args.show_text,
         config=config,
     )
     written, finished = _gathered(events, len(target.gaps), settings.most_steps, args.json)

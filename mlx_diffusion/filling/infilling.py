@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Unpack
 
-from mlx_diffusion.canvas_prompts import gaps_prompt
+from mlx_diffusion.canvas_prompts import context_prompt, gaps_prompt
 from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.engine.trial import Trial
@@ -35,7 +35,7 @@ def stream_infill(
     gap_tokens: int | None = None,
     context: str = "",
     language: str = "",
-    instruction: str = "",
+    show_text: bool | None = None,
     config: GenerationConfig | None = None,
     prefixes: PrefixStore | None = None,
     **options: Unpack[GenerationOptions],
@@ -43,10 +43,10 @@ def stream_infill(
     """Write what belongs between `prefix` and `suffix`, as events whose `.text`, joined, is what stands in the gap.
 
     gap_tokens   how many tokens the gap has, where that is known
-    context      what belongs into the gap, or what else there is to know of the text; it comes ahead of the text
+    context      what is asked for, or what there is to know of the text
     language     what the text is in, as "Python" or "French"
-    instruction  what the whole text answers, as a user would say it. The model is asked that alone, and sees the text
-                 on the canvas only
+    show_text    whether the prompt shows the text with its gap, beside the canvas. When not given, only where there is
+                 no context, or where what comes behind the gap is too long for the canvas
     config, options  as in `stream_generate`, of the denoising modes; max_tokens is that of the gap, half a canvas when
                  not given
     prefixes     a `PrefixStore` of this model: what it has kept is not encoded again
@@ -57,7 +57,7 @@ def stream_infill(
     for name, text in (("prefix", prefix), ("suffix", suffix)):
         if not isinstance(text, str):
             raise PromptError(f"the {name} is of type {type(text).__name__}; pass text")
-    if not (prefix or suffix or context or instruction):
+    if not (prefix or suffix or context):
         raise PromptError("there is no text on either side of the gap; pass a prefix, a suffix, or a context")
     return stream_gaps(
         model,
@@ -66,7 +66,7 @@ def stream_infill(
         gap_tokens=gap_tokens,
         context=context,
         language=language,
-        instruction=instruction,
+        show_text=show_text,
         config=config,
         prefixes=prefixes,
         **options,
@@ -82,7 +82,7 @@ def infill(
     gap_tokens: int | None = None,
     context: str = "",
     language: str = "",
-    instruction: str = "",
+    show_text: bool | None = None,
     config: GenerationConfig | None = None,
     prefixes: PrefixStore | None = None,
     **options: Unpack[GenerationOptions],
@@ -96,7 +96,7 @@ def infill(
         gap_tokens=gap_tokens,
         context=context,
         language=language,
-        instruction=instruction,
+        show_text=show_text,
         config=config,
         prefixes=prefixes,
         **options,
@@ -112,7 +112,7 @@ def stream_gaps(
     gap_tokens: int | None = None,
     context: str = "",
     language: str = "",
-    instruction: str = "",
+    show_text: bool | None = None,
     config: GenerationConfig | None = None,
     prefixes: PrefixStore | None = None,
     **options: Unpack[GenerationOptions],
@@ -123,17 +123,18 @@ def stream_gaps(
     """
     wishes = (config or GenerationConfig()).override(options)
     canvases = Canvases.of(model, tokenizer, wishes, prefixes)
-    for name, text in (("context", context), ("language", language), ("instruction", instruction)):
+    for name, text in (("context", context), ("language", language)):
         if not isinstance(text, str):
             raise PromptError(f"the {name} is of type {type(text).__name__}; pass text")
     length = Length.of(canvases, wishes.max_tokens, gap_tokens)
-    for part in parts:
-        tokenizer.encode_text(part)  # what is no valid Unicode is refused before any work
+    behind = max([len(tokenizer.encode_text(part)) for part in parts][1:])  # refuses what is no Unicode, too
+    if show_text is None:
+        show_text = not context or behind > canvases.longest // 2
 
     def events() -> Iterator[Event]:
         known = list(parts)
         for row in range(len(parts) - 1):
-            said = instruction or gaps_prompt(known, context, language)
+            said = gaps_prompt(known, context, language) if show_text else context_prompt(context, language)
             gap = Gap(known[0], known[1], canvases.prompt(said), len(known) == 2)
             written = ""
             for event in filled(canvases, gap, length):

@@ -1,0 +1,98 @@
+"""Forms: every slot gets what may stand in it, and a slot that cannot be is said before anything is written."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_shallow
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_diffusion import OptionError, fill, load
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
+from mlx_diffusion.filling.slots import PATTERNS, Slot, split_template
+
+loaded = cache(load)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shallow(DEMO_FOLDER, tmp_path_factory.mktemp("shallow") / "checkpoint")
+
+
+@given(year=st.integers(1000, 2999), month=st.integers(0, 13), day=st.integers(0, 32))
+def test_the_pattern_of_dates_is_the_calendar(year: int, month: int, day: int) -> None:
+    text = f"{year}-{month:02}-{day:02}"
+    try:
+        datetime.date.fromisoformat(text)
+        exists = True
+    except ValueError:
+        exists = False
+    assert (re.fullmatch(PATTERNS["date"][0], text) is not None) == exists
+
+
+@given(number=st.integers(-(10**18) + 1, 10**18 - 1), digits=st.text("0123456789", min_size=1, max_size=15))
+def test_the_patterns_of_numbers_are_read_as_they_stand(number: int, digits: str) -> None:
+    assert re.fullmatch(PATTERNS["integer"][0], str(number)) and Slot.read("n", "integer").value(str(number)) == number
+    text = f"{number % 10**15}.{digits}"
+    assert re.fullmatch(PATTERNS["number"][0], text) and Slot.read("n", "number").value(text) == float(text)
+    assert not re.fullmatch(PATTERNS["integer"][0], f"0{abs(number)}")
+
+
+def test_a_template_is_split_at_its_slots_and_other_braces_are_text() -> None:
+    assert split_template('{"a": {a}, "b": {"c": {b}}}', ["b", "a"]) == (['{"a": ', ', "b": {"c": ', "}}"], ["a", "b"])
+
+
+def test_every_slot_gets_what_may_stand_in_it_alone_and_beside_others(folder: Path) -> None:
+    model, tokenizer = loaded(folder)
+    slots: dict[str, Any] = {
+        "n": "integer",
+        "d": "date",
+        "b": "boolean",
+        "c": ["Lima", "Lima Norte", "Oslo"],
+        "r": {"type": "regex", "pattern": "[a-f]{2,4}x?"},
+        "t": {"type": "text", "max_tokens": 2},
+    }
+    template = "{n} on {d}: {b} in {c} or {r}, says {t}."
+    forms = fill(model, tokenizer, template, slots, ["one", "two"], max_denoising_steps=2)
+    assert isinstance(forms, list)
+    for form in forms:
+        assert list(form) == ["n", "d", "b", "c", "r", "t"]
+        assert form["n"]["value"] == int(form["n"]["text"])
+        datetime.date.fromisoformat(form["d"]["value"])
+        assert form["b"]["value"] in (True, False) and form["c"]["value"] in slots["c"]
+        assert re.fullmatch("[a-f]{2,4}x?", form["r"]["value"]) and form["t"]["value"].strip()
+        assert all(0 <= slot["probability"] <= 1 for slot in form.values())
+    alone = fill(model, tokenizer, template, slots, "two", max_denoising_steps=2)
+    assert isinstance(alone, dict)
+    assert {name: slot["text"] for name, slot in alone.items()} == {n: slot["text"] for n, slot in forms[1].items()}
+
+
+@pytest.mark.parametrize(
+    ("template", "slots", "words"),
+    [
+        ("no slot", {}, "there are no slots"),
+        ("no slot", {"a": "text"}, "'a' stands nowhere"),
+        ("{a} {a}", {"a": "text"}, "'a' stands twice"),
+        ("{a}", {"a": "texts"}, "its type must be one of"),
+        ("{a}", {"a": []}, "no choices"),
+        ("{a}", {"a": ["x", "x"]}, "'x' twice"),
+        ("{a}", {"a": ["x", ""]}, "each must be text"),
+        ("{a}", {"a": {"type": "regex"}}, "no pattern"),
+        ("{a}", {"a": {"type": "regex", "pattern": "("}}, "'a'"),
+        ("{a}", {"a": {"type": "regex", "pattern": "a[^\\s\\S]"}}, "'a'"),
+        ("{a}", {"a": {"type": "integer", "max_tokens": 3}}, "'max_tokens'"),
+        ("{a}", {"a": {"type": "text", "max_tokens": 0}}, "must be 1 or more"),
+        (5, {"a": "text"}, "pass text with slots"),
+        ("{a}", ["a"], "write a dict"),
+    ],
+)
+def test_forms_that_cannot_be_are_refused_in_a_line(folder: Path, template: Any, slots: Any, words: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        fill(*loaded(folder), template, slots)
+    assert words in str(raised.value) and "\n" not in str(raised.value)
