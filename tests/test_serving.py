@@ -17,10 +17,12 @@ from served import COPY, LIMITS, MODEL, TOKENIZER, Served, httpx, openai, say, s
 
 from mlx_diffusion import generate
 from mlx_diffusion.errors import DiffusionError, OptionError, PromptError
+from mlx_diffusion.events import Segment
 from mlx_diffusion.modes import MODES, Mode
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.engine_thread import EngineThread
+from mlx_diffusion.serving.jobs import Wish
 from mlx_diffusion.serving.limits import Limits
 from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.server import Address
@@ -272,7 +274,7 @@ def test_a_dropped_row_is_gone_within_a_pass() -> None:
 
     async def ask_and_leave() -> int:
         settings = MODEL.generation_defaults.resolve(GenerationConfig(**LONG))
-        with Answers(engine, [(TOKENIZER.encode("Copy"), settings)] * 2) as answers:
+        with Answers(engine, [Wish(TOKENIZER.encode("Copy"), settings)] * 2) as answers:
             await anext(answers)
             before = engine.passes
         while engine.running:
@@ -309,8 +311,8 @@ def test_what_fails_in_the_engine_fails_alone(monkeypatch: pytest.MonkeyPatch) -
 
     async def ask(wanted: Settings) -> str:
         try:
-            with Answers(engine, [(TOKENIZER.encode("Copy"), wanted)]) as answers:
-                return "".join([event.text async for _, event in answers])
+            with Answers(engine, [Wish(TOKENIZER.encode("Copy"), wanted)]) as answers:
+                return "".join([step.text async for _, step in answers if isinstance(step, Segment)])
         except RequestError as error:
             return str(error)
 
@@ -334,7 +336,7 @@ def test_what_fails_in_the_engine_fails_alone(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def _submit(engine: EngineThread, settings: Settings) -> None:
-    Answers(engine, [([1], settings)])
+    Answers(engine, [Wish([1], settings)])
 
 
 def test_requests_under_way_finish_when_the_server_is_asked_to_end() -> None:
@@ -387,7 +389,7 @@ def test_whatever_a_body_holds_it_is_taken_or_refused_in_a_sentence(fields: dict
         except DiffusionError as error:
             assert isinstance(error, RequestError | OptionError | PromptError) and "\n" not in str(error)
         else:
-            assert wanted and all(tokens for tokens, _ in wanted)
+            assert wanted and all(wish.tokens for wish in wanted)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -421,7 +423,8 @@ def test_ollamas_requests_are_refused_in_its_form(server: Served) -> None:
         ({"model": "demo", "messages": COPY, "options": {"mirostat": 1}}, 400, "options.mirostat is not known"),
         ({"model": "demo", "messages": COPY, "options": {"num_ctx": 10**9}}, 400, "this model has a context of"),
         ({"model": "demo", "messages": [{**COPY[0], "images": ["aa"]}]}, 400, "images are not read"),
-        ({"model": "demo", "messages": COPY, "format": "json"}, 400, "format"),
+        ({"model": "demo", "messages": COPY, "format": "yaml"}, 400, "it must be json or a schema"),
+        ({"model": "demo", "messages": COPY, "format": "json"}, 400, "mode"),
     ):
         got = server.post("/api/chat", **body)
         assert got.status_code == status and said in got.json()["error"]

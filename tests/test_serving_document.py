@@ -21,9 +21,9 @@ app, openapi, service = (pytest.importorskip(f"mlx_diffusion.serving.{name}") fo
 DOCUMENT = openapi.description()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 SERVICE = service.Service(EngineThread(MODEL, TOKENIZER, LIMITS, 0, print), "demo", GenerationConfig())
-OPENAI, ANTHROPIC, OLLAMA, FIM = (
+OPENAI, ANTHROPIC, OLLAMA, FIM, DECISION = (
     next(interface(SERVICE) for interface in app.INTERFACES if interface.__name__ == f"{name}Routes")
-    for name in ("OpenAI", "Anthropic", "Ollama", "Fim")
+    for name in ("OpenAI", "Anthropic", "Ollama", "Fim", "Decision")
 )
 READERS: dict[str, Callable[[bytes], Any]] = {
     "ChatRequest": OPENAI.read_chat,
@@ -34,6 +34,7 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "OllamaGenerate": OLLAMA.read_generate,
     "InfillRequest": FIM.read_infill,
     "FimRequest": FIM.read_fim,
+    "DecisionRequest": DECISION.read_decision,
 }
 PLAIN = {
     "null": st.none(), "boolean": st.booleans(), "string": st.text(max_size=8),

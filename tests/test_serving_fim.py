@@ -15,6 +15,7 @@ from mlx_diffusion.events import Segment
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.engine_thread import EngineThread
+from mlx_diffusion.serving.jobs import Wish
 
 gaps = pytest.importorskip("mlx_diffusion.serving.gaps")
 
@@ -114,7 +115,7 @@ def test_a_gap_whose_caller_leaves_is_let_go_within_a_step() -> None:
             closed.append(True)
 
     async def ask_and_leave() -> int:
-        with Answers(engine, [([1], settings)], wants_drafts=True, fills=[endless()]) as answers:
+        with Answers(engine, [Wish([1], settings, work=endless())], wants_drafts=True) as answers:
             await anext(answers)
             before = engine.passes
         while engine.running:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Self
 
-from mlx_diffusion.events import Event, Finish
-from mlx_diffusion.options import Settings
 from mlx_diffusion.serving.engine_thread import EngineThread
-from mlx_diffusion.serving.jobs import Job, Outcome
+from mlx_diffusion.serving.jobs import Job, Outcome, Step, Wish, ends
 from mlx_diffusion.serving.problems import RequestError
 
 
@@ -24,34 +22,28 @@ class Answers:
     is read, for what fails later.
     """
 
-    def __init__(
-        self,
-        engine: EngineThread,
-        wanted: Sequence[tuple[Sequence[int], Settings]],
-        wants_drafts: bool = False,
-        fills: Sequence[Iterator[Event]] | None = None,
-    ) -> None:
-        """wanted: token ids and settings, one pair an answer; fills: work of its own for each, in place of a row."""
+    def __init__(self, engine: EngineThread, wanted: Sequence[Wish], wants_drafts: bool = False) -> None:
+        """wanted: one wish an answer."""
         self._engine, self._loop = engine, asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Outcome]] = asyncio.Queue()
         self._left = len(wanted)
         until = time.monotonic() + engine.limits.answer_seconds
         self._jobs = [
-            Job(*pair, wants_drafts, until, Delivery(self._loop, self._queue, index), fills[index] if fills else None)
-            for index, pair in enumerate(wanted)
+            Job(wish, wants_drafts, until, Delivery(self._loop, self._queue, index))
+            for index, wish in enumerate(wanted)
         ]
         engine.submit(self._jobs)
 
-    def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
+    def __aiter__(self) -> AsyncIterator[tuple[int, Step]]:
         return self
 
-    async def __anext__(self) -> tuple[int, Event]:
+    async def __anext__(self) -> tuple[int, Step]:
         if not self._left:
             raise StopAsyncIteration
         index, outcome = await self._queue.get()
         if isinstance(outcome, RequestError):
             raise outcome
-        self._left -= isinstance(outcome, Finish)
+        self._left -= ends(outcome)
         return index, outcome
 
     def __enter__(self) -> Self:

@@ -59,7 +59,7 @@ class AnthropicRoutes:
 
     def count(self, raw: bytes) -> int:
         """How many tokens a body's prompt has. Raises OptionError, PromptError and RequestError."""
-        return len(self._service.wanted(CountRequest.read(raw).as_chat())[0][0])
+        return len(self._service.wanted(CountRequest.read(raw).as_chat())[0].tokens)
 
 
 class AnthropicAnswer:
@@ -68,7 +68,7 @@ class AnthropicAnswer:
     def __init__(self, service: Service, wanted: Wanted, thought_tokens: int | None = None) -> None:
         """thought_tokens: the budget of thoughts, which the answer ends with where they pass it."""
         self._budget = thought_tokens
-        self._prompt, self._settings = wanted[0]
+        self._prompt, self._settings = wanted[0].tokens, wanted[0].settings
         self._name, self._tokenizer = service.name, service.engine.tokenizer
         self._reader = service.turns.begin(self._prompt, self._settings)
         self._written: list[int] = []

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.serving.anthropic_routes import AnthropicRoutes
+from mlx_diffusion.serving.decision_routes import DecisionRoutes
 from mlx_diffusion.serving.engine_thread import EngineThread
 from mlx_diffusion.serving.fim_routes import FimRoutes
 from mlx_diffusion.serving.guard import Entry, Guard, refusal
@@ -30,7 +31,7 @@ from mlx_diffusion.serving.problems import RequestError, at_fault, bad
 from mlx_diffusion.serving.service import Service
 
 GONE = 499  # for the log: the caller has left
-INTERFACES = (PageRoutes, OpenAIRoutes, AnthropicRoutes, OllamaRoutes, FimRoutes)
+INTERFACES = (PageRoutes, OpenAIRoutes, AnthropicRoutes, OllamaRoutes, FimRoutes, DecisionRoutes)
 NO_ROUTE = "nothing is served by this method at this path; docs/serving.md lists what is"
 
 

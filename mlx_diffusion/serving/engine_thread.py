@@ -77,8 +77,8 @@ class EngineThread:
         """Take in jobs, all or none. Raises OptionError or PromptError for what they would fail of, and RequestError
         where too many wait already."""
         for job in jobs:
-            if job.fill is None:
-                check_request(self.model, job.settings, [len(job.tokens)], None)
+            if job.wish.work is None:
+                check_request(self.model, job.wish.settings, [len(job.wish.tokens)], None)
         with self._changed:
             if not self.alive:
                 raise ending()
@@ -160,7 +160,7 @@ class EngineThread:
         return bool(self._ended or self._waiting or self._dropped or self.running)
 
     def _begin(self, job: Job) -> None:
-        if job.fill is not None:
+        if job.wish.work is not None:
             self._filling.append(job)
             return
         try:
@@ -172,13 +172,14 @@ class EngineThread:
             job.deliver([at_fault()])
 
     def _request(self, job: Job) -> Request:
-        draws = SeededDraws.of(job.settings.seed, self.model.config.vocab_size)
+        tokens, settings, guide, _ = job.wish
+        draws = SeededDraws.of(settings.seed, self.model.config.vocab_size)
         prefixes = self.prefixes
         try:
-            check_request(self.model, job.settings, [len(job.tokens)], prefixes)
+            check_request(self.model, settings, [len(tokens)], prefixes)
         except OptionError:  # this prompt alone would pass the store's budget
             prefixes = None
-        return Request(tuple(job.tokens), job.settings, draws, prefixes=prefixes, drafts=self._drafts)
+        return Request(tuple(tokens), settings, draws, prefixes=prefixes, drafts=self._drafts, guide=guide)
 
     def _advance(self) -> None:
         """One pass, if there are rows; what comes of it goes to their jobs."""
@@ -208,9 +209,9 @@ class EngineThread:
     def _fill(self) -> None:
         """One step of each job that takes its own."""
         for job in list(self._filling):
-            assert job.fill is not None
+            assert job.wish.work is not None
             try:
-                outcome = next_of(job.fill)
+                outcome = next_of(job.wish.work)
             except BaseException:
                 self._log(traceback.format_exc())
                 outcome = at_fault()

@@ -19,7 +19,8 @@ from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.error_forms import error_form
 from mlx_diffusion.serving.exchange import AnswerStream, event, read_body, unless_gone
 from mlx_diffusion.serving.fim_requests import FimRequest, InfillRequest
-from mlx_diffusion.serving.gaps import Gap
+from mlx_diffusion.serving.gaps import gap_wish
+from mlx_diffusion.serving.jobs import Wish
 from mlx_diffusion.serving.metrics import Spent
 from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.service import Service
@@ -45,7 +46,7 @@ class FimRoutes:
         raw = await read_body(request, self._service.engine.limits)
         return await self._reply(request, *await self._service.prepare(self.read_fim, raw))
 
-    def read_infill(self, raw: bytes) -> tuple[InfillRequest, Gap | None, LlamaAnswer]:
+    def read_infill(self, raw: bytes) -> tuple[InfillRequest, Wish | None, LlamaAnswer]:
         """The body, its gap, and the form of the answer. Raises OptionError, PromptError and RequestError.
 
         There is no gap where an editor asks for no tokens, which it does to have its text encoded ahead.
@@ -56,22 +57,26 @@ class FimRoutes:
         if body.n_predict == 0:
             return body, None, answer
         config = body.config(self._service.canvas_mode(None))
-        return body, Gap(self._service, body.prefix, body.suffix, config, body.context), answer
+        return body, gap_wish(self._service, body.prefix, body.suffix, config, body.context), answer
 
-    def read_fim(self, raw: bytes) -> tuple[FimRequest, Gap, MistralAnswer]:
+    def read_fim(self, raw: bytes) -> tuple[FimRequest, Wish, MistralAnswer]:
         """The body, its gap, and the form of the answer. Raises OptionError, PromptError and RequestError."""
         body = FimRequest.read(raw)
         self._service.check_name(body.model)
-        gap = Gap(self._service, body.prompt, body.suffix or "", body.config(self._service.canvas_mode(None)))
+        gap = gap_wish(self._service, body.prompt, body.suffix or "", body.config(self._service.canvas_mode(None)))
         return body, gap, MistralAnswer(self._service.name, body.ignored)
 
     async def _reply(
-        self, request: Request, body: InfillRequest | FimRequest, gap: Gap | None, answer: LlamaAnswer | MistralAnswer
+        self,
+        request: Request,
+        body: InfillRequest | FimRequest,
+        gap: Wish | None,
+        answer: LlamaAnswer | MistralAnswer,
     ) -> Response:
         service, spent = self._service, request.scope["spent"]
         if gap is None:
             return JSONResponse(answer.whole("", None))
-        answers = Answers(service.engine, [(gap.tokens, gap.settings)], fills=[gap.events])
+        answers = Answers(service.engine, [gap])
         if body.stream:
             return AnswerStream(answers, streamed(answer, answers, spent), service.stream_seconds)
         with answers:

@@ -5,7 +5,7 @@ Knows nothing of how an answer is made or written.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from mlx_diffusion.serving.openai_requests import Body, ChatRequest, CompletionRequest
 from mlx_diffusion.serving.problems import bad
@@ -47,12 +47,23 @@ class OllamaRequest(Body):
     stream: bool | None = None
     options: OllamaOptions | None = None
     think: bool | None = None
-    format: Literal[""] | None = None
+    format: str | dict[str, Any] | None = None
     keep_alive: str | int | float | None = None
 
     @property
     def streams(self) -> bool:
         return self.stream is not False
+
+    @property
+    def constraint(self) -> dict[str, Any] | None:
+        """What the text must be: any JSON object, or what fits a schema. Raises RequestError."""
+        if isinstance(self.format, str) and self.format not in ("", "json"):
+            raise bad(f"format is {self.format!r}; it must be json or a schema", "format")
+        return (
+            {"json_schema": self.format}
+            if isinstance(self.format, dict)
+            else ({"json_object": True} if self.format else None)
+        )
 
     def wishes(self, context: int, most: int) -> dict[str, Any]:
         """The options in OpenAI's names; `context` and `most` are what the model and the server have, in tokens."""
@@ -61,7 +72,7 @@ class OllamaRequest(Body):
             raise bad(f"num_ctx is {options.num_ctx}; this model has a context of {context}", "options")
         wanted = most if options.num_predict in EVERYTHING else options.num_predict
         renamed = {new: getattr(options, name) for name, new in RENAMED.items()}
-        return {"model": plain_name(self.model), "max_tokens": wanted, **renamed,
+        return {"model": plain_name(self.model), "max_tokens": wanted, "constraint": self.constraint, **renamed,
                 **{name: getattr(options, name) for name in SAME}}  # fmt: skip
 
 

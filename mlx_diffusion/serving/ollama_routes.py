@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlx_diffusion import __version__
-from mlx_diffusion.events import Event, Finish, Segment, Stats
+from mlx_diffusion.events import Finish, Segment, Stats
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.error_forms import OLLAMA, error_form
 from mlx_diffusion.serving.exchange import AnswerStream, read_body, unless_gone
@@ -83,15 +83,15 @@ class OllamaRoutes:
         wanted = self._service.wanted(body.as_chat(*self._bounds))
         return body, wanted, OllamaAnswer(self._service, wanted, is_chat=True, is_raw=False)
 
-    def read_generate(self, raw: bytes) -> tuple[OllamaRequest, Wanted, OllamaAnswer, list[Iterator[Event]] | None]:
+    def read_generate(self, raw: bytes) -> tuple[OllamaRequest, Wanted, OllamaAnswer]:
         """A prompt's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = OllamaGenerate.read(raw)
         if not body.suffix:
             wanted = self._service.wanted(body.as_openai(*self._bounds))
-            return body, wanted, OllamaAnswer(self._service, wanted, is_chat=False, is_raw=bool(body.raw)), None
-        wanted, fills = gaps_of(self._service, body.as_gap(*self._bounds))
+            return body, wanted, OllamaAnswer(self._service, wanted, is_chat=False, is_raw=bool(body.raw))
+        wanted = gaps_of(self._service, body.as_gap(*self._bounds))
         answer = OllamaAnswer(self._service, wanted, is_chat=False, is_raw=True, ignored=body.ignored)
-        return body, wanted, answer, fills
+        return body, wanted, answer
 
     @property
     def _bounds(self) -> tuple[int, int]:
@@ -103,9 +103,8 @@ class OllamaRoutes:
         body: OllamaRequest,
         wanted: Wanted,
         answer: OllamaAnswer,
-        fills: list[Iterator[Event]] | None = None,
     ) -> Response:
-        answers, spent = Answers(self._service.engine, wanted, fills=fills), request.scope["spent"]
+        answers, spent = Answers(self._service.engine, wanted), request.scope["spent"]
         if body.streams:
             return AnswerStream(answers, streamed(answer, answers, spent), self._service.stream_seconds, LINES)
         with answers:
@@ -121,7 +120,7 @@ class OllamaAnswer:
         """ignored: options that had no meaning, which the last line names."""
         self._ignored = {"ignored": ignored} if ignored else {}
         self._name, self._is_chat, self._is_raw = service.name, is_chat, is_raw
-        self._reader = service.turns.begin(*wanted[0])
+        self._reader = service.turns.begin(wanted[0].tokens, wanted[0].settings)
         self._began = time.monotonic()
 
     async def lines(self, answers: Answers, spent: Spent) -> AsyncIterator[Line]:

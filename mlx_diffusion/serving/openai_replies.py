@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_diffusion.events import Draft, Event, Finish, Segment, Stats
+from mlx_diffusion.events import Draft, Finish, Segment, Stats
 from mlx_diffusion.options import Settings
 from mlx_diffusion.serving.answers import Answers
+from mlx_diffusion.serving.jobs import Step, Wish
 from mlx_diffusion.serving.openai_logprobs import chat_logprobs, completion_logprobs
 from mlx_diffusion.serving.turns import Piece, Thought, ToolCall, TurnReader, Turns, arguments_text
 from mlx_diffusion.tokenizer import Tokenizer
@@ -29,7 +30,7 @@ class Reply:
     model: str
     is_chat: bool
     answers: Answers
-    wanted: Sequence[tuple[Sequence[int], Settings]]
+    wanted: Sequence[Wish]
     turns: Turns
     tokenizer: Tokenizer
     prompts: int = 1  # that the choices answer
@@ -44,10 +45,10 @@ class Reply:
     async def choices(self) -> AsyncIterator[Chunk]:
         """The parts of the choices, one at a time, as they stand in the chunks of a stream."""
         writers = [
-            ChatChoice(index, self.tokenizer, self.turns, self.turns.begin(*wanted), wanted[1])
+            ChatChoice(index, self.tokenizer, self.turns, self.turns.begin(wish.tokens, wish.settings), wish.settings)
             if self.is_chat
-            else CompletionChoice(index, self.tokenizer, self.turns, wanted[1])
-            for index, wanted in enumerate(self.wanted)
+            else CompletionChoice(index, self.tokenizer, self.turns, wish.settings)
+            for index, wish in enumerate(self.wanted)
         ]
         if self.is_chat:
             for writer in writers:
@@ -81,7 +82,7 @@ class Reply:
     def usage(self) -> Chunk:
         """The tokens of prompts, each counted once, and of all choices."""
         each = max(1, len(self.wanted) // self.prompts)
-        prompt = sum(len(tokens) for tokens, _ in self.wanted[::each])
+        prompt = sum(len(wish.tokens) for wish in self.wanted[::each])
         written = sum(stats.generated_tokens for stats in self.stats)
         cached = min(prompt, sum(stats.cached_tokens for stats in self.stats) // each)
         return {
@@ -106,7 +107,7 @@ class ChatChoice:
     def part(self, delta: Chunk, logprobs: Any = None, reason: str | None = None) -> Chunk:
         return {"index": self.index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
-    def take(self, event: Event) -> Iterator[Chunk]:
+    def take(self, event: Step) -> Iterator[Chunk]:
         """What an event adds."""
         match event:
             case Segment():
@@ -147,7 +148,7 @@ class CompletionChoice:
     def part(self, delta: Chunk, logprobs: Any = None, reason: str | None = None) -> Chunk:
         return {"index": self.index, "text": "", **delta, "logprobs": logprobs, "finish_reason": reason}
 
-    def take(self, event: Event) -> Iterator[Chunk]:
+    def take(self, event: Step) -> Iterator[Chunk]:
         """What an event adds."""
         match event:
             case Segment():

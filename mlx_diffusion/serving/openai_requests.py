@@ -46,10 +46,29 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
-class PlainFormat(Body):
-    """The one format that an answer can have."""
+class SchemaFormat(Body):
+    """A schema that an answer fits. It always does, whatever `strict` says."""
 
-    type: Literal["text"]
+    name: str | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class AnswerFormat(Body):
+    """The format that an answer has."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+    @property
+    def constraint(self) -> dict[str, Any] | None:
+        """The same as a constraint. Raises RequestError."""
+        if (self.json_schema is None) == (self.type == "json_schema"):
+            raise bad("a json_schema belongs to the format json_schema, and that needs one", "response_format")
+        if self.json_schema is not None:
+            return {"json_schema": self.json_schema.schema_}
+        return {"json_object": True} if self.type == "json_object" else None
 
 
 class TemplateVariables(Body):
@@ -87,6 +106,7 @@ class TextOptions(Body):
     canvas_length: int | None = None
     draft_width: int | None = None
     draft_steps: int | None = None
+    constraint: dict[str, Any] | None = None  # what the text must be, as `generate` takes it
     x_diffusion_drafts: bool | None = None
     user: str | None = None  # says who asks, which changes no answer
     store: Literal[False] | None = None
@@ -100,6 +120,11 @@ class TextOptions(Body):
     def likeliest(self) -> int | None:
         """How many likely tokens are asked for at each place; None: no likelihoods."""
         return None
+
+    @property
+    def wanted_form(self) -> dict[str, Any] | None:
+        """What the text must be; None: anything."""
+        return self.constraint
 
     def config(self, defaults: GenerationConfig, limits: Limits) -> GenerationConfig:
         """The options of the engine that this asks for. Raises OptionError and RequestError."""
@@ -136,7 +161,7 @@ class ChatRequest(TextOptions):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["auto", "none"] | None = None
     parallel_tool_calls: Literal[True] | None = None
-    response_format: PlainFormat | None = None
+    response_format: AnswerFormat | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: TemplateVariables | None = None
 
@@ -158,6 +183,13 @@ class ChatRequest(TextOptions):
         """Whether the model is to think first; None leaves it to the template."""
         named = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None
         return self.enable_thinking if named is None else named
+
+    @property
+    def wanted_form(self) -> dict[str, Any] | None:
+        form = self.response_format.constraint if self.response_format else None
+        if form is not None and self.constraint is not None:
+            raise bad("response_format and constraint both say what the text must be; send one", "constraint")
+        return form or self.constraint
 
     @property
     def offered_tools(self) -> Sequence[Mapping[str, Any]] | None:

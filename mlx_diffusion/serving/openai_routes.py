@@ -5,14 +5,13 @@ Knows nothing of how an answer is made.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mlx_diffusion.events import Event
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.error_forms import error_form
 from mlx_diffusion.serving.exchange import AnswerStream, event, read_body, unless_gone
@@ -24,7 +23,6 @@ from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.service import Service, Wanted
 
 OWNER = "mlx-diffusion"
-Fills = list[Iterator[Event]] | None
 VERSION = "anthropic-version"  # a header that Anthropic's clients send
 
 
@@ -78,19 +76,17 @@ class OpenAIRoutes:
         body = ChatRequest.read(raw)
         return body, self._service.wanted(body)
 
-    def read_completion(self, raw: bytes) -> tuple[CompletionRequest, Wanted, Fills]:
+    def read_completion(self, raw: bytes) -> tuple[CompletionRequest, Wanted]:
         """A completion's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = CompletionRequest.read(raw)
         if not body.suffix:
-            return body, self._service.wanted(body), None
-        return body, *gaps_of(self._service, body)
+            return body, self._service.wanted(body)
+        return body, gaps_of(self._service, body)
 
-    async def _reply(
-        self, request: Request, body: ChatRequest | CompletionRequest, wanted: Wanted, fills: Fills = None
-    ) -> Response:
+    async def _reply(self, request: Request, body: ChatRequest | CompletionRequest, wanted: Wanted) -> Response:
         """The answers of a request, streamed or whole."""
         service = self._service
-        answers = Answers(service.engine, wanted, bool(body.x_diffusion_drafts), fills)
+        answers = Answers(service.engine, wanted, bool(body.x_diffusion_drafts))
         is_chat = isinstance(body, ChatRequest)
         prompts = 1 if isinstance(body, ChatRequest) else len(body.prompts)
         reply = Reply(service.name, is_chat, answers, wanted, service.turns, service.engine.tokenizer, prompts)

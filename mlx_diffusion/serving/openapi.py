@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from mlx_diffusion import __version__
 from mlx_diffusion.serving.anthropic_requests import CountRequest, MessagesRequest
+from mlx_diffusion.serving.decision_requests import DecisionRequest
 from mlx_diffusion.serving.fim_requests import FimRequest, InfillRequest
 from mlx_diffusion.serving.ollama_requests import OllamaChat, OllamaGenerate, OllamaShow
 from mlx_diffusion.serving.openai_requests import Body, ChatRequest, CompletionRequest
@@ -44,6 +45,7 @@ POSTED = {
     "/api/show": Posted(OllamaShow, (JSON,), "What there is to know of the model, in Ollama's form"),
     "/infill": Posted(InfillRequest, (JSON, EVENTS), "What belongs between two texts, in llama.cpp's form"),
     "/v1/fim/completions": Posted(FimRequest, (JSON, EVENTS), "The same in the form of Mistral and Mercury"),
+    "/v1/systemone": Posted(DecisionRequest, (JSON,), "Questions about a state, answered by probabilities"),
 }
 READ = {
     "/v1/models": Readable(JSON, "The one model"),

@@ -6,21 +6,23 @@ Knows nothing of HTTP, and of the interfaces only the requests of OpenAI's form,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from mlx_diffusion.engine.guides import guides_of
 from mlx_diffusion.modes import CAUSAL, Mode
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.serving.engine_thread import EngineThread
+from mlx_diffusion.serving.jobs import Wish
 from mlx_diffusion.serving.openai_requests import ChatRequest, CompletionRequest, TextOptions
 from mlx_diffusion.serving.problems import RequestError, bad
 from mlx_diffusion.serving.turns import Turns, make_ready_for_calls
 
-Wanted = list[tuple[list[int], Settings]]  # token ids and settings, one pair a choice
+Wanted = list[Wish]  # one a choice
 ReadyT = TypeVar("ReadyT")
 
 
@@ -71,13 +73,21 @@ class Service:
             if count > most:
                 raise bad(f"prompts times n is {count}; this server gives at most {most}", "n")
             encoded = [self._encode(prompt) for prompt in body.prompts]
-            return [(tokens, one) for tokens in encoded for one in settings]
+            return [wish for tokens in encoded for wish in self._wishes(tokens, settings, body.wanted_form)]
         if not body.messages:
             raise bad("messages is empty; write one for the model to answer", "messages")
         if body.offered_tools:
             make_ready_for_calls()
         tokens = self._encode(body.messages, body.offered_tools, body.thinks)
-        return [(tokens, one) for one in settings]
+        return self._wishes(tokens, settings, body.wanted_form)
+
+    def _wishes(
+        self, tokens: list[int], settings: Sequence[Settings], constraint: Mapping[str, Any] | None
+    ) -> list[Wish]:
+        """One for each of the settings. Raises OptionError for a constraint that no text can fulfil."""
+        model, tokenizer = self.engine.model, self.engine.tokenizer
+        (guide,) = guides_of(constraint, model, tokenizer, settings[0], [tokens])
+        return [Wish(tokens, one, guide and guide.copied()) for one in settings]
 
     def echoes(self, body: CompletionRequest, choices: int) -> list[str]:
         """The prompt of each choice as text."""
