@@ -16,17 +16,18 @@ from typing import Any, Unpack
 import numpy as np
 
 from mlx_diffusion.canvas_prompts import context_prompt, gaps_prompt
+from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.guides import guide_of
 from mlx_diffusion.engine.prefix_store import PrefixStore
+from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.trial import Trial
 from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.filling.candidates import Candidates, by_encoder
 from mlx_diffusion.filling.canvases import Canvases
-from mlx_diffusion.filling.infilling import Gap, Length, filled
+from mlx_diffusion.filling.infilling import Length, TextGap, filled
 from mlx_diffusion.filling.places import Place
 from mlx_diffusion.filling.seams import Seams
 from mlx_diffusion.filling.slots import Slot, split_template
-from mlx_diffusion.generation import generate
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.option_keywords import GenerationOptions
 from mlx_diffusion.options import GenerationConfig
@@ -126,7 +127,7 @@ def _filled(
 
 def _infilled(canvases: Canvases, form: Form, slot: Slot, behind: str, is_last: bool) -> str:
     """What a canvas with both sides in view has in a slot for text; "" where that is no line of text."""
-    gap = Gap(form.written, behind, form.prompt, is_last)
+    gap = TextGap(form.written, behind, form.prompt, is_last)
     most = Length.of(canvases, min(slot.max_tokens, canvases.longest // 2), None)
     text = "".join(event.text for event in filled(canvases, gap, most))
     return "" if set(text) & set("\n\r") or not text.strip() else text
@@ -140,14 +141,15 @@ def _written(canvases: Canvases, forms: Sequence[Form], slot: Slot, behind: str)
     if not _holds(canvases, f"({slot.pattern}){_literal(goal)}", slot.max_tokens + len(goal)):
         goal = ""  # the two together are too much
     beside = max(len(canvases.tokenizer.encode_text(row.begins + goal)) for row in rows)
-    texts = generate(
-        canvases.model,
-        canvases.tokenizer,
-        prompts,
-        constraint=[{"regex": f"{_literal(row.begins)}({slot.pattern}){_literal(goal)}"} for row in rows],
-        prefixes=canvases.prefixes,
-        config=_causal(canvases, slot.max_tokens + beside + 1),
-    )
+    settings = canvases.model.generation_defaults.resolve(_causal(canvases, slot.max_tokens + beside + 1))
+    requests = []
+    for prompt, row in zip(prompts, rows, strict=True):
+        constraint = read_constraint({"regex": f"{_literal(row.begins)}({slot.pattern}){_literal(goal)}"})
+        guide = guide_of(constraint, canvases.model, canvases.tokenizer, settings, prompt)
+        requests.append(Request(tuple(prompt), settings, canvases.draws, prefixes=canvases.prefixes, guide=guide))
+    texts = [""] * len(requests)
+    for event in run(canvases.model, canvases.tokenizer, requests):
+        texts[event.row] += event.text
     return [text[len(row.begins) : len(text) - len(goal)] for text, row in zip(texts, rows, strict=True)]
 
 

@@ -135,7 +135,7 @@ def stream_gaps(
         known = list(parts)
         for row in range(len(parts) - 1):
             said = gaps_prompt(known, context, language) if show_text else context_prompt(context, language)
-            gap = Gap(known[0], known[1], canvases.prompt(said), len(known) == 2)
+            gap = TextGap(known[0], known[1], canvases.prompt(said), len(known) == 2)
             written = ""
             for event in filled(canvases, gap, length):
                 written += event.text
@@ -146,7 +146,7 @@ def stream_gaps(
 
 
 @dataclass(frozen=True)
-class Gap:
+class TextGap:
     """A gap in a text: what is known on either side, and the prompt whose answer the text is."""
 
     before: str
@@ -185,7 +185,7 @@ class Length:
         return range(max(1, self.least + off // 2 if self.least else 1), max(1, self.most + off) + 1)
 
 
-def filled(canvases: Canvases, gap: Gap, length: Length) -> Iterator[Event]:
+def filled(canvases: Canvases, gap: TextGap, length: Length) -> Iterator[Event]:
     """Fill a gap: `Draft` events, the `Segment` with what stands in it, and `Finish`."""
     seams, trials = Seams.opened(canvases.tokenizer, gap.before, gap.after), list[Trial]()
     while True:
