@@ -1,6 +1,8 @@
 // Sets the page up: its tabs, its keys, and what the server has.
 
 import { Chat } from "./chat.js";
+import { setUpDecisions } from "./decide.js";
+import { setUpFilling } from "./fill.js";
 import { get } from "./server.js";
 import { offer } from "./settings.js";
 
@@ -44,9 +46,12 @@ async function showFacts() {
 
 setUpTabs();
 const chat = new Chat();
+const filling = setUpFilling();
+setUpDecisions();
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     chat.stop();
+    filling.stop();
   } else if (event.altKey && event.code === "KeyN") {
     event.preventDefault();
     chat.begin();
