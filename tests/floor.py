@@ -39,7 +39,7 @@ def measure(mode: str, counts: Mapping[str, int], seed: int) -> Evaluation:
     items = {family: draw_items(family, count, seed) for family, count in counts.items()}
     plan = EvaluationPlan(items, variants_of([mode], [f"max_denoising_steps={STEPS}"]), seed, MAX_TOKENS, batch_size=32)
     with tempfile.TemporaryDirectory() as folder:
-        return evaluate("demo", plan, state=Path(folder), first_steps=False)
+        return evaluate("demo", plan, state=Path(folder), first_steps=False, workers=1)
 
 
 def below(record: Evaluation, recorded: dict[str, list[int]], counts: Mapping[str, int] | None = None) -> list[str]:

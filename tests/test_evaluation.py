@@ -87,7 +87,7 @@ def test_a_result_depends_neither_on_workers_nor_on_an_interrupt(tmp_path: Path)
 
 def test_another_measurement_is_refused(tmp_path: Path) -> None:
     small = plan(variants=variants_of(["reference"], ["max_denoising_steps=2"]))
-    evaluate(HUB, small, output=tmp_path / "a.json")
+    evaluate(HUB, small, output=tmp_path / "a.json", workers=1)
     with pytest.raises(EvaluationError, match="another measurement: seed differ; give another --output"):
         evaluate(HUB, replace(small, seed=1), output=tmp_path / "a.json")
     (tmp_path / "a.json").rename(tmp_path / "b.json.part")
@@ -115,7 +115,7 @@ def test_a_journal_that_is_none_is_one_line(tmp_path: Path) -> None:
     for content in ("something else\n", "[1]\n", "{}\n"):
         (tmp_path / "x.json.part").write_text(content)
         with pytest.raises(EvaluationError, match=r"x\.json\.part"):
-            evaluate(HUB, plan(), output=tmp_path / "x.json")
+            evaluate(HUB, plan(), output=tmp_path / "x.json", workers=1)
         assert (tmp_path / "x.json.part").read_text() == content
 
 

@@ -61,7 +61,7 @@ done.wait()
 
 def ended(script: str) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-c", START + script], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", START + script], capture_output=True, text=True, check=False, timeout=300
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from random import Random
 from types import MappingProxyType
 
@@ -97,5 +98,10 @@ def draw_items(family: str, count: int, seed: int) -> list[Item]:
 
 def _may_be_trained_on(sudoku: Task) -> bool:
     """Whether a solution of the training split fits the clues too, so that training may have had the same prompt."""
+    return any(sudoku.is_right(text) for text in _trained_solutions())
+
+
+@cache
+def _trained_solutions() -> tuple[str, ...]:
     texts = ("\n".join("".join(str(cell + 1) for cell in row) for row in square) for square in sudoku_squares())
-    return any(split_of("sudoku", text) == "train" for text in texts if sudoku.is_right(text))
+    return tuple(text for text in texts if split_of("sudoku", text) == "train")

@@ -50,6 +50,12 @@ def sudoku_squares() -> tuple[Square, ...]:
     )
 
 
+@cache
+def _sets() -> tuple[frozenset[Square], frozenset[Square]]:
+    """All Latin and all Sudoku squares, for who asks whether one is among them."""
+    return frozenset(latin_squares()), frozenset(sudoku_squares())
+
+
 def _as_square(text: str, symbols: Sequence[str]) -> Square | None:
     """The square that `text` writes, cells with or without spaces between; None if it is not 4×4 of the symbols."""
     index = {symbol: i for i, symbol in enumerate(symbols)}
@@ -64,12 +70,13 @@ def latin(rng: Random) -> Task:
     square = rng.choice(reduced_squares())
     answer = "\n".join("".join(digits[cell] for cell in row) for row in square)
     key = "".join(sorted(digits))
-    right = frozenset(latin_squares())
+    right, _ = _sets()
     return ask("latin", f"Latin square: {''.join(digits)}", answer, key, lambda text: _as_square(text, digits) in right)
 
 
 def sudoku(rng: Random) -> Task:
     square = rng.choice(sudoku_squares())
+    _, right = _sets()
     clues = set(rng.sample(range(SIZE * SIZE), rng.randint(6, 10)))
     digits = "1234"
 
@@ -80,7 +87,7 @@ def sudoku(rng: Random) -> Task:
 
     def check(text: str) -> bool:
         got = _as_square(text, digits)
-        return got in sudoku_squares() and all(got[i // SIZE][i % SIZE] == square[i // SIZE][i % SIZE] for i in clues)
+        return got in right and all(got[i // SIZE][i % SIZE] == square[i // SIZE][i % SIZE] for i in clues)
 
     answer = write(set(range(SIZE * SIZE)))
     return ask("sudoku", f"Sudoku:\n{write(clues)}", answer, answer, check)
