@@ -3,6 +3,7 @@
 Knows nothing of Jinja.
 """
 
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +13,10 @@ from typing import Any
 
 MOST_WORK = 50_000_000  # characters and iterations of one rendering, together
 MOST_SECONDS = 5.0  # of this thread's own computing
-WIDENING = {"center", "ljust", "rjust", "zfill", "expandtabs", "batch", "slice", "indent", "tojson", "lipsum"}
-WIDENING |= {"to_bytes", "round", "wordwrap", "generate_lorem_ipsum"}
+WIDENING = {"center", "ljust", "rjust", "zfill", "expandtabs", "batch", "slice", "indent", "tojson", "to_bytes"}
+WIDENING |= {"round", "wordwrap"}
+WORDY = {"lipsum", "generate_lorem_ipsum"}
+LONGEST_PARAGRAPH, LONGEST_WORD = 100, 12  # words, and characters with the space, unless a call says otherwise
 MULTIPLYING = {"replace", "join", "indent", "wordwrap"}
 FORMATTING = {"format", "format_map"}
 WIDE_FIELD = re.compile(r"\d{6}|%[-+ #0]*\*|%[^%a-zA-Z]*\.\*|\{[^{}]*\{")
@@ -91,6 +94,9 @@ def charge_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     for value in values:
         if isinstance(value, int) and not isinstance(value, bool):
             charge(abs(value) if name in WIDENING else 0)
+    if name in WORDY:
+        wide = [abs(value) for value in values if isinstance(value, int) and not isinstance(value, bool)]
+        charge(math.prod(value or 1 for value in (*wide, LONGEST_PARAGRAPH, LONGEST_WORD)))
     if name in MULTIPLYING:
         texts = [size_of(list(value) if hasattr(value, "__next__") else value) + 1 for value in values]
         product = 1

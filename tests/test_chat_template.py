@@ -95,6 +95,8 @@ def test_thoughts_and_tool_calls_have_the_ids_that_transformers_gives_them(full:
         "{{ ('a'*100000)|replace('a','b'*100000) }}",
         "{{ [1]|batch(10**10, 1)|list }}",
         "{{ lipsum(10**9) }}",
+        "{{ lipsum(10**6) }}",
+        "{{ lipsum(n=99, max=10**6) }}",
         "{{ messages|tojson(indent=10**10) }}",
         "{{ 'a'|indent(10**10) }}",
         "{{ (1).to_bytes(10**10) }}",
