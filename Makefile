@@ -6,6 +6,7 @@
 # make house   draw docs/house.* anew from the modules' docstrings
 # make macs    write the tables of docs/macs.md anew from the code
 # make modes   measure the three ways of writing and write docs/modes.json and the tables of docs/modes.md
+# make speed   measure which levers of denoising hold on both toys, and write the tables of docs/speed.md
 # make quality measure the bundled checkpoint and write docs/quality.* and tests/floor.json; COUNT prompts a family
 #
 # PYTHON is the interpreter that .venv is made from, 3.11 or later; by default the first one found.
@@ -19,7 +20,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 COUNT ?= 100
 
-.PHONY: demo test lint check picture house macs modes quality clean
+.PHONY: demo test lint check picture house macs modes speed quality clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -51,6 +52,11 @@ modes: $(VENV)/.tested
 	@$(BIN)/mlx-diffusion eval --suite all --count $(COUNT) --batch-size 16 --mode all --sweep temperature=0,1 \
 	  --output docs/modes.json >/dev/null
 	@$(BIN)/python tests/modes_page.py
+
+speed: $(VENV)/.tested
+	@$(BIN)/mlx-diffusion eval --calibrate --model training/weights/strict >/dev/null
+	@$(BIN)/mlx-diffusion eval --calibrate --model mlx_diffusion/demo >/dev/null
+	@$(BIN)/python tests/speed_page.py
 
 quality: $(VENV)/.tested
 	@rm -f docs/quality.json

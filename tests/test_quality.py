@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import modes_page
+import pytest
+import speed_page
 
 from mlx_diffusion.checkpoint.fingerprint import fingerprint
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
+from mlx_diffusion.checkpoint.speed import read_speed
 from mlx_diffusion.measure.answers.evaluation import Evaluation
 from mlx_diffusion.measure.answers.markdown_page import markdown_page
 from mlx_diffusion.measure.answers.recipe_costs import CostReport
+from mlx_diffusion.modes import SAFE_LEVERS
 
 DOCS = Path(__file__).parent.parent / "docs"
 RECORD = Evaluation.read(DOCS / "quality.json")
@@ -21,6 +25,17 @@ def test_the_page_is_what_the_record_gives() -> None:
 def test_the_page_of_the_ways_of_writing_is_what_its_record_gives() -> None:
     page = modes_page.PAGE.read_text("utf-8")
     assert modes_page.with_tables(page, Evaluation.read(modes_page.RECORD)) == page, "run: python tests/modes_page.py"
+
+
+def test_the_page_of_speed_is_what_the_calibrations_give() -> None:
+    page = speed_page.PAGE.read_text("utf-8")
+    assert speed_page.with_tables(page, speed_page.records()) == page, "run: python tests/speed_page.py"
+
+
+@pytest.mark.parametrize("folder", speed_page.TOYS.values(), ids=list(speed_page.TOYS))
+def test_a_toy_that_is_calibrated_is_the_one_that_was(folder: Path) -> None:
+    levers = read_speed(folder)  # raises for a file of other weights: run make speed
+    assert levers is None or levers.keys() == SAFE_LEVERS.keys()
 
 
 def test_the_recipes_page_is_what_its_file_gives() -> None:

@@ -13,6 +13,8 @@ from mlx_diffusion.cli.streams import err, out_result
 from mlx_diffusion.display import count_of, duration, left_text, levers_text, table
 from mlx_diffusion.errors import OptionError
 
+HEADER = ("lever", "tried", "prompts", "right %", "with it", "gained", "lost", "loss, 90 %", "positions", "verdict")
+
 
 def run_calibration(args: argparse.Namespace) -> int:
     """Calibrate --model, or go on with the same calibration; returns the exit code."""
@@ -49,14 +51,13 @@ def run_calibration(args: argparse.Namespace) -> int:
 
 def speed_text(content: Mapping[str, Any]) -> str:
     """A calibration as text: its tests, and what each mode is given."""
-    header = ["lever", "tried", "prompts", "right %", "with it", "gained", "lost", "loss, 90 %", "positions", "verdict"]
     reference = content["reference"]
     share = reference["right"] / reference["prompts"]
     lines = [
         f"{content['model']}: {count_of(reference['prompts'], 'prompt')}, {share:.1%} right by the reference; "
         "each test is of the same prompts without and with",
         "",
-        table(header, [test_row(test) for test in content["tests"]]),
+        table(HEADER, [test_row(test) for test in content["tests"]]),
         "",
     ]
     lines += [f"{mode:9} {levers_text(levers)}" for mode, levers in content["modes"].items()]

@@ -16,14 +16,13 @@ from mlx_diffusion.engine.levers import rounded_width
 from mlx_diffusion.measure.answers.calibration_runs import Drawn, Judged
 from mlx_diffusion.measure.answers.sequential import LEVEL, Pairs
 from mlx_diffusion.measure.answers.statistics import sign_test
-from mlx_diffusion.modes import Mode
+from mlx_diffusion.modes import SAFE_LEVERS, Mode
 
 Verdict = Literal["holds", "likely", "open", "costs", "saves nothing"]
 TAKEN: tuple[Verdict, ...] = ("holds", "likely")
 ALONE = 160  # pairs at most for a lever by itself, which is only to show what cannot hold
 FIRST_LOOK = 64  # pairs before a lever can be said to save nothing
 LEAST_SAVED = 0.015  # of positions
-UNSURE = 0.01  # of the mean loss: how far beyond an allowance a loss may still be that seems to be within
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,11 @@ def lever_table(canvas_length: int, steps: int) -> list[Lever]:
 
 @dataclass
 class Search:
-    """A search under way; `tested` grows in the order of the tests, `modes` has what each mode is given."""
+    """A search under way; `tested` grows in the order of the tests, `modes` has what each mode is given.
+
+    A mode is given what holds or is likely to; and of the levers that held on other checkpoints, those of which the
+    test could not tell.
+    """
 
     answers: PairedAnswers
     most: int  # pairs of a test
@@ -113,16 +116,17 @@ class Search:
                 own = lever.options[mode]
                 if any(name not in taken or taken[name] != value for name, value in own.items()):
                     found = self._test(lever.name, mode, {**taken, **own}, taken, allowance, self.most)
-                    if found.verdict in TAKEN:
+                    if found.verdict in TAKEN or (own == SAFE_LEVERS[mode] and _may_stay(found, allowance)):
                         taken = {**taken, **own}
             self.modes[mode] = dict(taken)
 
     def _test(self, lever: str, mode: str, levers: Levers, base: Levers, allowance: Allowance, most: int) -> Tested:
         """Look at more and more prompts until the verdict is sure; base: what the lever must save something beside."""
         step, count = self.answers.batch_size, 0
+        most = min(most, len(self.answers.prompts))
         verdict: Verdict | None = None
         while verdict is None:
-            count = min(count + step, most, len(self.answers.prompts))
+            count = min(count + step, most)
             own, reference = self.answers.judged(levers, count), self.answers.judged({}, count)
             pairs = _pairs(reference, own)
             by_family = self._by_family(reference, own)
@@ -132,9 +136,11 @@ class Search:
                 beside = self.answers.judged(base, looked)
                 saved = 1 - _positions(own[:looked]) / _positions(beside)
                 verdict = "saves nothing" if saved < LEAST_SAVED else None
-            if verdict is None and count == min(most, len(self.answers.prompts)):
-                seems = pairs.loss <= allowance.overall / 2 and pairs.interval()[1] <= allowance.overall + UNSURE
-                verdict = "likely" if seems and not _worse(by_family, allowance) else "open"
+            at_best = Pairs(most, pairs.gained, pairs.lost)  # if all that follow are answered alike
+            within = at_best.is_below_at_last(allowance.overall)
+            hopeless = mode != "" and not within and levers not in SAFE_LEVERS.values()
+            if verdict is None and (count == most or hopeless):
+                verdict = "likely" if within and not _worse(by_family, allowance) else "open"
         low, high = pairs.interval()
         right = (sum(one.right for one in reference), sum(one.right for one in own))
         share = _positions(own) / _positions(reference)
@@ -162,6 +168,11 @@ def _verdict(pairs: Pairs, families: Mapping[str, Pairs], allowance: Allowance) 
     if allowance.family is not None and any(one.is_above(allowance.family, level) for one in families.values()):
         return "costs"
     return "holds" if pairs.is_below(allowance.overall) and not _worse(families, allowance) else None
+
+
+def _may_stay(found: Tested, allowance: Allowance) -> bool:
+    """Whether a lever that held on other checkpoints may stay, since nothing here speaks against it."""
+    return found.verdict == "open" and found.lost - found.gained <= allowance.overall * found.prompts
 
 
 def _worse(families: Mapping[str, Pairs], allowance: Allowance) -> bool:

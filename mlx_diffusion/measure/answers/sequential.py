@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 LEVEL = 0.05  # of each side
 SHARES = {0.98: 0.4, 0.5: 0.2, 0.25: 0.2, 0.1: 0.1, 0.03: 0.1}  # of the largest bet -> share of the first stake
@@ -38,6 +39,16 @@ class Pairs:
     def is_above(self, bound: float, level: float = LEVEL) -> bool:
         """Whether the mean loss is surely above the bound."""
         return Pairs(self.count, self.lost, self.gained)._against(-bound) >= -math.log(level)
+
+    def is_below_at_last(self, bound: float) -> bool:
+        """Whether an ordinary test at the last look, whose count is settled beforehand, finds the loss below the bound.
+
+        The upper end of Agresti and Min's interval for matched pairs (2005, https://doi.org/10.1002/sim.1781).
+        """
+        count, gained, lost = self.count + 2, self.gained + 0.5, self.lost + 0.5
+        loss = (lost - gained) / count
+        deviation = math.sqrt((gained + lost) / count - loss * loss)
+        return loss + NormalDist().inv_cdf(1 - LEVEL) * deviation / math.sqrt(count) < bound
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """The bounds that the mean loss is neither surely below nor surely above: it holds at all times."""
