@@ -60,6 +60,12 @@ def test_what_is_sure_is_what_the_gamblers_have_won(losses: list[int]) -> None:
         assert pairs.is_above(bound) == (slow_wealth([-loss for loss in losses], -bound) >= 1 / LEVEL)
 
 
+def test_an_ordinary_test_at_the_last_look_by_hand() -> None:
+    """Half a pair is added on each side: 1.645 · √1 / 331 is below half a point, 1.645 · √1 / 301 is not."""
+    assert Pairs(329, 0, 0).is_below_at_last(0.005) and not Pairs(299, 0, 0).is_below_at_last(0.005)
+    assert Pairs(300, 9, 3).is_below_at_last(0.005) and not Pairs(300, 3, 9).is_below_at_last(0.03)
+
+
 def test_what_is_sure_and_what_is_not() -> None:
     assert not Pairs(100, 0, 0).is_below(0.02) and Pairs(200, 0, 0).is_below(0.02)
     assert Pairs(60, 0, 9).is_above(0.02) and not Pairs(60, 0, 0).is_above(0.02)

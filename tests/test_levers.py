@@ -207,6 +207,30 @@ def test_a_first_canvas_without_a_stop_token_begins_anew(pair: Pair) -> None:
     } == {8}
 
 
+@given(
+    pinned=st.lists(st.one_of(st.just(-1), st.integers(3, 60)), max_size=40),
+    lock=st.sampled_from([0.02, 0.5, 1.0]),
+    crop=st.sampled_from([0.02, 1.0]),
+    every=st.integers(1, 5),
+    parity=st.integers(0, 1),
+)
+@hypothesis_settings(deadline=None, max_examples=25)
+def test_what_is_pinned_stays_whatever_rests_or_leaves(
+    pair: Pair, pinned: list[int], lock: float, crop: float, every: int, parity: int
+) -> None:
+    stops = tuple(range(3 + parity, pair[0].config.vocab_size, 2))
+    own = {"lock_threshold": lock, "crop_threshold": crop, "refresh_every": every, "first_canvas": 8}
+    wishes: dict[str, Any] = {"eos_token_id": stops, "confidence_threshold": 1e-30, "max_tokens": 48, **own}
+    events = events_of(pair, pinned=pinned, **wishes)
+    tokens, length = tokens_of(events), pair[0].config.canvas_length
+    written = min(len(tokens), len(pinned))
+    assert all(known in (-1, token) for known, token in zip(pinned[:written], tokens, strict=False))
+    for draft in (event for event in events if isinstance(event, Draft)):
+        own_pins = pinned[draft.block * length : (draft.block + 1) * length]
+        known = [(place, token) for place, token in enumerate(own_pins) if token >= 0]
+        assert all(place < len(draft.canvas) and draft.canvas[place] == token for place, token in known)
+
+
 def test_figures_count_the_positions_that_were_forwarded(pair: Pair) -> None:
     every = tuple(range(0, pair[0].config.vocab_size, 2))
     events = events_of(pair, eos_token_id=every, max_denoising_steps=8, **(ALL_ON | {"early_end": 1}))

@@ -21,7 +21,7 @@ MOST_LIKELY = 20  # tokens whose likelihoods a request may ask for, at each plac
 SAME_NAMES = (
     "seed mode stop temperature top_p top_k min_p repetition_penalty repetition_context_size logit_bias "
     "max_denoising_steps entropy_bound t_min t_max stability_threshold confidence_threshold canvas_length "
-    "draft_width draft_steps"
+    "early_end lock_threshold refresh_every crop_threshold first_canvas draft_width draft_steps"
 ).split()  # here and in GenerationConfig
 PENALTIES = ("frequency_penalty", "presence_penalty")
 
@@ -104,6 +104,11 @@ class TextOptions(Body):
     stability_threshold: int | None = None
     confidence_threshold: float | None = None
     canvas_length: int | None = None
+    early_end: float | None = None
+    lock_threshold: float | None = None
+    refresh_every: int | None = None
+    crop_threshold: float | None = None
+    first_canvas: int | None = None
     draft_width: int | None = None
     draft_steps: int | None = None
     constraint: dict[str, Any] | None = None  # what the text must be, as `generate` takes it
