@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.engine.choice import Choice
+from mlx_diffusion.engine.guided_canvas import CanvasGuide
 from mlx_diffusion.engine.levers import cut, rounded_width, with_focus
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row
@@ -18,6 +19,7 @@ from mlx_diffusion.events import Draft, Event, Segment
 from mlx_diffusion.network.cache import Prefix
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
+from mlx_diffusion.structure.walking import Walked
 from mlx_diffusion.tokenizer import Tokenizer
 
 
@@ -34,6 +36,7 @@ class DenoisingRow(Row):
         self.canvas: Canvas | None = None
         self.guesses = 0 < request.settings.first_canvas < length and not request.pinned  # a shorter one comes first
         self.prefix: Prefix | None = None  # for as long as there is a canvas
+        self.guide = None if request.guide is None else CanvasGuide(request.guide, model)
 
     @property
     def encodes(self) -> bool:
@@ -66,14 +69,19 @@ class DenoisingRow(Row):
         self.steps += 1
         self.passes += 1
         self.decoder_positions += length if turn.positions is None else turn.positions.shape[0]
-        if not finished and self.step < settings.max_denoising_steps:
+        last, walked = self.step == settings.max_denoising_steps, None
+        if self.guide is not None:
+            stepped, draft, finished, walked = self.guide.hold(turn, stepped, draft, finished, last)
+            self.canvas = stepped.canvas
+        if not finished and not last:
             self._crop(np.array(stepped.needed).item())
             return [draft]
         self.canvas = self.prefix = None  # before its cache is written to: it shares the arrays
         tokens, was_guess, self.guesses = draft.argmax.tolist(), self.guesses, False
-        if was_guess and not through_stop(tokens, settings.eos_token_id)[1]:
+        ends = through_stop(tokens, settings.eos_token_id)[1] if walked is None else walked.guide.complete
+        if was_guess and not ends:
             return [draft]  # the text is longer than was guessed, and begins anew
-        segment = self._written(tokens)
+        segment = self._written(tokens, walked)
         mx.clear_cache()
         return [draft, segment]
 
@@ -85,13 +93,22 @@ class DenoisingRow(Row):
         if width < length and len(self.request.pinned) <= (self.block + 1) * length:
             self.canvas = cut(self.canvas, width)
 
-    def _written(self, tokens: list[int]) -> Segment:
+    def _written(self, tokens: list[int], walked: Walked | None = None) -> Segment:
         """A canvas has become final."""
-        segment = self.write(tokens, self.length)
+        reason = None
+        if self.guide is not None and walked is not None:
+            final = self.guide.settle(walked, self._left())
+            tokens, reason = final.tokens, final.end
+        segment = self.write(tokens, self.length, reason=reason)
         self.block += 1
         if self.reason is None:
             self.waiting = tokens
         return segment
+
+    def _left(self) -> int:
+        """How many tokens may come, on this canvas and on those for which the context has room."""
+        canvases = (self._context - len(self.request.tokens) - self.generated) // self.length
+        return min(self.request.settings.max_tokens - self.generated, canvases * self.length)
 
 
 def begun(request: Request, model: DiffusionGemma, block: int, length: int) -> Canvas:

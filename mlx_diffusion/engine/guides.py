@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.modes import CAUSAL, DENOISING
+from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import Settings
 from mlx_diffusion.structure.constraint import Constraint, read_constraint
@@ -44,12 +44,14 @@ def guide_of(
     constraint: Constraint, model: DiffusionGemma, tokenizer: Tokenizer, settings: Settings, prompt: Sequence[int]
 ) -> Guide:
     """The guide of a request with this constraint. Raises OptionError where no text of it can be written."""
-    if settings.mode in DENOISING:
-        raise OptionError(f"mode {settings.mode!r} has no constraint; modes that have: {', '.join(CAUSAL)}")
     if settings.stop:
         raise OptionError("stop strings would cut a constrained text; drop stop or constraint")
     guide = first_guide(constraint, tokenizer, model.config.vocab_size, settings.eos_token_id, prompt)
-    room = min(settings.max_tokens, model.config.max_position_embeddings - len(prompt))
+    room = model.config.max_position_embeddings - len(prompt)
+    if settings.mode in DENOISING:
+        length = settings.canvas_length or model.config.canvas_length
+        room -= room % length
+    room = min(room, settings.max_tokens)
     fits, ending = guide.fits(room), guide.ending()
     if ending is None:
         raise OptionError(f"constraint {constraint.kind} is matched by no text, or by none that was found; loosen it")

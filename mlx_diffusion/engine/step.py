@@ -87,6 +87,7 @@ class Stepped(NamedTuple):
     accepted: mx.array  # bool [L], the positions whose sample was kept, none of them pinned
     finished: mx.array  # bool [], by the rules; a canvas that may take no further step is finished as well
     needed: mx.array  # int32 [], how many of its positions the canvas still needs
+    hidden: mx.array | None = None  # [F, D], after the final norm, of the surveyed positions
 
 
 def first_canvas(tokens: mx.array, soft: mx.array, pinned: mx.array | None = None, locks: bool = False) -> Canvas:
@@ -125,10 +126,11 @@ def _decided(network: Network, turns: Sequence[Turn], found: Sequence[Seen]) -> 
         survey = seen.survey if anew is None else _merged(turn.canvas.survey, seen.survey, anew)
         canvas = turn.canvas._replace(kept=())
         decide = Decide(turn.policy.acceptance, turn.policy.proposal)
-        tokens, streak, resting, *decided = network.run(
+        tokens, streak, resting, accepted, finished, needed = network.run(
             decide, None, survey, canvas, turn.rules, turn.fresh, turn.positions
         )
-        stepped.append(Stepped(Canvas(tokens, survey, streak, seen.kept, canvas.pinned, resting), *decided))
+        after = Canvas(tokens, survey, streak, seen.kept, canvas.pinned, resting)
+        stepped.append(Stepped(after, accepted, finished, needed, seen.hidden))
     return stepped
 
 

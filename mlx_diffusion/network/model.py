@@ -108,7 +108,7 @@ class DiffusionGemma(nn.Module):
         x, flat = self._asked(x, flat, views)
         hidden = self.run(nn.RMSNorm.__call__, self.norm, x)
         rows = zip(*map(flat.take, self._survey(hidden, flat, views, temperatures, gumbels)), strict=True)
-        return [Seen(Survey(*row), own) for row, own in zip(rows, kept, strict=True)]
+        return [Seen(Survey(*row), own, out) for row, own, out in zip(rows, kept, flat.take(hidden), strict=True)]
 
     def survey_hidden(
         self, hidden: mx.array, views: Sequence[View], temperatures: Sequence[mx.array], gumbels: Sequence[mx.array]

@@ -94,6 +94,7 @@ class Seen(NamedTuple):
 
     survey: Survey  # [F] each, of the positions that were asked for
     kept: tuple[KeysValues, ...]  # a layer each, [1, K, L, S]
+    hidden: mx.array | None = None  # [F, D], hidden states after the final norm; None: nobody needs them
 
 
 def _put(array: mx.array, positions: mx.array, new: mx.array) -> mx.array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +29,7 @@ Phase = Literal["may think", "thinks", "answers"]
 WORD = 32  # tokens of a mask's word
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """What a guide knows beside its constraint: the vocabulary, and the tokens with a meaning of their own."""
 
@@ -38,6 +39,18 @@ class Frame:
     opens: int | None  # the token that opens a thought, and the one that closes it
     closes: int | None
     literals: bytes  # what a constraint spells
+
+    @cached_property
+    def without_ends(self) -> np.ndarray:
+        """All tokens but those that end a text, for us or for llguidance."""
+        return ~self.bits([*self.stops, self.vocabulary.tokens.eos_token])
+
+    @cached_property
+    def in_thoughts(self) -> np.ndarray:
+        """The tokens of a thought: those of text, and the one that closes it."""
+        size = self.vocabulary.tokens.vocab_size
+        text = self.bits(set(range(size)) - set(self.vocabulary.specials) - self.stops)
+        return text if self.closes is None else text | self.bits([self.closes])
 
     def bits(self, tokens: Collection[int]) -> np.ndarray:
         """A mask of these tokens, uint32 [words]."""
@@ -54,30 +67,33 @@ class Guide:
         self.frame, self.phase = frame, phase
         self.stopped = False  # a stop token was taken
         self._matcher = matcher
-        self._letters = letters  # behind the tokens that must follow
-        self._allowed: np.ndarray | None = None
-        self._forced: list[int] = []
-        self._ending: list[int] | None = None  # letters, behind the tokens that must follow
+        self._letters = letters  # the same place, or some tokens before it
+        self._behind: list[int] = []  # those tokens
+        self._allowed: np.ndarray | None = None  # None: not asked for yet, as with what must follow
+        self._forced: list[int] | None = None
+        self._ending: list[int] | None = None  # letters, from where `_letters` is
         self._stage = 0  # of the search for it
-        if phase == "answers":
-            self._look_ahead()
 
     def copied(self) -> Guide:
         """Another guide at the same place."""
         other = copy(self)
         other._matcher, other._letters = self._matcher.deep_copy(), self._letters.deep_copy()
-        other._forced = list(self._forced)
+        other._behind = list(self._behind)
         return other
 
     @property
     def forced(self) -> Sequence[int]:
         """The tokens that must follow; there may be none, and others behind them."""
+        if self._forced is None:
+            answers, end = self.phase == "answers" and not self.stopped, self.frame.vocabulary.tokens.eos_token
+            found = self._matcher.compute_ff_tokens() if answers else []
+            self._forced = list(takewhile(lambda token: token != end, found))
         return self._forced
 
     @property
     def complete(self) -> bool:
         """Whether nothing but a stop token may follow."""
-        return self.stopped or (self.phase == "answers" and not self._forced and self._matcher.is_stopped())
+        return self.stopped or (self.phase == "answers" and self._matcher.is_stopped() and not self._matcher.is_error())
 
     @property
     def goes_on(self) -> bool:
@@ -87,26 +103,8 @@ class Guide:
     def allowed(self) -> np.ndarray:
         """The tokens that may follow as bits, uint32 [words], bit t % 32 of word t // 32 being token t."""
         if self._allowed is None:
-            self._allowed = self._found()
+            self._allowed = self.frame.bits(self.forced[:1]) if self.forced else self._found()
         return self._allowed
-
-    def _found(self) -> np.ndarray:
-        frame = self.frame
-        if self._forced:
-            return frame.bits(self._forced[:1])
-        if self.phase == "thinks":
-            special = frame.vocabulary.specials
-            assert frame.closes is not None
-            return ~frame.bits([*special, *frame.stops]) & self._known() | frame.bits([frame.closes])
-        mask = np.zeros(frame.words, np.uint32)
-        found = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: frame.words]
-        mask[: len(found)] = found
-        mask &= ~frame.bits([*frame.stops, frame.vocabulary.tokens.eos_token])
-        if self._matcher.is_accepting():
-            mask |= frame.bits(frame.stops)
-        if self.phase == "may think" and frame.opens is not None:
-            mask |= frame.bits([frame.opens])
-        return mask
 
     def allows(self, token: int) -> bool:
         """Whether a token may follow."""
@@ -114,77 +112,87 @@ class Guide:
 
     def take(self, token: int) -> bool:
         """Go on by a token that is allowed; False where the grammar becomes too much for the matcher."""
-        frame, self._allowed = self.frame, None
-        if self._forced:
-            assert token == self._forced.pop(0)
-            taken = self._matcher.consume_token(token)
-            if not self._forced:
-                self._look_ahead()
-            return taken
+        frame, forced = self.frame, self._forced
+        self._allowed, self._forced = None, None if forced is None else forced[1:] or None
         if self.phase == "thinks" or (self.phase == "may think" and token == frame.opens):
             self.phase = "answers" if token == frame.closes else "thinks"
-            if self.phase == "answers":
-                self._look_ahead()
             return True
         self.phase = "answers"
         if token in frame.stops:
             self.stopped = True
             return True
-        letters = frame.vocabulary.letters_of(token)
-        taken = self._matcher.consume_token(token) and self._letters.consume_tokens(letters)
-        if taken:
-            self._end_behind(letters)
-            self._look_ahead()
-        return taken
+        self._behind.append(token)
+        return self._matcher.consume_token(token)
+
+    def advance(self, tokens: Sequence[int]) -> int:
+        """Go on by as many of these tokens as may follow, however the text is cut into tokens; how many that were."""
+        count = 0
+        while count < len(tokens) and self.phase != "answers" and self.allows(tokens[count]):
+            self.take(tokens[count])
+            count += 1
+        if count == len(tokens) or self.phase != "answers" or self.complete:
+            return count
+        rest = list(takewhile(lambda token: token not in self.frame.stops, tokens[count:]))
+        taken = self._matcher.try_consume_tokens(rest)
+        self._allowed, self._forced = None, None
+        self._behind += rest[:taken]
+        count += taken
+        if taken == len(rest) < len(tokens[count - taken :]) and self._matcher.is_accepting():
+            self.stopped = True
+            count += 1
+        return count
 
     def ending(self) -> list[int] | None:
         """The tokens of a shortest ending; None where none is found."""
         if self.stopped:
             return []
+        self._catch_up()
         if self._ending is None:
             self._ending, self._stage = sought_ending(self._letters, self.frame.literals, self._stage)
         if self._ending is None:
             return None
-        closes = self.frame.closes
+        closes, forced = self.frame.closes, self.forced
         close = [closes] if self.phase == "thinks" and closes is not None else []
-        return [*close, *self._forced, *self.frame.vocabulary.tokens_of(self._ending)]
+        rest = self._ending[len(self._letters_of(forced)) :]
+        return [*close, *forced, *self.frame.vocabulary.tokens_of(rest)]
 
     def fits(self, room: int) -> bool:
         """Whether so many tokens are enough to end the text."""
-        if self.stopped:
-            return room >= 0
         ending = self.ending()
-        if ending is not None and self._ending is not None and len(ending) > room:
+        if ending is not None and self._ending and len(ending) > room:
             shorter = shortest_ending(self._letters, len(self._ending) - 1, self.frame.literals, AT_LENGTH[0])
             self._ending = self._ending if shorter is None else shorter
             ending = self.ending()
         return ending is not None and len(ending) <= room
 
-    def _known(self) -> np.ndarray:
-        """The tokens that stand for something: the tokenizer may have fewer than the model."""
-        mask = np.zeros(self.frame.words, np.uint32)
-        size = self.frame.vocabulary.tokens.vocab_size
-        mask[: size // WORD] = np.uint32(0xFFFFFFFF)
-        return mask | self.frame.bits(range(size - size % WORD, size))
+    def _found(self) -> np.ndarray:
+        frame = self.frame
+        if self.phase == "thinks":
+            return frame.in_thoughts
+        mask = np.zeros(frame.words, np.uint32)
+        found = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: frame.words]
+        mask[: len(found)] = found
+        mask &= frame.without_ends
+        if self._matcher.is_accepting():
+            mask |= frame.bits(frame.stops)
+        if self.phase == "may think" and frame.opens is not None:
+            mask |= frame.bits([frame.opens])
+        return mask
 
-    def _look_ahead(self) -> None:
-        """Find the tokens that must follow."""
-        end = self.frame.vocabulary.tokens.eos_token
-        self._forced = list(takewhile(lambda token: token != end, self._matcher.compute_ff_tokens()))
-        letters = [letter for token in self._forced for letter in self.frame.vocabulary.letters_of(token)]
-        if letters:
-            self._letters.consume_tokens(letters)
-            self._end_behind(letters)
-
-    def _end_behind(self, letters: Sequence[int]) -> None:
-        """Take the ending from before these letters over, as far as it goes on to be one."""
-        old = self._ending
-        if old is None:
+    def _catch_up(self) -> None:
+        """Bring the letters to the same place, and the ending from before as far as it goes on to be one."""
+        if not self._behind:
             return
-        if old[: len(letters)] == list(letters):
-            self._ending = old[len(letters) :]
-        else:
-            self._ending = tail_that_ends(self._letters, old)
+        letters = self._letters_of(self._behind)
+        self._letters.consume_tokens(letters)
+        self._behind = []
+        if self._ending is not None and self._ending[: len(letters)] == letters:
+            self._ending = self._ending[len(letters) :]
+        elif self._ending is not None:
+            self._ending = tail_that_ends(self._letters, self._ending)
+
+    def _letters_of(self, tokens: Sequence[int]) -> list[int]:
+        return [letter for token in tokens for letter in self.frame.vocabulary.letters_of(token)]
 
 
 def first_guide(
