@@ -18,6 +18,7 @@ from mlx_diffusion.cli.arguments import (
     read_standard_input,
     read_tools,
 )
+from mlx_diffusion.cli.constraints import add_constraint, constraint_of
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.passing_line import PassingLine
 from mlx_diffusion.cli.report import figures_line, news, report_fields
@@ -33,6 +34,7 @@ examples:
   mlx-diffusion generate "Sort: fig oak ant"
   echo "Sort: fig oak ant" | mlx-diffusion generate --json
   mlx-diffusion generate --model {REAL_MODEL} --max-tokens 1024 "Why is the sky blue?"
+  mlx-diffusion generate --json-schema person.json "As JSON: Bob is 12 and lives in Paris."
   mlx-diffusion generate --model ./my-checkpoint --seed 7 --max-denoising-steps 16 "Write a haiku."
 
 Text goes to standard output, all else to standard error.
@@ -65,6 +67,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     chat.add_argument("--think", action="store_true", help="let the model think before it answers, if it can")
     chat.add_argument("--tools", metavar="FILE", help="functions that it may call: a JSON list, as for OpenAI's API")
 
+    add_constraint(parser)
     add_generation_options(parser)
 
 
@@ -78,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = build_config(args)
     tools = None if args.tools is None else read_tools(args.tools)
+    constraint = constraint_of(args)
 
     from mlx_diffusion import stream_generate
     from mlx_diffusion.measure import beyond_demo
@@ -95,7 +99,10 @@ def run(args: argparse.Namespace) -> int:
     vocab_size = model.config.vocab_size
     asked = tokenizer.encode_prompt(prompt, vocab_size) if args.raw else messages
 
-    events = stream_generate(model, tokenizer, asked, tools=tools, enable_thinking=args.think or None, config=config)
+    thinks = args.think or None
+    events = stream_generate(
+        model, tokenizer, asked, tools=tools, enable_thinking=thinks, config=config, constraint=constraint
+    )
     logprobs: list[TokenLogprob] = []
     steps = model.generation_defaults.resolve(config).most_steps
     text, finish = _print_stream(_noting(events, logprobs), steps, quiet=args.json)

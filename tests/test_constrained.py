@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,6 +17,7 @@ from schemas import recursive, schema
 
 from mlx_diffusion import OptionError, PrefixStore, generate, stream_generate
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
+from mlx_diffusion.cli.main import main
 from mlx_diffusion.events import Event, Finish, Segment
 from mlx_diffusion.loading import load
 from mlx_diffusion.modes import CAUSAL, Mode
@@ -50,6 +52,11 @@ def write(checkpoint: str, prompt: Any, **options: Any) -> tuple[list[int], str,
     return tokens, "".join(event.text for event in events), events[-1], events
 
 
+def few_steps(mode: Mode) -> dict[str, Any]:
+    """Text that nobody has learned to write takes all the steps that it may."""
+    return {} if mode in CAUSAL else {"max_denoising_steps": 3}
+
+
 def wanted(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """A schema, and options of a run."""
     rng = Random(seed)
@@ -71,7 +78,7 @@ def test_every_text_is_valid(checkpoint: str, mode: Mode) -> None:
         if mode in CAUSAL:
             options["temperature"] = Random(seed).choice((0, 1.0, 2.0))
         else:
-            options |= {"max_denoising_steps": 4, "lock_threshold": Random(seed).choice((0.9, 1.0))}
+            options |= {**few_steps(mode), "lock_threshold": Random(seed).choice((0.9, 1.0))}
         try:
             tokens, text, finish, _ = write(checkpoint, CHAT, mode=mode, constraint={"json_schema": own}, **options)
         except OptionError as error:
@@ -106,13 +113,15 @@ def test_drafts_change_nothing_of_a_constrained_text(seed: int, temperature: flo
 )
 def test_other_constraints_are_held(mode: Mode, constraint: dict[str, Any], pattern: str) -> None:
     for most in (10, 24):
-        _, text, _, _ = write("demo", CHAT, mode=mode, constraint=constraint, max_tokens=most)
+        _, text, _, _ = write("demo", CHAT, mode=mode, constraint=constraint, max_tokens=most, **few_steps(mode))
         assert regex.fullmatch(pattern, text), text
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_object_is_an_object(mode: Mode) -> None:
-    assert isinstance(json.loads(write("random", CHAT, mode=mode, constraint={"json_object": True})[1]), dict)
+    options: dict[str, Any] = {"max_tokens": 50, **few_steps(mode)}
+    text = write("random", CHAT, mode=mode, constraint={"json_object": True}, **options)[1]
+    assert isinstance(json.loads(text), dict)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -157,7 +166,7 @@ def test_a_thought_is_free_and_the_answer_behind_it_is_not(mode: Mode) -> None:
     prompt = [{"role": "user", "content": "Add: 27 + 15"}]
     options: dict[str, Any] = {"mode": mode, "enable_thinking": True, "constraint": {"regex": "answer: [0-9]{1,3}"}}
     for most in (100, 12):
-        _, text, _, _ = write("demo", prompt, max_tokens=most, **options)
+        _, text, _, _ = write("demo", prompt, max_tokens=most, **options, **few_steps(mode))
         assert text.startswith("<|channel>thought\n")
         assert regex.fullmatch("answer: [0-9]{1,3}", text.split("<channel|>")[1])
 
@@ -172,3 +181,21 @@ def test_a_thought_is_free_and_the_answer_behind_it_is_not(mode: Mode) -> None:
 def test_what_cannot_be_written_is_said_before_anything_is(options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         stream_generate(*loaded("demo"), CHAT, mode="autoregressive", constraint={"json_schema": RECORD}, **options)
+
+
+def test_the_command_holds_an_answer_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema_file, grammar, missing = tmp_path / "record.json", tmp_path / "g.lark", tmp_path / "none"
+    schema_file.write_text(json.dumps(RECORD))
+    grammar.write_text('start: "yes" | "no"')
+    prompt = [CHAT[0]["content"], "--mode", "autoregressive"]
+    assert main(["generate", "--json-schema", str(schema_file), *prompt]) == 0
+    check(capsys.readouterr().out, RECORD)
+    assert main(["generate", "--grammar", str(grammar), *prompt]) == 0
+    assert capsys.readouterr().out in ("yes\n", "no\n")
+    for options, said in (
+        (["--json-schema", str(missing)], f"{missing} cannot be read (No such file or directory)"),
+        (["--json-schema", str(grammar)], f"{grammar} is not JSON"),
+        (["--regex", "("], "constraint regex cannot be held"),
+    ):
+        assert main(["generate", *options, *prompt]) in (1, 2)
+        assert said in capsys.readouterr().err.splitlines()[-1]

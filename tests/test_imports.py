@@ -84,7 +84,7 @@ CLI_PLACES = (
     ("__main__",),
     ("main",),
     ("bench", "chat", "convert", "doctor", "eval", "generate", "infill", "serve"),
-    ("arguments", "passing_line", "progress", "report"),
+    ("arguments", "constraints", "passing_line", "progress", "report"),
     ("messages",),
     ("streams",),
 )
