@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlx_diffusion.cli.arguments import add_command, add_model, add_revision
 from mlx_diffusion.cli.eval.calibrating import run_calibration
+from mlx_diffusion.cli.eval.known import is_known, run_known
 from mlx_diffusion.cli.eval.usage import check_usage
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
@@ -40,6 +41,8 @@ suites:
   on the tasks;
   any single family (shuffle, worded-sort, ...); FILE.jsonl: lines of {"prompt": ..., "answer": ...}, where "regex" or
   "checker" (contains, number, json, permutation, insertion, removal, replacement, latin, sudoku) may stand for "answer"
+  infill, forms, decisions: texts known in part, by themselves and beside their rivals; infill:FILE.jsonl reads gaps in
+  the form of HumanEval-Infilling (nothing of it is run)
 
 modes:
   reference         canvases, denoised by the published sampler
@@ -132,6 +135,9 @@ def run(args: argparse.Namespace) -> int:
         return run_calibration(args)
     if args.compare:
         return _compare(args)
+    suites = _names(args.suite or "")
+    if any(map(is_known, suites)):
+        return run_known(args, suites)
 
     from mlx_diffusion.measure import check_plot, is_cost_report
 

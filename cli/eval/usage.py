@@ -2,6 +2,8 @@
 
 import argparse
 
+from mlx_diffusion.cli.eval.known import is_known
+
 NOT_CALIBRATED = ("mode", "sweep", "recipes", "output", "answers", "plot", "markdown", "show", "compare")
 
 
@@ -21,7 +23,8 @@ def check_usage(args: argparse.Namespace) -> None:
         args.usage_error("--compare draws and writes nothing; use --show for that")
     if args.recipes is not None and (args.plot or args.answers):
         args.usage_error("--recipes draws nothing and keeps no answers; leave out --plot and --answers")
-    if args.markdown and not (args.output or args.show):
+    known = any(is_known(suite.strip()) for suite in (args.suite or "").split(","))
+    if args.markdown and not (args.output or args.show or known):
         args.usage_error("--markdown names the JSON file that it is made from; add --output FILE")
     if args.answers and not args.output:
         args.usage_error("--answers are kept in the output; add --output FILE")

@@ -30,6 +30,7 @@ class Trial:
         self.passes = 0
         self.steps = 0
         self.decoder_positions = self.encoder_positions = self.cached_tokens = 0
+        self.judged_positions = 0  # of texts whose likelihood was looked at
         self._encodings: dict[tuple[int, ...], PrefixCache] = {}
         for request in requests:
             if request.tokens not in self._encodings:
@@ -78,7 +79,7 @@ class Trial:
             cache.rewind(1)  # the last token of the prompt says what follows
             passages.append(Passage(mx.array([request.tokens[-1], *text[:-1]], dtype=mx.int32), cache))
         self.passes += 1
-        self.encoder_positions += sum(map(len, texts))
+        self.judged_positions += sum(map(len, texts))
         hidden, found, start = self.model.encode(passages), [], 0
         for text in texts:
             logits = self.model.unembed(hidden[start : start + len(text)])

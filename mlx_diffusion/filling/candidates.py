@@ -41,10 +41,13 @@ class Candidates:
         return max(map(len, self.texts))
 
 
-def by_canvas(canvases: Canvases, choices: Sequence[Candidates], passes: int, samples: int) -> list[np.ndarray]:
+def by_canvas(
+    canvases: Canvases, choices: Sequence[Candidates], passes: int, samples: int, trials: list[Trial] | None = None
+) -> list[np.ndarray]:
     """The probability of each text of each choice, float [texts], from `passes` passes over one short canvas a sample.
 
-    A sample is a canvas with noise of its own; probabilities are the mean over them. Nothing is written.
+    A sample is a canvas with noise of its own; probabilities are the mean over them. Nothing is written. trials: what
+    is looked at is added, for its cost.
     """
     rows, spans = [], []
     for choice in choices:
@@ -55,6 +58,8 @@ def by_canvas(canvases: Canvases, choices: Sequence[Candidates], passes: int, sa
             rows.append(replace(request, draws=draws))
             spans.append(range(place.start, place.start + place.count))
     trial = Trial(canvases.model, rows)
+    if trials is not None:
+        trials.append(trial)
     for _ in range(passes - 1):
         trial.step()
     said = trial.logprobs(spans)
@@ -66,11 +71,16 @@ def by_canvas(canvases: Canvases, choices: Sequence[Candidates], passes: int, sa
     return found
 
 
-def by_encoder(canvases: Canvases, choices: Sequence[Candidates]) -> list[np.ndarray]:
+def by_encoder(
+    canvases: Canvases, choices: Sequence[Candidates], trials: list[Trial] | None = None
+) -> list[np.ndarray]:
     """The same from the encoder's causal probability of each whole text, in one pass over all of them."""
     place = Place((), (-1,) * lengths(canvases.longest, None)[0], 0, 0)
     rows = [canvases.request(choice.prompt, place) for choice in choices for _ in choice.texts]
-    said = Trial(canvases.model, rows).likelihoods([text for choice in choices for text in choice.texts])
+    trial = Trial(canvases.model, rows)
+    if trials is not None:
+        trials.append(trial)
+    said = trial.likelihoods([text for choice in choices for text in choice.texts])
     found, start = [], 0
     for choice in choices:
         scores = np.array([own.sum() for own in said[start : start + len(choice.texts)]], np.float64)

@@ -221,7 +221,8 @@ def _with_trials(stats: Stats, trials: Sequence[Trial], generated: int) -> Stats
         passes=stats.passes + sum(trial.passes for trial in trials),
         denoising_steps=stats.denoising_steps + sum(trial.steps for trial in trials),
         decoder_positions=stats.decoder_positions + sum(trial.decoder_positions for trial in trials),
-        encoder_positions=stats.encoder_positions + sum(trial.encoder_positions for trial in trials),
+        encoder_positions=stats.encoder_positions
+        + sum(trial.encoder_positions + trial.judged_positions for trial in trials),
     )
 
 

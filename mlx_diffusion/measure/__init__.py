@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlx_diffusion.measure.answers.tables import comparison_text, evaluation_text
     from mlx_diffusion.measure.device.check import DeviceCheck, check_device
     from mlx_diffusion.measure.device.text import check_text
+    from mlx_diffusion.measure.known.report import KnownReport, measure_known
     from mlx_diffusion.measure.plotting import check_plot
     from mlx_diffusion.measure.speed.benchmark import Benchmark
     from mlx_diffusion.measure.speed.cases import Case, all_cases
@@ -50,6 +51,7 @@ __all__ = [
     "Evaluation",
     "EvaluationPlan",
     "EvaluationProgress",
+    "KnownReport",
     "Peer",
     "Question",
     "RecordedRun",
@@ -73,6 +75,7 @@ __all__ = [
     "is_cost_report",
     "make_plan",
     "markdown_page",
+    "measure_known",
     "measure_recipes",
     "predict_chips",
     "prediction_sections",
@@ -94,6 +97,7 @@ _HOMES = {
     "mlx_diffusion.measure.answers.tables": ("comparison_text", "evaluation_text"),
     "mlx_diffusion.measure.device.check": ("DeviceCheck", "check_device"),
     "mlx_diffusion.measure.device.text": ("check_text",),
+    "mlx_diffusion.measure.known.report": ("KnownReport", "measure_known"),
     "mlx_diffusion.measure.plotting": ("check_plot",),
     "mlx_diffusion.measure.speed.benchmark": ("Benchmark",),
     "mlx_diffusion.measure.speed.cases": ("Case", "all_cases"),

@@ -1,0 +1,1 @@
+"""Texts that are known in part, measured: gaps filled, forms filled in and questions decided, beside their rivals."""
