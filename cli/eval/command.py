@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlx_diffusion.cli.arguments import add_command, add_model, add_revision
 from mlx_diffusion.cli.eval.calibrating import run_calibration
 from mlx_diffusion.cli.eval.known import is_known, run_known
-from mlx_diffusion.cli.eval.usage import check_usage
+from mlx_diffusion.cli.eval.usage import EPILOG, check_usage
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.streams import err, out_result
@@ -22,39 +22,6 @@ from mlx_diffusion.state import state_folder
 
 if TYPE_CHECKING:
     from mlx_diffusion.measure import CostReport, Evaluation, EvaluationPlan, EvaluationProgress
-
-EPILOG = """\
-examples:
-  mlx-diffusion eval
-  mlx-diffusion eval --suite lists --mode reference --mode confidence:0.9 -o eval.json
-  mlx-diffusion eval --mode all --sweep temperature=0,1 -o ways.json --markdown ways.md
-  mlx-diffusion eval --sweep max_denoising_steps=1,2,4,8,16,48 -o steps.json --plot steps.png
-  mlx-diffusion eval --model ./mine-4bit --suite worded-lists,questions.jsonl --max-tokens 256
-  mlx-diffusion eval --compare before.json after.json
-  mlx-diffusion eval --show steps.json --plot steps.svg --markdown steps.md
-  mlx-diffusion eval --recipes 8bit,4bit,2bit --count 50
-  mlx-diffusion eval --calibrate --model ./mine-4bit --suite worded-lists,worded-numbers
-
-suites:
-  lists, squares (the default: the task set of ParallelBench), numbers, records, code, stories, thinking, tools;
-  all of these; worded-lists, worded-squares, worded-numbers: the same in words, for checkpoints that did not train
-  on the tasks;
-  any single family (shuffle, worded-sort, ...); FILE.jsonl: lines of {"prompt": ..., "answer": ...}, where "regex" or
-  "checker" (contains, number, json, permutation, insertion, removal, replacement, latin, sudoku) may stand for "answer"
-  infill, forms, decisions: texts known in part, by themselves and beside their rivals; infill:FILE.jsonl reads gaps in
-  the form of HumanEval-Infilling (nothing of it is run)
-
-modes:
-  reference         canvases, denoised by the published sampler
-  autoregressive    one token a pass, by the encoder alone
-  speculative       the same tokens, drafted and then verified several a pass; all: these three
-  confidence:0.9    canvases; keep tokens of at least this probability
-  random:0.5        canvases; keep tokens by chance: a broken sampler, to see that it shows
-A sweep is of the modes that have its option: temperature=0,1 is not of reference, which runs once.
-
-Interrupted, the same command goes on. Results go to standard output, all else to standard error.
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
-"""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -1,9 +1,41 @@
-"""The checks of the command line of `mlx-diffusion eval`: options that do not go together."""
+"""The help of `mlx-diffusion eval`, and the checks of its command line: options that do not go together."""
 
 import argparse
 
 from mlx_diffusion.cli.eval.known import is_known
 
+EPILOG = """\
+examples:
+  mlx-diffusion eval
+  mlx-diffusion eval --suite lists --mode reference --mode confidence:0.9 -o eval.json
+  mlx-diffusion eval --mode all --sweep temperature=0,1 -o ways.json --markdown ways.md
+  mlx-diffusion eval --sweep max_denoising_steps=1,2,4,8,16,48 -o steps.json --plot steps.png
+  mlx-diffusion eval --model ./mine-4bit --suite worded-lists,questions.jsonl --max-tokens 256
+  mlx-diffusion eval --compare before.json after.json
+  mlx-diffusion eval --show steps.json --plot steps.svg --markdown steps.md
+  mlx-diffusion eval --recipes 8bit,4bit,2bit --count 50
+  mlx-diffusion eval --calibrate --model ./mine-4bit --suite worded-lists,worded-numbers
+
+suites:
+  lists, squares (the default: the task set of ParallelBench), numbers, records, code, stories, thinking, tools;
+  all of these; worded-lists, worded-squares, worded-numbers: the same in words, for checkpoints that did not train
+  on the tasks;
+  any single family (shuffle, worded-sort, ...); FILE.jsonl: lines of {"prompt": ..., "answer": ...}, where "regex" or
+  "checker" (contains, number, json, permutation, insertion, removal, replacement, latin, sudoku) may stand for "answer"
+  infill, forms, decisions: texts known in part, by themselves and beside their rivals; infill:FILE.jsonl reads gaps in
+  the form of HumanEval-Infilling (nothing of it is run)
+
+modes:
+  reference         canvases, denoised by the published sampler
+  autoregressive    one token a pass, by the encoder alone
+  speculative       the same tokens, drafted and then verified several a pass; all: these three
+  confidence:0.9    canvases; keep tokens of at least this probability
+  random:0.5        canvases; keep tokens by chance: a broken sampler, to see that it shows
+A sweep is of the modes that have its option: temperature=0,1 is not of reference, which runs once.
+
+Interrupted, the same command goes on. Results go to standard output, all else to standard error.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
+"""
 NOT_CALIBRATED = ("mode", "sweep", "recipes", "output", "answers", "plot", "markdown", "show", "compare")
 
 
