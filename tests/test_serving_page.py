@@ -39,6 +39,7 @@ def test_the_page_names_no_address_and_nothing_that_it_lacks() -> None:
         assert set(re.findall(r'(?:by|getElementById)\("([\w-]+)"\)', text)) <= named
         assert {part.rpartition("/")[2] for part in re.findall(r'(?:from |href=|src=)"([./\w]+)"', text)} <= set(FILES)
         assert not re.search(r"innerHTML|insertAdjacentHTML|outerHTML|eval\(", text), name
+    assert "[hidden] { display: none !important; }" in FILES["style.css"]  # or a panel's own display would win
     ids = re.findall(r'(?:aria-\w+|for)="([a-z-]+)"', FILES["index.html"])
     assert {one for one in ids if one not in ("true", "false", "polite")} <= named
 
