@@ -14,6 +14,7 @@ from mlx_diffusion.cli.arguments import REAL_MODEL, add_command, add_model, add_
 from mlx_diffusion.cli.bench import PUBLISHED
 from mlx_diffusion.cli.bench.numbers import size, sizes
 from mlx_diffusion.cli.bench.predicting import add_prediction, asked, check_prediction
+from mlx_diffusion.cli.bench.serving import add_serving, check_serving, served_loads, served_sections
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.streams import out, out_json, window_of
@@ -37,6 +38,7 @@ examples:
   mlx-diffusion bench --synthetic {PUBLISHED} --recipe 4bit --layers 2 --canvas-length 32 --steps 4
   mlx-diffusion bench --against mlx-vlm --steps 8 --output-tokens 64 --json > bench.json
   mlx-diffusion bench --predict --recipe 4bit-small
+  mlx-diffusion bench --serve --clients 1,4,16 --against mlx-vlm
 
 Prompts are random tokens, and no token ends the text. A canvas is denoised until the checkpoint's
 rule ends it, which on random prompts may be soon; --steps fixes the work instead. How many drafted
@@ -93,6 +95,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
     _add_random_weights(parser)
     add_prediction(parser)
+    add_serving(parser)
 
     peers = parser.add_argument_group("a peer")
     peers.add_argument(
@@ -116,8 +119,11 @@ def _add_random_weights(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure or predict, and print; returns the exit code."""
     check_prediction(args)
+    check_serving(args)
     if args.predict:
         return _predict(args)
+    if args.serve:
+        return _serve(args)
     if args.mode and not set(args.mode) & set(DENOISING):
         for name in ("steps", "against"):
             if getattr(args, name):
@@ -157,6 +163,17 @@ def _predict(args: argparse.Namespace) -> int:
         out_json(predictions_dict(question, found))
     else:
         _show(prediction_sections(question, found))
+    return 0
+
+
+def _serve(args: argparse.Namespace) -> int:
+    """Measure servers and print; returns the exit code."""
+    with ProgressLine() as line:
+        found = served_loads(args, line)
+    if args.json:
+        out_json({"servers": {name: [load.as_dict() for load in loads] for name, loads in found.items()}})
+    else:
+        _show(served_sections(found))
     return 0
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlx_diffusion.measure.plotting import check_plot
     from mlx_diffusion.measure.speed.benchmark import Benchmark
     from mlx_diffusion.measure.speed.cases import Case, all_cases
+    from mlx_diffusion.measure.speed.clients import ServedLoad
     from mlx_diffusion.measure.speed.peer import Peer, check_peer_installed
     from mlx_diffusion.measure.speed.plots import benchmark_plot
     from mlx_diffusion.measure.speed.predictions import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
     from mlx_diffusion.measure.speed.recording import RecordedRun, record_run
     from mlx_diffusion.measure.speed.results import BenchmarkResults
+    from mlx_diffusion.measure.speed.servers import own_server, peer_server
     from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer
     from mlx_diffusion.measure.speed.tables import TitledTable, benchmark_sections
     from mlx_diffusion.measure.tasks.knowledge import beyond_demo
@@ -55,6 +57,7 @@ __all__ = [
     "Peer",
     "Question",
     "RecordedRun",
+    "ServedLoad",
     "SyntheticTokenizer",
     "TitledTable",
     "all_cases",
@@ -77,6 +80,8 @@ __all__ = [
     "markdown_page",
     "measure_known",
     "measure_recipes",
+    "own_server",
+    "peer_server",
     "predict_chips",
     "prediction_sections",
     "predictions_dict",
@@ -101,6 +106,7 @@ _HOMES = {
     "mlx_diffusion.measure.plotting": ("check_plot",),
     "mlx_diffusion.measure.speed.benchmark": ("Benchmark",),
     "mlx_diffusion.measure.speed.cases": ("Case", "all_cases"),
+    "mlx_diffusion.measure.speed.clients": ("ServedLoad",),
     "mlx_diffusion.measure.speed.peer": ("Peer", "check_peer_installed"),
     "mlx_diffusion.measure.speed.plots": ("benchmark_plot",),
     "mlx_diffusion.measure.speed.predictions": (
@@ -111,6 +117,7 @@ _HOMES = {
     ),
     "mlx_diffusion.measure.speed.recording": ("RecordedRun", "record_run"),
     "mlx_diffusion.measure.speed.results": ("BenchmarkResults",),
+    "mlx_diffusion.measure.speed.servers": ("own_server", "peer_server"),
     "mlx_diffusion.measure.speed.synthetic": ("Blueprint", "SyntheticTokenizer"),
     "mlx_diffusion.measure.speed.tables": ("TitledTable", "benchmark_sections"),
     "mlx_diffusion.measure.tasks.knowledge": ("beyond_demo",),

@@ -1,0 +1,130 @@
+"""Clients of a server that ask at once, and what each of them met: waiting, speed, fairness.
+
+Knows HTTP and OpenAI's streams, and nothing of whose server it is.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from mlx_diffusion.display import count_of
+from mlx_diffusion.errors import EvaluationError
+
+PATH = "/v1/chat/completions"
+WORDS = "fig oak ant elm yew bee owl fox cat dog hen ram".split()
+LONGEST_WAIT = 600.0  # seconds for one part of an answer
+
+
+@dataclass(frozen=True)
+class ServedAnswer:
+    """What one request met; times in seconds from its sending."""
+
+    first_text: float
+    whole: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ServedLoad:
+    """What so many clients met that each sent so many equal requests, one behind the other."""
+
+    clients: int
+    requests: int
+    lost: int  # without a whole answer
+    seconds: float
+    first_text_seconds: float  # median
+    slowest_first_text_seconds: float
+    tokens_per_second: float  # of all
+    slowest_tokens_per_second: float  # of one client
+    unfairness: float  # the slowest request's time over the median's
+    memory_bytes: int  # of the server's process behind the load
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load(port: int, model: str, clients: int, each: int, tokens: int, **wishes: Any) -> ServedLoad:
+    """Let clients ask at once. `tokens` are the most of an answer; wishes are further fields of the requests.
+
+    Raises EvaluationError where no request has been answered.
+    """
+
+    def client(number: int) -> list[ServedAnswer | None]:
+        return [_asked(port, _body(model, number * each + turn, tokens, wishes)) for turn in range(each)]
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        found = list(pool.map(client, range(clients)))
+    seconds = time.perf_counter() - began
+    answers = [answer for own in found for answer in own if answer is not None]
+    if not answers:
+        asked = count_of(clients * each, "request")
+        raise EvaluationError(f"the server on port {port} has answered none of {asked}")
+    times = [answer.whole for answer in answers]
+    speeds = [_speed([answer for answer in own if answer is not None]) for own in found]
+    return ServedLoad(
+        clients=clients,
+        requests=clients * each,
+        lost=clients * each - len(answers),
+        seconds=seconds,
+        first_text_seconds=median(answer.first_text for answer in answers),
+        slowest_first_text_seconds=max(answer.first_text for answer in answers),
+        tokens_per_second=sum(answer.tokens for answer in answers) / seconds,
+        slowest_tokens_per_second=min(speeds),
+        unfairness=max(times) / median(times),
+        memory_bytes=0,
+    )
+
+
+def _speed(answers: list[ServedAnswer]) -> float:
+    return sum(answer.tokens for answer in answers) / max(sum(answer.whole for answer in answers), 1e-9)
+
+
+def _body(model: str, number: int, tokens: int, wishes: dict[str, Any]) -> dict[str, Any]:
+    """A request like the others in length, and in words like none of the same load."""
+    words = [WORDS[(number + place * (1 + number // len(WORDS))) % len(WORDS)] for place in range(8)]
+    messages = [{"role": "user", "content": f"Copy: {' '.join(words)}"}]
+    return {"model": model, "messages": messages, "max_tokens": tokens, "seed": number, "stream": True,
+            "stream_options": {"include_usage": True}, **wishes}  # fmt: skip
+
+
+def _asked(port: int, body: dict[str, Any]) -> ServedAnswer | None:
+    """What a request met; None where it got no whole answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONGEST_WAIT)
+    began = time.perf_counter()
+    first_text, tokens = None, 0
+    try:
+        connection.request("POST", PATH, json.dumps(body), {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        for chunk in _chunks(reply):
+            tokens = (chunk.get("usage") or {}).get("completion_tokens") or tokens
+            delta = (chunk.get("choices") or [{}])[0].get("delta") or {}
+            if first_text is None and (delta.get("content") or delta.get("reasoning_content")):
+                first_text = time.perf_counter() - began
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+    whole = time.perf_counter() - began
+    return ServedAnswer(whole if first_text is None else first_text, whole, tokens) if tokens else None
+
+
+def _chunks(reply: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """The chunks of a stream up to its end. Raises ValueError for one that breaks off."""
+    for line in reply:
+        data = line.decode().strip().removeprefix("data: ")
+        if data == "[DONE]":
+            return
+        if data.startswith("{"):
+            chunk = json.loads(data)
+            if "error" in chunk:
+                raise ValueError(chunk["error"])
+            yield chunk
+    raise ValueError("no end")
