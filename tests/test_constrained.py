@@ -176,11 +176,14 @@ def test_a_thought_is_free_and_the_answer_behind_it_is_not(mode: Mode) -> None:
     [
         ({"max_tokens": 10}, "the shortest text that constraint json_schema allows has [0-9]+ tokens, and 10 may"),
         ({"stop": "x"}, "stop strings would cut a constrained text"),
+        ({"mode": "reference", "pinned": [5]}, "pinned tokens do not go with a constraint"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_anything_is(options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        stream_generate(*loaded("demo"), CHAT, mode="autoregressive", constraint={"json_schema": RECORD}, **options)
+        stream_generate(
+            *loaded("demo"), CHAT, **{"mode": "autoregressive", **options}, constraint={"json_schema": RECORD}
+        )
 
 
 def test_the_command_holds_an_answer_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

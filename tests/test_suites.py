@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.errors import EvaluationError, OptionError
 from mlx_diffusion.measure.answers.checkers import CHECKERS
 from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.plan import prompts_by_family
 from mlx_diffusion.measure.answers.suite_file import read_suite
-from mlx_diffusion.measure.answers.suites import SUITES, all_families, draw_items, families_of, suite_names
+from mlx_diffusion.measure.answers.suites import HELD, SUITES, all_families, draw_items, families_of, suite_names
 from mlx_diffusion.measure.tasks import FAMILIES, draw
 from mlx_diffusion.measure.tasks.worded import WORDED, worded
+from mlx_diffusion.structure.constraint import read_constraint
+from mlx_diffusion.structure.guide import first_guide
+from mlx_diffusion.tokenizer import load_tokenizer
 
 FEW = {"tool": 38}  # of its questions most are in the training split
 
@@ -26,6 +30,20 @@ def test_every_family_has_one_suite() -> None:
     assert families_of(["squares", "copy", "latin"]) == ["copy", "latin", "sudoku"]
     assert families_of(["worded-squares"]) == ["worded-latin", "worded-sudoku"]
     assert "worded-lists" in suite_names() and "worded-records" not in suite_names()
+
+
+def test_the_suite_schema_asks_what_the_plain_families_ask_and_holds_what_is_right() -> None:
+    assert families_of(["schema"]) == list(HELD) and "schema" in suite_names()
+    for name, (plain, constraint) in HELD.items():
+        held, free = draw_items(name, 5, seed=0), draw_items(plain, 5, seed=0)
+        assert [item.messages for item in held] == [item.messages for item in free]
+        assert not {item.digest() for item in held} & {item.digest() for item in free}
+        assert all(item.constraint == constraint for item in held)
+        tokenizer, rng = load_tokenizer(DEMO_FOLDER), Random(0)
+        for _ in range(20):
+            place = first_guide(read_constraint(constraint), tokenizer, 1024, (1, 5), ())
+            tokens = tokenizer.encode(FAMILIES[plain](rng).answer, add_special_tokens=False)
+            assert place.advance(tokens) == len(tokens) and place.ending() == []
 
 
 @pytest.mark.parametrize("name", ["lits", "worded-stories", "", "tol"])

@@ -36,6 +36,10 @@ class Request:
     pinned: tuple[int, ...] = ()  # the tokens that are known of what follows, in a denoising mode; -1 where one is free
     guide: Guide | None = None  # at the beginning of what the text must be; None: anything
 
+    def __post_init__(self) -> None:
+        if self.guide is not None and self.pinned:
+            raise OptionError("pinned tokens do not go with a constraint; drop one of them")
+
     def pins(self, block: int, length: int) -> np.ndarray | None:
         """What is known of a block's canvas, int32 [L]; None: nothing."""
         known = np.full(length, -1, np.int32)

@@ -105,6 +105,7 @@ def run_batch(
         mode=plan.variants[variant].mode.name,
         options=dict(plan.variants[variant].options),
         max_tokens=plan.max_tokens,
+        constraints=[None if item.constraint is None else dict(item.constraint) for item in items],
     )
     outcomes = tuple(
         PromptOutcome(

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.engine.denoising_row import first_turn
 from mlx_diffusion.engine.engine import run
+from mlx_diffusion.engine.guides import guides_of
 from mlx_diffusion.engine.noise import SeededDraws
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.rules import REFERENCE, through_stop
@@ -39,6 +41,7 @@ class PromptBatch:
     mode: str  # a name that `MeasuredMode.parse` reads
     options: Mapping[str, float]
     max_tokens: int
+    constraints: Sequence[Mapping[str, Any] | None] | None = None  # one for each prompt, where some are held to one
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,10 @@ class Examinee:
         mode, count = MeasuredMode.parse(batch.mode), len(batch.prompts)
         options = GenerationConfig(max_tokens=batch.max_tokens, mode=mode.library).override(batch.options)
         settings = self.model.generation_defaults.resolve(options)
+        guides = guides_of(batch.constraints, self.model, self.tokenizer, settings, batch.prompts)
         requests = [
-            Request(tuple(prompt), settings, self._draws(seed), mode.policy())
-            for prompt, seed in zip(batch.prompts, batch.seeds, strict=True)
+            Request(tuple(prompt), settings, self._draws(seed), mode.policy(), guide=guide)
+            for prompt, seed, guide in zip(batch.prompts, batch.seeds, guides, strict=True)
         ]
         events: list[list[Event]] = [[] for _ in range(count)]
         for event in run(self.model, self.tokenizer, requests):

@@ -6,7 +6,7 @@ Knows nothing of how prompts come about, of models or of files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -31,6 +31,7 @@ class Item:
     tools: tuple[dict[str, Any], ...] = ()
     length: int | None = None  # of a list that is to be shuffled
     rule: Any = None
+    constraint: Mapping[str, Any] | None = None  # what an answer is held to, as `generate` takes it
 
     @classmethod
     def of(cls, task: Task, length: int | None = None) -> Item:
@@ -52,7 +53,7 @@ class Item:
 
     def digest(self) -> str:
         """A fingerprint of the prompt and of the rule for its answers, the same on every machine."""
-        own = [] if self.rule is None else [self.rule]
+        own = [given for given in (self.rule, self.constraint) if given is not None]
         return digest([self.family, self.messages, self.thinking, self.tools, *own])
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from random import Random
 from types import MappingProxyType
+from typing import Any
 
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.answers.item import Item
@@ -35,6 +37,23 @@ SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Suites without common prompts; lists and squares are the task set of ParallelBench (arXiv 2510.04767)."""
 
+RECORD = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "city": {"type": "string"}},
+    "required": ["name", "age", "city"],
+    "additionalProperties": False,
+}
+DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{1,2} [A-Z][a-z]+ [0-9]{4}|[0-9]{2}/[0-9]{2}/[0-9]{4}"
+HELD: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "held-to_json": ("to_json", {"json_schema": RECORD}),
+        "held-dates": ("dates", {"regex": DATE}),
+        "held-addition": ("addition", {"regex": "[0-9]+"}),
+    }
+)
+"""The suite `schema`: prompts of a plain family, with answers that a constraint holds."""
+
+SCHEMA = "schema"
 DEFAULT_SUITES = ("lists", "squares")
 ALL = "all"
 WORDED_PREFIX = "worded-"  # ahead of a suite or family: the same prompts in words that any model understands
@@ -51,20 +70,22 @@ def families_of(names: Iterable[str]) -> list[str]:
 
 
 def all_families() -> list[str]:
-    """Every family, worded ones last."""
+    """Every family, worded and constrained ones last."""
     plain = [family for families in SUITES.values() for family in families]
-    return [*plain, *(WORDED_PREFIX + family for family in plain if family in WORDED)]
+    return [*plain, *(WORDED_PREFIX + family for family in plain if family in WORDED), *HELD]
 
 
 def suite_names() -> list[str]:
     """Every name of a suite."""
     with_wording = [name for name, families in SUITES.items() if set(families) & WORDED.keys()]
-    return [*SUITES, ALL, *(WORDED_PREFIX + name for name in with_wording)]
+    return [*SUITES, ALL, SCHEMA, *(WORDED_PREFIX + name for name in with_wording)]
 
 
 def _families(name: str) -> list[str]:
     if name == ALL:
         return [family for families in SUITES.values() for family in families]
+    if name == SCHEMA:
+        return list(HELD)
     if name in SUITES:
         return list(SUITES[name])
     bare = name.removeprefix(WORDED_PREFIX)
@@ -81,7 +102,8 @@ def _families(name: str) -> list[str]:
 
 def draw_items(family: str, count: int, seed: int) -> list[Item]:
     """`count` different held-out prompts of a family, or all that it has; a larger count begins with the same ones."""
-    bare = family.removeprefix(WORDED_PREFIX)
+    plain, constraint = HELD.get(family, (family, None))
+    bare = plain.removeprefix(WORDED_PREFIX)
     rng = Random(f"{seed} {bare}")
     items: dict[str, Item] = {}
     fruitless = 0
@@ -90,7 +112,9 @@ def draw_items(family: str, count: int, seed: int) -> list[Item]:
         if bare == "sudoku" and _may_be_trained_on(task):
             continue
         length = len(task.answer.split()) if bare == "shuffle" else None
-        item = Item.of(worded(task) if bare != family else task, length)
+        item = Item.of(worded(task) if bare != plain else task, length)
+        if constraint is not None:
+            item = replace(item, family=family, constraint=constraint)
         fruitless = fruitless + 1 if item.digest() in items else 0
         items.setdefault(item.digest(), item)
     return list(items.values())
