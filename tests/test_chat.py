@@ -85,6 +85,9 @@ def test_files_stand_below_the_message(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "t30.txt").write_text("t22\n")
     assert run(*QUICK, "-m", "t20", "--file", str(tmp_path / "t30.txt")) == 0
     assert capsys.readouterr().out.strip() == expected(f"t20\n\n{tmp_path / 't30.txt'}:\n\nt22").strip()
+    pasted = (tmp_path / "t30.txt").as_uri()
+    assert run(*QUICK, "-m", "t20", "--file", pasted) == 0
+    assert capsys.readouterr().out.strip() == expected(f"t20\n\n{pasted}:\n\nt22").strip()
     assert run(*QUICK, "-m", "t20", "--file", "/dev/zero") == 1
     assert run(*QUICK, "--file", "notes.txt") == 2
 

@@ -8,7 +8,6 @@ import argparse
 import os
 import stat
 import sys
-from pathlib import Path
 
 from mlx_diffusion.cli.arguments import LONGEST_PROMPT, read_standard_input, ready
 from mlx_diffusion.cli.messages import say
@@ -40,12 +39,13 @@ def read_message(args: argparse.Namespace) -> str | None:
 def _read(args: argparse.Namespace, name: str) -> str:
     """A file as it stands below a message. Raises ConversationError."""
     from mlx_diffusion.cli.chat.attachment import read_attachment, with_attachments
+    from mlx_diffusion.cli.chat.files import typed_path
 
     if name == STANDARD_INPUT:
         if sys.stdin is None:
             args.usage_error(f"--file {STANDARD_INPUT} is standard input, which is closed; name a file")
         return read_standard_input(args).strip()
-    return with_attachments("", [(visible(name), read_attachment(Path(name), LONGEST_PROMPT))]).strip()
+    return with_attachments("", [(visible(name), read_attachment(typed_path(name), LONGEST_PROMPT))]).strip()
 
 
 def _has_input() -> bool:
