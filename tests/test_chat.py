@@ -161,7 +161,7 @@ def test_a_terminal_can_have_plain_text(argv: list[str], term: str, monkeypatch:
         (["-m", "x", "--max-token", "5"], 2, "--max-token"),
         (["-m", "x", "--model", HUB, "--t-min", "0.9"], 2, "t_max"),
         (["-m", "x", "--model", "./no/such/folder"], 1, "no/such/folder"),
-        (["-m", " ".join(["t20"] * 4096), "--model", HUB], 1, "4100 tokens"),
+        (["-m", " ".join(["t20"] * 4096), "--model", HUB], 1, "4,100 tokens"),
         (["x"], 2, "unrecognized arguments: x"),
         (["-m", "Copy:", "fig", "oak"], 2, "quotes"),
         (["--system", "\udcff", "-m", "x"], 2, "Unicode"),

@@ -80,7 +80,7 @@ def test_a_truncated_file_is_one_line(size: int, tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot be read \(Is a directory\)"):
+    with pytest.raises(CheckpointError, match=r"cannot be read \(it is no regular file\)"):
         read_header(tmp_path)
 
 
