@@ -15,7 +15,7 @@ from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.streams import err, out, out_json, out_result
 from mlx_diffusion.display import count_of, duration, left_text, size_text
-from mlx_diffusion.errors import ConversionError, DiffusionError
+from mlx_diffusion.errors import ConversionError, DiffusionError, OptionError
 
 if TYPE_CHECKING:
     from mlx_diffusion.convert import Progress, Result
@@ -33,6 +33,8 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 termi
 
 
 OPTIONS = (  # what the library calls its arguments and functions, and the command its options
+    (r"\bbudget=", "--budget"),
+    (r"\brecipe='(.+?)'", r"--recipe \1"),
     (r"\bforce=True", "--force"),
     (r"\bstream=True", "--stream"),
     (r"\brules=\[(.+?)\]", r"--set \1"),
@@ -42,6 +44,9 @@ OPTIONS = (  # what the library calls its arguments and functions, and the comma
     (r"\bupload\(\)", "--upload-to"),
     (r"\bthe same call\b", "the same command"),
 )
+
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -62,7 +67,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--dry-run", action="store_true", help="only say how large it becomes and where it fits")
 
     how = parser.add_argument_group("what is kept")
-    how.add_argument("--recipe", metavar="R", help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})")
+    how.add_argument(
+        "--recipe", metavar="R", help=f"one of {', '.join(RECIPES)}, or a recipe's file (default: {DEFAULT_RECIPE})"
+    )
+    how.add_argument(
+        "--budget", metavar="SIZE",
+        help="the recipe that loses least in so many bytes, as 14GB: measured on the source, group by group",
+    )  # fmt: skip
     how.add_argument(
         "--set", action="append", default=[], metavar="RULE",
         help="'PATTERN=bits[,group][,mode]' or 'PATTERN=bf16' for modules of that path; the last that fits counts",
@@ -93,6 +104,9 @@ def in_options(text: str) -> str:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.budget is not None and (args.recipe is not None or args.dry_run or args.stream):
+        other = "--recipe" if args.recipe is not None else "--dry-run" if args.dry_run else "--stream"
+        args.usage_error(f"--budget finds the recipe by measuring the source as a whole; leave out {other}")
     if args.dry_run:
         return _dry_run(args)
     if not args.target:
@@ -135,6 +149,7 @@ def _convert(args: argparse.Namespace) -> "Result":
             args.source,
             args.target,
             DEFAULT_RECIPE if args.recipe is None else args.recipe,
+            budget=None if args.budget is None else parse_budget(args.budget),
             rules=args.set,
             stream=args.stream,
             force=args.force,
@@ -142,9 +157,19 @@ def _convert(args: argparse.Namespace) -> "Result":
             revision=args.revision,
             tokenizer=args.tokenizer,
             report=lambda progress: line.show(progress_text(progress)),
+            measuring=lambda share, label: line.show(f"{share:4.0%} · measuring, {label}"),
             command=shlex.join(["mlx-diffusion", *args.argv]),
             warn=lambda line: say(in_options(line)),
         )
+
+
+def parse_budget(text: str) -> int:
+    """Bytes, from a text like 14GB, 3.5 MB or 14000000000. Raises OptionError."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE | re.ASCII)
+    nbytes = round(float(match[1]) * UNITS[match[2].upper()]) if match else 0
+    if nbytes < 1:
+        raise OptionError(f"--budget {text!r} is no size; give one like 14GB")
+    return nbytes
 
 
 def progress_text(progress: "Progress") -> str:

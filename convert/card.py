@@ -18,6 +18,7 @@ from mlx_diffusion import __version__
 from mlx_diffusion.checkpoint.folder import HUB_ID
 from mlx_diffusion.checkpoint.formats import spec_text
 from mlx_diffusion.checkpoint.pieces import Piece
+from mlx_diffusion.checkpoint.recipe_files import RECIPE_FILE, is_own
 from mlx_diffusion.checkpoint.recipes import Recipe, rule_text
 from mlx_diffusion.checkpoint.tensor_names import PARTS
 from mlx_diffusion.convert.command_line import command_line
@@ -55,6 +56,10 @@ def card(
             f"mlx-diffusion {__version__} on MLX {version('mlx')}:",
             "",
             f"    {command(label, revision, recipe)}",
+            *(
+                [f"where `{RECIPE_FILE}` is the file of that name here, the formats of all groups of matrices."]
+                * is_own(recipe)
+            ),
             "",
             "| part of the model | kept as | size |",
             "|---|---|--:|",
@@ -71,6 +76,8 @@ def card(
 
 def command(label: str, revision: str | None, recipe: Recipe) -> str:
     """The command that converts the same source in the same way."""
+    if is_own(recipe):
+        return command_line(label, OUTPUT, RECIPE_FILE, (), revision=revision)
     return command_line(label, OUTPUT, recipe.name, map(rule_text, recipe.own), revision=revision)
 
 

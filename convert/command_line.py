@@ -9,16 +9,19 @@ from collections.abc import Iterable
 def command_line(
     source: str,
     target: str,
-    recipe: str,
+    recipe: str | None,
     rules: Iterable[str],
     *,
     stream: bool = False,
     force: bool = False,
     revision: str | None = None,
     tokenizer: str | None = None,
+    budget: int | None = None,
 ) -> str:
     """The command that does this conversion."""
-    words = ["mlx-diffusion", "convert", source, target, "--recipe", recipe]
+    words = ["mlx-diffusion", "convert", source, target]
+    words += ["--recipe", recipe] if recipe else []
+    words += ["--budget", str(budget)] if budget else []
     for rule in rules:
         words += ["--set", rule]
     words += ["--stream"] * stream + ["--force"] * force

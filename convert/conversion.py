@@ -22,7 +22,8 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_diffusion.checkpoint.folder import UNFINISHED, local_folder
-from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
+from mlx_diffusion.checkpoint.recipe_files import find_recipe
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, Recipe
 from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.convert.fetching import fetched, most_at_once
 from mlx_diffusion.convert.gguf_source import gguf_file, with_tokenizer
@@ -51,6 +52,10 @@ from mlx_diffusion.whole_files import flush, write_whole
 DOWNLOADS = ".downloads"  # in the target, for weight files that are streamed
 CPU_THREADS = 4
 DIGEST_LENGTH = 64  # characters of a digest in made_from.json
+FINISHED = (
+    "{} is finished, by this very conversion; take verify() to compare it with its source, upload() to upload it, "
+    "force=True to convert anew"
+)
 CACHE_BYTES = 64_000_000  # of freed buffers that MLX may keep
 
 
@@ -78,6 +83,7 @@ def convert(
     target: str | Path,
     recipe: str = DEFAULT_RECIPE,
     *,
+    budget: int | None = None,
     rules: Sequence[str] = (),
     stream: bool = False,
     force: bool = False,
@@ -85,33 +91,35 @@ def convert(
     revision: str | None = None,
     tokenizer: str | Path | None = None,
     report: Callable[[Progress], None] | None = None,
+    measuring: Callable[[float, str], None] = lambda share, label: None,
     command: str | None = None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Result:
     """Convert a folder, a GGUF or a Hub id into the folder `target`, in at most 600 MB of memory whatever its size.
 
-    `rules` have the form PATTERN=bits[,group][,mode] and take precedence over the recipe's. With `stream`, the weight
-    files of a Hub id are fetched one at a time and dropped once converted; `tokenizer` is a folder whose tokenizer goes
-    before a GGUF's own. After an interruption the same call continues; `force` replaces an output that is finished or
-    was begun differently; `reuse` accepts an output that this very conversion has finished. `command` is shown to who
-    finds the folder unfinished; `warn` is told what cannot be checked on this disk, or is not said by the source.
-    Raises CheckpointError for a bad source, ConversionError for a bad target, OptionError for the recipe and rules.
+    `recipe` is a name or a recipe's file; with a `budget`, in bytes, it is the one that loses least in it (see
+    `budget`), measured on the source first: `measuring` is told the share that is done. `rules` have the form
+    PATTERN=bits[,group][,mode] and go before the recipe's. With `stream`, the weight files of a Hub id are fetched one
+    at a time and dropped once converted; `tokenizer` is a folder whose tokenizer goes before a GGUF's own. After an
+    interruption the same call continues; `force` replaces an output that is finished or was begun differently; `reuse`
+    accepts one that this very conversion has finished. `command` is shown to who finds the folder unfinished, `warn` is
+    told what could not be checked. Raises CheckpointError, ConversionError for a bad target, OptionError for options.
     """
     began = time.monotonic()
-    chosen = recipe_named(recipe).with_rules(rules)
+    chosen = find_recipe(recipe).with_rules(rules)
     beside = {"revision": revision, "tokenizer": None if tokenizer is None else str(tokenizer)}
-    command = command or command_line(str(source), str(target), recipe, rules, stream=stream, force=force, **beside)
+    command = command or command_line(
+        str(source), str(target), None if budget else recipe, rules, stream=stream, force=force, budget=budget, **beside
+    )
     target, gguf = Path(os.path.expanduser(target)), gguf_file(source)
     folder = local_folder(source) if gguf is None else None
     with errors_of(target):
         check_apart(folder, target)
         if revision is None and folder is gguf is None:  # the Hub's branch may have new commits since
             revision = earlier_revision(target, str(source), force)
-    opened: Source
-    if tokenizer is None:
-        opened = open_source(source, revision=revision, stream_into=target / DOWNLOADS if stream else None)
-    else:
-        opened = with_tokenizer(source, tokenizer, revision)
+    if budget:
+        chosen = _within(budget, source, revision, measuring, stream, rules)
+    opened = _opened(source, target, tokenizer, revision, stream)
     plan = plan_conversion(opened, chosen, command)
     if plan.note:
         warn(plan.note)
@@ -122,17 +130,35 @@ def convert(
             complete = not force and len(whole) == len(plan.shards)
             finished = complete and is_finished(target, plan.side_files, plan.origin)
             if finished and not reuse:
-                raise ConversionError(
-                    f"{target} is finished, by this very conversion; take verify() to compare it with its source, "
-                    "upload() to upload it, force=True to convert anew"
-                )
+                raise ConversionError(FINISHED.format(target))
             if finished:
                 check_source(plan, opened, target, warn)
             kept = whole if finished else _carry_out(plan, opened, whole, target, force, report, warn)
     return Result(
-        str(target), plan.record.source, plan.record.revision, recipe, sum(plan.part_bytes.values()), plan.part_bytes,
-        [shard.name for shard in plan.shards], len(kept), finished, time.monotonic() - began,
+        str(target), plan.record.source, plan.record.revision, chosen.name, sum(plan.part_bytes.values()),
+        plan.part_bytes, [shard.name for shard in plan.shards], len(kept), finished, time.monotonic() - began,
     )  # fmt: skip
+
+
+def _opened(
+    source: str | Path, target: Path, tokenizer: str | Path | None, revision: str | None, stream: bool
+) -> Source:
+    if tokenizer is not None:
+        return with_tokenizer(source, tokenizer, revision)
+    return open_source(source, revision=revision, stream_into=target / DOWNLOADS if stream else None)
+
+
+def _within(
+    budget: int,
+    source: str | Path,
+    revision: str | None,
+    tell: Callable[[float, str], None],
+    stream: bool,
+    rules: Sequence[str],
+) -> Recipe:
+    from mlx_diffusion.convert.budget import recipe_within  # what it measures with takes a second to import
+
+    return recipe_within(budget, source, revision, tell, stream=stream, rules=rules)
 
 
 def _carry_out(

@@ -14,6 +14,7 @@ from typing import Any
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
 from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Tensor
+from mlx_diffusion.checkpoint.recipe_files import find_recipe
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, recipe_named
 from mlx_diffusion.checkpoint.tensor_names import PARTS
 from mlx_diffusion.checkpoint.text_tensors import check_complete
@@ -113,7 +114,7 @@ def dry_run(
     """
     opened = open_source(source, revision=revision)
     config, tensors, read_from = _read(opened)
-    chosen = recipe_named(recipe or DEFAULT_RECIPE).with_rules(rules)
+    chosen = find_recipe(recipe or DEFAULT_RECIPE).with_rules(rules)
     sized = {chosen.name: sizes_of(config, tensors, chosen)}
     problems = {}
     for name in RECIPES if recipe is None else ():
@@ -122,7 +123,7 @@ def dry_run(
                 sized[name] = sizes_of(config, tensors, recipe_named(name).with_rules(rules))
             except CheckpointError as error:
                 problems[name] = str(error)
-    ordered = {name: sized[name] for name in RECIPES if name in sized}
+    ordered = {name: sized[name] for name in (*RECIPES, *sized) if name in sized}
     return DryRun(opened.label, opened.revision, read_from, tuple(tensors), sized[chosen.name], ordered, problems)
 
 

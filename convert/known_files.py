@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE, UNFINISHED
+from mlx_diffusion.checkpoint.recipe_files import RECIPE_FILE
 from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, SINGLE_FILE
 from mlx_diffusion.convert.origin import ORIGIN
 from mlx_diffusion.template_files import ADDITIONAL
@@ -33,8 +34,12 @@ COPIED = TOKENIZER | frozenset(
         "video_preprocessor_config.json", "video_processor_config.json",
     }
 )  # fmt: skip
-WRITTEN = frozenset({CONFIG_FILE, INDEX_FILE, CARD, ORIGIN, UNFINISHED})  # made by a conversion, never copied
-REPLACED = frozenset({CONFIG_FILE, INDEX_FILE, ORIGIN, ADDITIONAL})  # the last, where it is a file or a link
+WRITTEN = frozenset(
+    {CONFIG_FILE, INDEX_FILE, CARD, ORIGIN, UNFINISHED, RECIPE_FILE}
+)  # made by a conversion, never copied
+REPLACED = frozenset(
+    {CONFIG_FILE, INDEX_FILE, ORIGIN, RECIPE_FILE, ADDITIONAL}
+)  # the last, where it is a file or a link
 
 NUMBERED_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 TEMPLATE = re.compile(rf"{ADDITIONAL}/[\w-][\w.-]*\.jinja", re.ASCII)  # in the only folder within a checkpoint's

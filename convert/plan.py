@@ -13,6 +13,7 @@ from typing import Any
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE, HUB_ID
 from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
+from mlx_diffusion.checkpoint.recipe_files import RECIPE_FILE, is_own, recipe_content
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.text_tensors import check_complete
 from mlx_diffusion.convert.card import card
@@ -69,7 +70,7 @@ def plan_conversion(source: Source, recipe: Recipe, command: str) -> ConversionP
         {name: source.changed(name) for shard in shards for name in shard.sources},
         stamps,
         side_files(
-            small,
+            small | ({RECIPE_FILE: recipe_content(recipe)} if is_own(recipe) else {}),
             index=index,
             card=card(public, revision, source_card, recipe, made, part_bytes),
             config=converted_config(raw, table),

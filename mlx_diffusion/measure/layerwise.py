@@ -51,7 +51,7 @@ class Denoised:
     settled: bool
 
 
-class _Single(nn.Module):
+class SingleLayer(nn.Module):
     """One layer under the path that it has in the whole model."""
 
     def __init__(self, config: ModelConfig, index: int) -> None:
@@ -68,12 +68,38 @@ def load_ends(checkpoint: Checkpoint) -> DiffusionGemma:
     return ends
 
 
+def load_layer(checkpoint: Checkpoint, index: int) -> SingleLayer:
+    """One layer of the checkpoint."""
+    single = SingleLayer(checkpoint.config, index)
+    _fill(single, checkpoint, lambda path: path.startswith(f"layers.{index}."))
+    return single
+
+
+Prompts = tuple[Sequence[tuple[int, ...]], Flat, mx.array]  # all that are encoded, their layout, and [N, D] of them
+Canvases = tuple[Sequence[tuple[int, ...]], Sequence[View], Flat, mx.array]  # the prompt of each, views, layout, [N, D]
+
+
+def through(
+    single: SingleLayer, config: ModelConfig, index: int, texts: Prompts, canvases: Canvases
+) -> tuple[mx.array, mx.array]:
+    """Prompts and the canvases behind them through one layer: what comes out of it, [N, D] each. Lazy."""
+    prompts, layout, encoded = texts
+    owners, views, flat, x = canvases
+    layer, layer_type = single.layers[index], config.layer_types[index]
+    caches = {prompt: PrefixCache(config, spare=0).layers[index] for prompt in prompts}
+    blocks = [encoder_blocks(config, layer_type, 0, len(prompt)) for prompt in prompts]
+    encoded = layer.encode(encoded, layout, [0] * len(prompts), blocks, list(caches.values()))
+    behind = [caches[prompt].seen_by_canvas(few_shapes=False) for prompt in owners]
+    x, _ = layer.denoise(x, flat, views, behind, [None] * len(views))
+    return encoded, x
+
+
 def hidden_states(
     checkpoint: Checkpoint, ends: DiffusionGemma, drafts: Sequence[PromptedCanvas], advance: Callable[[int], None]
 ) -> list[mx.array]:
     """The output of the last layer for each canvas, [L, D]; `advance` is told the number of each layer that is done."""
     softs = [ends.no_signal(draft.canvas.shape[0]) if draft.soft is None else draft.soft for draft in drafts]
-    views = [View(draft.canvas, soft, _behind(draft.prompt)) for draft, soft in zip(drafts, softs, strict=True)]
+    views = [View(draft.canvas, soft, place_behind(draft.prompt)) for draft, soft in zip(drafts, softs, strict=True)]
     layers = Layerwise(checkpoint, ends, [draft.prompt for draft in drafts], advance)
     flat = Flat.of([view.tokens.shape[0] for view in views])
     return flat.take(layers.decode(views, flat))
@@ -107,17 +133,11 @@ class Layerwise:
         encoded = ends.embed(texts.join([mx.array(prompt) for prompt in prompts]))
         soft = flat.join([view.soft for view in views])
         x = ends.self_conditioning(ends.embed(flat.join([view.tokens for view in views])), soft)
-        for index, layer_type in enumerate(config.layer_types):
-            single = _Single(config, index)
-            _fill(single, self.checkpoint, lambda path, own=f"layers.{index}.": path.startswith(own))  # type: ignore[misc]
-            layer = single.layers[index]
-            caches = {prompt: PrefixCache(config, spare=0).layers[index] for prompt in prompts}
-            blocks = [encoder_blocks(config, layer_type, 0, len(prompt)) for prompt in prompts]
-            encoded = layer.encode(encoded, texts, [0] * len(prompts), blocks, list(caches.values()))
-            behind = [caches[prompt].seen_by_canvas(few_shapes=False) for prompt in self.prompts]
-            x, _ = layer.denoise(x, flat, views, behind, [None] * len(views))
+        for index in range(config.num_hidden_layers):
+            single = load_layer(self.checkpoint, index)
+            encoded, x = through(single, config, index, (prompts, texts, encoded), (self.prompts, views, flat, x))
             mx.eval(encoded, x)
-            del single, layer, caches, behind
+            del single
             mx.clear_cache()
             self.advance(index)
         return x
@@ -148,7 +168,7 @@ def denoised(
         turns = [
             Turn(
                 canvases[block],
-                _behind(prompts[block]),
+                place_behind(prompts[block]),
                 mx.array([degrees]),
                 draws.gumbel(block, number, length),
                 draws.renoise(block, number, length),
@@ -167,7 +187,7 @@ def denoised(
     return [Denoised(canvases[block].survey.argmax, steps[block], settled[block]) for block in range(len(prompts))]
 
 
-def _behind(prompt: tuple[int, ...]) -> Prefix:
+def place_behind(prompt: tuple[int, ...]) -> Prefix:
     """The position of a canvas behind its prompt; the keys and values that it sees are made layer by layer."""
     return Prefix([], {}, mx.array(len(prompt)))
 
