@@ -107,6 +107,7 @@ def test_texts_longer_than_a_canvas_are_infilled(folder: Path) -> None:
         ("a", "b", {"mode": "autoregressive"}, OptionError),
         ("a", "b", {"stop": "x"}, OptionError),
         ("a", "b", {"canvas_length": 65}, OptionError),
+        ("a", "b", {"canvas_length": 7}, OptionError),
         ("a", "b", {"seeds": 1}, TypeError),
         ("", "", {}, PromptError),
         ("\ud800", "", {}, PromptError),

@@ -145,6 +145,9 @@ def stream_gaps(
     return events()
 
 
+SHORTEST_CANVAS = 8  # positions, of which a gap and both of its seams have six
+
+
 @dataclass(frozen=True)
 class TextGap:
     """A gap in a text: what is known on either side, and the prompt whose answer the text is."""
@@ -165,6 +168,10 @@ class Length:
     @classmethod
     def of(cls, canvases: Canvases, most: int | None, exactly: int | None) -> Length:
         """Raises `OptionError` for a gap that does not fit onto a canvas."""
+        if canvases.longest < SHORTEST_CANVAS:
+            raise OptionError(
+                f"canvas_length is {canvases.longest}; to fill a gap it must be {SHORTEST_CANVAS} or more"
+            )
         room = canvases.longest - min(NEAR, canvases.longest // 4)
         for name, value, least in (("max_tokens", most, 1), ("gap_tokens", exactly, 0)):
             if value is None:
