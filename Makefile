@@ -5,7 +5,7 @@
 # make picture draw the README's picture from recorded events
 # make house   draw docs/house.* anew from the modules' docstrings
 # make macs    write the tables of docs/macs.md anew from the code
-# make modes   measure the three ways of writing and write docs/modes.json and the tables of docs/modes.md
+# make modes   measure the three ways of writing and write docs/modes.json, docs/drafts.json and the tables of docs/modes.md
 # make speed   measure which levers of denoising hold on both toys, and write the tables of docs/speed.md
 # make quality measure the bundled checkpoint and write docs/quality.* and tests/floor.json; COUNT prompts a family
 #
@@ -48,9 +48,12 @@ macs: $(VENV)/.installed
 	@$(BIN)/python tests/macs_page.py
 
 modes: $(VENV)/.tested
-	@rm -f docs/modes.json
-	@$(BIN)/mlx-diffusion eval --suite all --count $(COUNT) --batch-size 16 --mode all --sweep temperature=0,1 \
-	  --output docs/modes.json >/dev/null
+	@rm -f docs/modes.json docs/drafts.json
+	@$(BIN)/mlx-diffusion eval --suite all --count $(COUNT) --batch-size 16 --mode reference --mode autoregressive \
+	  --mode speculative --sweep temperature=0,1 --output docs/modes.json >/dev/null
+	@$(BIN)/mlx-diffusion eval --suite all --count $(COUNT) --batch-size $(COUNT) --mode autoregressive \
+	  --mode "speculative:M1 Ultra" --mode "speculative:M4 Pro" --mode "speculative:M5 Max (40)" \
+	  --output docs/drafts.json >/dev/null
 	@$(BIN)/python tests/modes_page.py
 
 speed: $(VENV)/.tested

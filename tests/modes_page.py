@@ -1,4 +1,7 @@
-"""Writes the tables of docs/modes.md anew, from docs/modes.json: `make modes`. A test compares them with the page."""
+"""Writes the tables of docs/modes.md anew, from docs/modes.json and drafts.json: `make modes`.
+
+A test compares them with the page.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.figures import Figures, family_figures
 from mlx_diffusion.measure.answers.predicted_speed import LABELS, predicted_speeds
 from mlx_diffusion.measure.answers.tables import accuracy_text, figure
-from mlx_diffusion.measure.tasks import DEPENDENT
+from mlx_diffusion.measure.tasks import DEPENDENT, DETERMINISTIC
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE, RECORD = DOCS / "modes.md", DOCS / "modes.json"
+PAGE, RECORD, DRAFTS = DOCS / "modes.md", DOCS / "modes.json", DOCS / "drafts.json"
 WAYS = {  # what the page calls them, and what the record does
     "denoised": "reference",
     "plain": "autoregressive temperature=0",
@@ -28,6 +31,65 @@ MIXED = {  # greedy where one answer is right, sampled where several are
 }
 
 
+class DraftsPage:
+    """The tables of drafts that were planned for chips, each priced on its own."""
+
+    def __init__(self, record: Evaluation) -> None:
+        self.record = record
+        plain, drafted = "autoregressive", {label: f"speculative:{label}" for label in LABELS}
+        self.plain = record.labels.index(plain)
+        self.drafted = {chip: record.labels.index(label) for chip, label in drafted.items()}
+
+    def tables(self) -> list[str]:
+        """All of them, in Markdown."""
+        groups = {family: [family] for family in self.record.families}
+        groups |= {"*determined*": list(DETERMINISTIC), "*all*": self.record.families}
+        speeds = [[group, *self._speeds(families)] for group, families in groups.items()]
+        passes = [[group, *self._passes(families)] for group, families in groups.items()]
+        return [
+            record_table(self.record, "drafts"),
+            table(
+                ["tokens/second", *(f"{way}, {chip}" for chip in LABELS for way in ("plain", "drafted"))], speeds, True
+            ),
+            table(
+                ["drafted", *(f"{what}, {chip}" for chip in LABELS for what in ("speed-up", "passes/token"))],
+                passes,
+                True,
+            ),
+        ]
+
+    def _speeds(self, families: Sequence[str]) -> list[str]:
+        return [f"{speed:.0f}" for chip in LABELS for speed in self._of_chip(families, chip)]
+
+    def _passes(self, families: Sequence[str]) -> list[str]:
+        cells = []
+        for chip in LABELS:
+            plain, drafted = self._of_chip(families, chip)
+            found = Figures.of(self._outcomes(self.drafted[chip], families), 0.0, self.record.canvas_length)
+            cells += [f"{drafted / plain:.2f}", figure(found.passes_per_token, 2)]
+        return cells
+
+    def _of_chip(self, families: Sequence[str], chip: str) -> tuple[float, float]:
+        """Predicted tokens a second of plain and of drafted writing."""
+        plain, drafted = (
+            predicted_speeds(self._outcomes(variant, families), self.record.canvas_length)
+            for variant in (self.plain, self.drafted[chip])
+        )
+        assert plain is not None and drafted is not None
+        return plain[chip], drafted[chip]
+
+    def _outcomes(self, variant: int, families: Sequence[str]) -> list[PromptOutcome]:
+        return [outcome for family in families for outcome in self.record.cells[variant, family].outcomes]
+
+
+def record_table(record: Evaluation, name: str) -> str:
+    """What was measured: of which weights, on which prompts."""
+    head, plan = record.header, record.plan
+    prompts = sum(family["prompts"] for family in plan["families"].values())
+    cells = [head["model"], f"`{head['checkpoint']}`", str(prompts), str(plan["seed"]), head["device"]]
+    return table([name, "checkpoint", "prompts", "seed", "device"], [cells], markdown=True)
+
+
 class Page:
     """The tables of one record."""
 
@@ -37,13 +99,7 @@ class Page:
 
     def tables(self) -> list[str]:
         """All of them, in Markdown."""
-        return [self._head(), self._overall(), self._accuracy(), self._cost(), self._speed()]
-
-    def _head(self) -> str:
-        head, plan = self.record.header, self.record.plan
-        prompts = sum(family["prompts"] for family in plan["families"].values())
-        cells = [head["model"], f"`{head['checkpoint']}`", str(prompts), str(plan["seed"]), head["device"]]
-        return table(["record", "checkpoint", "prompts", "seed", "device"], [cells], markdown=True)
+        return [record_table(self.record, "record"), self._overall(), self._accuracy(), self._cost(), self._speed()]
 
     def _overall(self) -> str:
         rows = []
@@ -94,9 +150,9 @@ class Page:
         return self.record.cells[self.numbers[way], family].outcomes
 
 
-def with_tables(page: str, record: Evaluation) -> str:
-    """The page with every table replaced by the one of the record, found by the first two cells of its header."""
-    for made in Page(record).tables():
+def with_tables(page: str) -> str:
+    """The page with every table replaced by the one of its record, found by the first two cells of its header."""
+    for made in (*Page(Evaluation.read(RECORD)).tables(), *DraftsPage(Evaluation.read(DRAFTS)).tables()):
         beginning = "|".join(made.split("|", 3)[:3])
         found = re.search(re.escape(beginning) + r"[^\n]*(\n\|[^\n]*)*", page)
         assert found is not None, beginning
@@ -105,4 +161,4 @@ def with_tables(page: str, record: Evaluation) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_tables(PAGE.read_text("utf-8"), Evaluation.read(RECORD)), "utf-8")
+    PAGE.write_text(with_tables(PAGE.read_text("utf-8")), "utf-8")

@@ -25,6 +25,7 @@ from mlx_diffusion.measure.answers.item import Item
 from mlx_diffusion.measure.answers.modes import MeasuredMode, RandomAcceptance
 from mlx_diffusion.measure.answers.plan import EvaluationPlan, parse_sweep, seed_of, variants_of
 from mlx_diffusion.measure.answers.runner import evaluate
+from mlx_diffusion.measure.answers.suites import draw_items
 from mlx_diffusion.measure.passes import count_drafted, count_passes, count_positions
 from mlx_diffusion.modes import DENOISING
 from mlx_diffusion.network.head import Survey
@@ -175,6 +176,18 @@ def test_ways_of_writing_side_by_side(tmp_path: Path) -> None:
         assert (outcome.accepted, count_drafted(work)) == (stats.accepted_tokens, stats.drafted_tokens)
 
 
+def test_prompts_of_a_batch_are_drafted_in_turn_and_teach_each_other() -> None:
+    """The same text for the same cost, whoever works on the batch; drafts as on a chip, which change no token."""
+    engine = Examinee.of(DEMO_FOLDER)
+    made = plan(9, items={"copy": draw_items("copy", 9, 0)}, variants=variants_of(
+        ["autoregressive", "speculative:M4 Pro"], []))  # fmt: skip
+    plain, drafted = (run_batch(engine, engine.tokenizer, made, way, "copy", 0).outcomes for way in (0, 1))
+    assert [one.answer for one in plain] == [one.answer for one in drafted]
+    assert run_batch(engine, engine.tokenizer, made, 1, "copy", 0).outcomes == drafted
+    widths = [width for one in drafted for kind, width, _ in one.work or () if kind == "beside"]
+    assert len(widths) > 1 and widths[-1] < widths[0], "the answers were found to be short"
+
+
 def test_an_option_that_no_mode_has_is_refused() -> None:
     with pytest.raises(OptionError, match="--sweep draft_width: no --mode has it; modes that have it: speculative"):
         variants_of(["reference", "autoregressive"], ["draft_width=8"])
@@ -212,7 +225,17 @@ def test_modes() -> None:
     assert np.ptp(draws.mean(axis=0)) < 0.4, "no position is always kept"
     assert (draws[1:] != draws[:-1]).mean() == pytest.approx(0.375, abs=0.03), "a step tells nothing of the next"
     assert RandomAcceptance(1.0)(canvas.survey, canvas, numbers).all()
-    for wrong in ("quick", "confidence", "confidence:x", "confidence:2", "random:-1", "reference:1"):
+    on_chip = MeasuredMode.parse("speculative:M5 Max (40)")
+    assert (on_chip.library, on_chip.has("draft_width"), on_chip.has("t_min")) == ("speculative", True, False)
+    for wrong in (
+        "quick",
+        "confidence",
+        "confidence:x",
+        "confidence:2",
+        "random:-1",
+        "reference:1",
+        "speculative:M5 Max",
+    ):
         with pytest.raises(OptionError, match="mode"):
             MeasuredMode.parse(wrong)
 

@@ -28,7 +28,9 @@ suites:
 modes:
   reference         canvases, denoised by the published sampler
   autoregressive    one token a pass, by the encoder alone
-  speculative       the same tokens, drafted and then verified several a pass; all: these three
+  speculative       the same tokens, drafted and then verified several a pass; all: the library's own modes
+  speculative:CHIP  drafted as on one of Apple's chips, whose passes cost what the published model's are predicted to,
+                    as in "speculative:M4 Pro"; the prompts of a batch are drafted in turn and teach each other
   confidence:0.9    canvases; keep tokens of at least this probability
   random:0.5        canvases; keep tokens by chance: a broken sampler, to see that it shows
 A sweep is of the modes that have its option: temperature=0,1 is not of reference, which runs once.

@@ -22,8 +22,8 @@ WIDTHS = (2, 4, 6, 8, 12, 16, 24, 32)  # of drafts: few, since each is a shape o
 FOUND: dict[int, Source] = {1: "found 1", 2: "found 2", 3: "found 3"}  # by how many tokens before stood there, too
 HOPE = 0.9  # before anything is known: the share of tokens that agree, of those behind agreeing ones
 KEPT = 0.9  # of the evidence, at every draft
-FIRST_CREDIT, MOST_CREDIT = 4.0, 16.0  # passes of one position
-CREDIT_A_TOKEN = 0.06  # of every text, whatever drafts gain or lose
+FIRST_CREDIT, MOST_CREDIT = 3.0, 16.0  # passes of one position
+CREDIT_A_TOKEN = 0.05  # of every text, whatever drafts gain or lose
 
 
 def counted(positions: int) -> float:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.recipes import Recipe
+from mlx_diffusion.checkpoint.published import CONFIG
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, Recipe, recipe_named
 from mlx_diffusion.checkpoint.tensor_names import DECODER
 from mlx_diffusion.fit.chips import Chip
 from mlx_diffusion.fit.cost import PassCost, encode_cost, step_cost
@@ -84,6 +86,12 @@ class ModelShape:
         return replace(
             cost, products=tuple(replace(p, matrices=matrices) if p.part == EXPERTS else p for p in cost.products)
         )
+
+
+@cache
+def published_shape(recipe: str = DEFAULT_RECIPE) -> ModelShape:
+    """The published model, converted with a recipe."""
+    return ModelShape.of_recipe(ModelConfig.from_dict(CONFIG), recipe_named(recipe))
 
 
 @dataclass(frozen=True)

@@ -89,19 +89,26 @@ class Examinee:
         return cls(*load(folder))
 
     def answer(self, batch: PromptBatch) -> list[Answer]:
-        """Answer the prompts, in order."""
-        mode, count = MeasuredMode.parse(batch.mode), len(batch.prompts)
+        """Answer the prompts, in order; those that are drafted one after another, each taught by those before it.
+
+        So the answers of one user teach each other, too, and what comes out does not depend on who works on the batch.
+        """
+        mode = MeasuredMode.parse(batch.mode)
         options = GenerationConfig(max_tokens=batch.max_tokens, mode=mode.library).override(batch.options)
         settings = self.model.generation_defaults.resolve(options)
         guides = guides_of(batch.constraints, self.model, self.tokenizer, settings, batch.prompts)
+        drafts = mode.drafts(self.model)
         requests = [
-            Request(tuple(prompt), settings, self._draws(seed), mode.policy(), guide=guide)
+            Request(tuple(prompt), settings, self._draws(seed), mode.policy(), drafts=drafts, guide=guide)
             for prompt, seed, guide in zip(batch.prompts, batch.seeds, guides, strict=True)
         ]
-        events: list[list[Event]] = [[] for _ in range(count)]
-        for event in run(self.model, self.tokenizer, requests):
-            events[event.row].append(event)
-        return [answer_of(own, settings) for own in events]
+        answers: list[Answer] = []
+        for together in [requests] if drafts is None else [[request] for request in requests]:
+            events: list[list[Event]] = [[] for _ in together]
+            for event in run(self.model, self.tokenizer, together):
+                events[event.row].append(event)
+            answers += (answer_of(own, settings) for own in events)
+        return answers
 
     def first_step(self, prompt: Sequence[int], seed: int) -> tuple[str, str]:
         """The texts after one step at temperature 1: of a draw at every position, and of the most likely tokens."""

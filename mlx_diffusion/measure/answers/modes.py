@@ -3,6 +3,7 @@
     reference        the library's modes, by their names
     confidence:0.9   keeps tokens of at least this probability: what other implementations default to
     random:0.5       keeps each token with this probability, whatever it is: a broken sampler, to see that it shows
+    speculative:M4 Pro   drafts as on that chip, where wide passes cost what the published model's are predicted to
 
 Knows nothing of prompts or of results.
 """
@@ -13,13 +14,20 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_diffusion.engine.drafting import DraftMemory
 from mlx_diffusion.engine.rules import REFERENCE, Canvas, Confidence, Policy, Rules
 from mlx_diffusion.errors import OptionError
+from mlx_diffusion.fit.chips import CHIPS, Chip
+from mlx_diffusion.fit.draft_width import costs_here, relative_costs
+from mlx_diffusion.fit.prediction import published_shape
 from mlx_diffusion.modes import DENOISING, MODES, MODES_WITH, Mode
 from mlx_diffusion.network.head import Survey
+from mlx_diffusion.network.model import DiffusionGemma
 
 RULES = ("confidence", "random")
-USAGE = f"there are {', '.join(MODES)}, confidence:THRESHOLD and random:PROBABILITY, as in confidence:0.9"
+USAGE = (
+    f"there are {', '.join(MODES)}, confidence:THRESHOLD, random:PROBABILITY and speculative:CHIP, as in confidence:0.9"
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class MeasuredMode:
     library: Mode | None = None  # None for another rule of acceptance
     rule: str = ""
     value: float = 0.0
+    chip: Chip | None = None  # for which drafts are planned; None: this machine's
 
     @classmethod
     def parse(cls, name: str) -> MeasuredMode:
@@ -64,6 +73,8 @@ class MeasuredMode:
             if name == library:
                 return cls(name, library)
         rule, colon, number = name.partition(":")
+        if (rule, colon) == ("speculative", ":"):
+            return cls._on_chip(number)
         if rule not in RULES or not colon:
             raise OptionError(f"unknown mode {name!r}; {USAGE}")
         try:
@@ -73,6 +84,21 @@ class MeasuredMode:
         if not 0 <= value <= 1:
             raise OptionError(f"mode {name!r}: {number} must be from 0 to 1")
         return cls(f"{rule}:{value:g}", None, rule, value)
+
+    @classmethod
+    def _on_chip(cls, label: str) -> MeasuredMode:
+        """Read "M4 Pro", with the number of GPU cores in brackets where one name stands for several chips."""
+        for chip in CHIPS:
+            if chip.label == label:
+                return cls(f"speculative:{label}", "speculative", chip=chip)
+        labels = ", ".join(chip.label for chip in CHIPS)
+        raise OptionError(f"mode 'speculative:{label}': no such chip is known; there are {labels}")
+
+    def drafts(self, model: DiffusionGemma) -> DraftMemory | None:
+        """What texts of one kind share in this mode; None where nothing is drafted."""
+        if self.writes != "speculative":
+            return None
+        return DraftMemory(costs_here(model) if self.chip is None else relative_costs(published_shape(), self.chip))
 
     @property
     def writes(self) -> Mode:

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 
-from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.published import CONFIG
-from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, recipe_named
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
 from mlx_diffusion.fit.chips import CHIPS, Chip
-from mlx_diffusion.fit.prediction import ModelShape, Schedule, predict
+from mlx_diffusion.fit.prediction import Schedule, predict, published_shape
 from mlx_diffusion.measure.answers.evaluation import PromptOutcome
 from mlx_diffusion.measure.passes import BESIDE, as_passes
 
@@ -30,7 +27,7 @@ def predicted_speeds(outcomes: Sequence[PromptOutcome], canvas_length: int) -> d
     schedule = schedule_of_outcomes(outcomes, canvas_length)
     if schedule is None or not schedule.writing:
         return None
-    return {chip.label: predict(schedule, _published_shape(), chip).tokens_per_second for chip in PREDICTED}
+    return {chip.label: predict(schedule, published_shape(), chip).tokens_per_second for chip in PREDICTED}
 
 
 def schedule_of_outcomes(outcomes: Sequence[PromptOutcome], canvas_length: int) -> Schedule | None:
@@ -54,8 +51,3 @@ def schedule_of_outcomes(outcomes: Sequence[PromptOutcome], canvas_length: int) 
         for one in as_passes(((kind, width, count),), prefixes[kind, width, beside] // count)
     ]
     return Schedule((), tuple(writing), sum(outcome.tokens for outcome in outcomes))
-
-
-@cache
-def _published_shape() -> ModelShape:
-    return ModelShape.of_recipe(ModelConfig.from_dict(CONFIG), recipe_named(RECIPE))
