@@ -31,8 +31,9 @@ class Followed(NamedTuple):
 
 def foreseen(guide: Guide, draft: Sequence[int], most: int) -> Foreseen:
     """At most so many tokens: those of the draft, and among them those that must follow, with which it must agree."""
-    guide, masks, rest = guide.copied(), [guide.allowed()], list(draft)
+    masks, rest = [guide.allowed()], list(draft)
     tokens: list[int] = []
+    guide = guide.copied() if most > 0 else guide
     while len(tokens) < most and not guide.complete:
         forced = guide.forced[0] if guide.forced else None
         guess = rest.pop(0) if rest else None

@@ -146,11 +146,9 @@ class Guide:
         """The tokens of a shortest ending; None where none is found."""
         if self.stopped:
             return []
-        self._catch_up()
-        if self._ending is None:
-            self._ending, self._stage = sought_ending(self._letters, self.frame.literals, self._stage)
-        if self._ending is None:
+        if not self._has_ending():
             return None
+        assert self._ending is not None
         closes, forced = self.frame.closes, self.forced
         close = [closes] if self.phase == "thinks" and closes is not None else []
         rest = self._ending[len(self._letters_of(forced)) :]
@@ -158,12 +156,21 @@ class Guide:
 
     def fits(self, room: int) -> bool:
         """Whether so many tokens are enough to end the text."""
+        if not self.stopped and self._has_ending() and len(self._ending or ()) < room:
+            return True  # no token has less than a letter, and a thought is closed by one
         ending = self.ending()
         if ending is not None and self._ending and len(ending) > room:
             shorter = shortest_ending(self._letters, len(self._ending) - 1, self.frame.literals, AT_LENGTH[0])
             self._ending = self._ending if shorter is None else shorter
             ending = self.ending()
         return ending is not None and len(ending) <= room
+
+    def _has_ending(self) -> bool:
+        """Find an ending, unless the one from before will do."""
+        self._catch_up()
+        if self._ending is None:
+            self._ending, self._stage = sought_ending(self._letters, self.frame.literals, self._stage)
+        return self._ending is not None
 
     def _found(self) -> np.ndarray:
         frame = self.frame
