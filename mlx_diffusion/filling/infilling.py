@@ -188,8 +188,11 @@ class Length:
         return cls(exactly, exactly)
 
     def counts(self, off: int) -> range:
-        """How many positions may be open, where `off` tokens were taken off the seams, which a gap's may straddle."""
-        return range(max(1, self.least + off // 2 if self.least else 1), max(1, self.most + off) + 1)
+        """How many positions may be open, where `off` tokens were taken off the seams.
+
+        A gap whose tokens straddle them has fewer than by itself.
+        """
+        return range(max(1, self.least - 1), max(1, self.most + off) + 1)
 
 
 def filled(canvases: Canvases, gap: TextGap, length: Length) -> Iterator[Event]:
