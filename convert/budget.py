@@ -23,7 +23,7 @@ from mlx_diffusion.checkpoint.pieces import apply_recipe
 from mlx_diffusion.checkpoint.recipes import Recipe, Rule, rule_text
 from mlx_diffusion.checkpoint.tensor_names import DECODER, UNQUANTISED_PARTS, module_of, part_of
 from mlx_diffusion.convert.gguf_source import gguf_file
-from mlx_diffusion.convert.knapsack import Choice, least_loss
+from mlx_diffusion.convert.knapsack import Option, least_loss
 from mlx_diffusion.display import count_of, size_text
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.json_files import bounded_json
@@ -90,7 +90,7 @@ def budget_recipe(source: Path, budget: int, tell: Callable[[float, str], None])
             f"{size_text(smallest)} ({count_of(smallest, 'byte')})"
         )
     losses = _losses(checkpoint, groups, tell)
-    choices = [[Choice(group.nbytes[spec], losses[group.pattern, spec]) for spec in group.nbytes] for group in groups]
+    choices = [[Option(group.nbytes[spec], losses[group.pattern, spec]) for spec in group.nbytes] for group in groups]
     chosen = least_loss(choices, budget - fixed)
     assert chosen is not None
     rules = [(group.pattern, list(group.nbytes)[number]) for group, number in zip(groups, chosen, strict=True)]

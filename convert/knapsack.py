@@ -14,14 +14,14 @@ import numpy as np
 MOST_UNITS = 2**16  # that a size is divided into; sizes are rounded up to them, so that what is chosen surely fits
 
 
-class Choice(NamedTuple):
+class Option(NamedTuple):
     """One way to keep a group."""
 
     nbytes: int
     loss: float
 
 
-def least_loss(groups: Sequence[Sequence[Choice]], nbytes: int) -> list[int] | None:
+def least_loss(groups: Sequence[Sequence[Option]], nbytes: int) -> list[int] | None:
     """The number of the option to take of each group; None where not even the smallest fit.
 
     Best to within one unit a group: a 65,536th of the size, or the greatest common divisor of all sizes if that is

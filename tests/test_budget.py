@@ -21,7 +21,7 @@ from mlx_diffusion.cli.main import main
 from mlx_diffusion.convert import budget as budgets
 from mlx_diffusion.convert import convert
 from mlx_diffusion.convert.budget import groups_of
-from mlx_diffusion.convert.knapsack import Choice, least_loss
+from mlx_diffusion.convert.knapsack import Option, least_loss
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure import sensitivity
 from mlx_diffusion.measure.layerwise import load_ends
@@ -40,11 +40,11 @@ def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sensitivity, "STEPS", 2)
 
 
-CHOICES = st.lists(st.builds(Choice, st.integers(1, 30), st.integers(0, 50).map(float)), min_size=1, max_size=4)
+CHOICES = st.lists(st.builds(Option, st.integers(1, 30), st.integers(0, 50).map(float)), min_size=1, max_size=4)
 
 
 @given(st.lists(CHOICES, min_size=1, max_size=5), st.integers(0, 120))
-def test_no_choice_that_fits_loses_less(groups: list[list[Choice]], nbytes: int) -> None:
+def test_no_choice_that_fits_loses_less(groups: list[list[Option]], nbytes: int) -> None:
     every = [
         sum(choice.loss for choice in chosen)
         for chosen in itertools.product(*groups)
@@ -60,7 +60,7 @@ def test_no_choice_that_fits_loses_less(groups: list[list[Choice]], nbytes: int)
 
 
 def test_sizes_of_any_granularity_fit() -> None:
-    groups = [[Choice(1_000_003, 2.0), Choice(9_999_991, 1.0)] for _ in range(9)]
+    groups = [[Option(1_000_003, 2.0), Option(9_999_991, 1.0)] for _ in range(9)]
     found = least_loss(groups, 50_000_000)
     assert found is not None and sum(groups[0][number].nbytes for number in found) <= 50_000_000 and sum(found) == 4
 
