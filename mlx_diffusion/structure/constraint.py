@@ -12,10 +12,12 @@ from typing import Any
 
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.json_files import DEEPEST, bounded_json
+from mlx_diffusion.structure.json_patterns import rewrite_patterns
 from mlx_diffusion.structure.schema_keywords import check_schema, patterns_in
 
 LONGEST = 4_000_000  # characters of a constraint
 JSON_KINDS = ("json_schema", "json_object")
+TOO_DEEP = f"goes more than {DEEPEST} levels deep; make it flatter"
 MOST_CHOICES = 10_000
 # Between the tokens of a JSON text: as people and models lay it out, and no more of it, lest a text be blank for ever.
 BLANK = r"( {1,4}|\r?\n[ \t]{0,64})"
@@ -50,13 +52,17 @@ def _of_schema(schema: object) -> str:
         raise OptionError(f"constraint json_schema is {schema!r}; it must be a dict, as in {{'type': 'object'}}")
     try:
         text = json.dumps(schema, allow_nan=False)
-        plain = bounded_json(text)
     except RecursionError:
-        raise OptionError(f"constraint json_schema goes more than {DEEPEST} levels deep; make it flatter") from None
+        raise OptionError(f"constraint json_schema {TOO_DEEP}") from None
     except (TypeError, ValueError) as error:
         raise OptionError(f"constraint json_schema is no JSON ({error}); write plain dicts and lists") from None
+    try:
+        plain = bounded_json(text)
+    except ValueError:  # it is JSON, so that this alone is left
+        raise OptionError(f"constraint json_schema {TOO_DEEP}") from None
     check_schema(plain)
-    return _json_grammar(text)
+    rewrite_patterns(plain)
+    return _json_grammar(json.dumps(plain))
 
 
 def _of_object(wanted: object) -> str:
@@ -68,7 +74,10 @@ def _of_object(wanted: object) -> str:
 def _json_grammar(schema: str) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+    try:
+        return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise OptionError(f"constraint json_schema cannot be read ({error})") from None
 
 
 def _of_regex(pattern: object) -> str:
@@ -82,6 +91,8 @@ def _of_grammar(grammar: object) -> str:
     from llguidance import LLMatcher, grammar_from
 
     text = _text("grammar", grammar)
+    if "%json" in text or text.lstrip().startswith("{"):
+        raise OptionError("constraint grammar holds JSON, which is not checked there; use json_schema")
     if "::=" not in text:
         return LLMatcher.grammar_from_lark(text)
     try:

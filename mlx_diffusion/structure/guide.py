@@ -6,6 +6,7 @@ logits or rows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 Phase = Literal["may think", "thinks", "answers"]
+LONGEST_REASON = 300  # characters
 WORD = 32  # tokens of a mask's word
 
 
@@ -231,5 +233,6 @@ def _phase(prompt: Sequence[int], opens: int | None, closes: int | None, thinks:
 
 
 def _reason(error: str) -> str:
-    """The first lines of what llguidance says, as one."""
-    return " ".join(error.split("<state>")[0].split(". Enable")[0].split())
+    """The first lines of what llguidance says, as one; of much, how it begins and ends."""
+    said = " ".join(re.split("<state>|<backtrace>|[.] Enable", error)[0].split())
+    return said if len(said) <= LONGEST_REASON else f"{said[:200]} … {said[-90:]}"

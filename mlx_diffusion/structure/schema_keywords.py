@@ -18,6 +18,9 @@ HELD = {
     "minItems", "maxItems", "minLength", "maxLength", "pattern", "format", "minimum", "maximum", "exclusiveMinimum",
     "exclusiveMaximum", "multipleOf",
 }  # fmt: skip
+BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+VALUES = {"const", "enum", "required"}
+FARTHEST = 2**53  # from zero: beyond, readers of JSON round whole numbers
 REMARKS = {
     "$schema", "$id", "id", "$comment", "title", "description", "default", "examples", "example", "deprecated",
     "readOnly", "writeOnly", "contentEncoding", "contentMediaType",
@@ -26,7 +29,7 @@ REMARKS = {
 
 def check_schema(schema: Any) -> None:
     """Raise OptionError for the first keyword that is not held; schema is what JSON says."""
-    for path, one in _schemas(schema, "json_schema"):
+    for path, one in schemas_in(schema, "json_schema"):
         for keyword in one:
             if keyword not in HELD and keyword not in REMARKS:
                 raise OptionError(
@@ -34,15 +37,46 @@ def check_schema(schema: Any) -> None:
                     f"{', '.join(sorted(HELD))}"
                 )
         _check_count(path, one)
+        _check_values(path, one)
 
 
 def patterns_in(schema: Any) -> list[str]:
     """The regular expressions in a schema."""
     found = []
-    for _, one in _schemas(schema, ""):
+    for _, one in schemas_in(schema, ""):
         named = one.get("patternProperties")
         found += [one.get("pattern"), *(named if isinstance(named, dict) else ())]
     return [pattern for pattern in found if isinstance(pattern, str)]
+
+
+def _check_values(path: str, schema: Mapping[str, Any]) -> None:
+    """Bounds and values that would not be held as they are given."""
+    for keyword in BOUNDS & schema.keys():
+        _check_value(f"{path}.{keyword}", schema[keyword], bound=True)
+    for keyword in VALUES & schema.keys():
+        _check_value(f"{path}.{keyword}", schema[keyword])
+    named = schema.get("properties")
+    if isinstance(named, dict):
+        _check_value(f"{path}.properties", list(named))
+
+
+def _check_value(path: str, value: Any, bound: bool = False) -> None:
+    if isinstance(value, int if not bound else int | float) and abs(value) > FARTHEST:
+        raise OptionError(f"constraint {path} has the number {value}; exact ones go from -2^53 to 2^53")
+    if isinstance(value, str):
+        odd = next((letter for letter in value if not _is_spelt(letter)), None)
+        if odd is not None:
+            raise OptionError(f"constraint {path} has the character {odd!r}, which is not supported; leave it out")
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for one in value:
+            _check_value(path, one)
+
+
+def _is_spelt(letter: str) -> bool:
+    """Whether a JSON text may hold a character, by itself or by a short escape."""
+    return letter in "\b\t\n\f\r" or not (letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff")
 
 
 def _check_count(path: str, schema: Mapping[str, Any]) -> None:
@@ -58,7 +92,7 @@ def _check_count(path: str, schema: Mapping[str, Any]) -> None:
         )
 
 
-def _schemas(schema: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def schemas_in(schema: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every schema within a schema, with the way to it."""
     if not isinstance(schema, dict):
         return
@@ -67,9 +101,9 @@ def _schemas(schema: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         here = f"{path}.{keyword}"
         if keyword in OF_NAMES and isinstance(value, dict):
             for name, one in value.items():
-                yield from _schemas(one, f"{here}.{name}")
+                yield from schemas_in(one, f"{here}.{name}")
         elif keyword in OF_LISTS and isinstance(value, list):
             for index, one in enumerate(value):
-                yield from _schemas(one, f"{here}[{index}]")
+                yield from schemas_in(one, f"{here}[{index}]")
         elif keyword in OF_SCHEMAS:
-            yield from _schemas(value, here)
+            yield from schemas_in(value, here)
