@@ -43,7 +43,7 @@ def figures_line(finish: "Finish") -> str:
 def _work(stats: "Stats") -> list[str]:
     """What was done for a text behind its prompt: steps and canvases, or passes and what became of drafts."""
     denoised = [count_of(stats.denoising_steps, "step"), count_of(stats.blocks, "block")]
-    if stats.passes < stats.denoising_steps + stats.blocks:  # the last canvas is not encoded, the last round has chosen
+    if not stats.drafted_tokens and stats.passes < stats.denoising_steps + stats.blocks:
         return denoised
     passes = count_of(stats.passes, "pass")
     drafts = f"{stats.accepted_tokens:,} of {count_of(stats.drafted_tokens, 'drafted token')} kept"

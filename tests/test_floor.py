@@ -48,6 +48,6 @@ def test_noise_is_no_fall_and_a_fall_is_no_noise() -> None:
 
 
 def test_acceptance_by_chance_falls_below() -> None:
-    shuffles = floor.measure("random:0.5", {"shuffle": 12}, seed=0)
+    shuffles = floor.measure("random:0.5", {"shuffle": floor.ENOUGH["shuffle"]}, seed=0)
     fallen = floor.below(shuffles, RECORDED["modes"]["reference"])
     assert fallen and fallen[0].startswith("shuffle: ")

@@ -141,7 +141,7 @@ def test_what_is_no_source(source: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is quantised already"):
         dry_run(quantised)
     (source / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="1 of 3 weight files are missing"):
+    with pytest.raises(CheckpointError, match="1 of 3 weight files is missing"):
         dry_run(source)
     shutil.rmtree(source)
     source.mkdir()

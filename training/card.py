@@ -38,6 +38,9 @@ are the four whose first row and column have the digits as asked, while any of t
 
 `think` is asked with `enable_thinking`, `tool` with a declared tool; both go through the chat template.
 
+It was also taught to fill gaps in such answers and to answer questions about a record or a list, as `infill`, `fill`
+and `decide` ask it; how well it does is in the repository's docs/known-in-part.md.
+
 ## How well
 
 Share of exact or valid answers in per cent on held-out prompts, at the given limit of denoising steps
