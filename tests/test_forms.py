@@ -13,7 +13,7 @@ from conftest import write_shallow
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_diffusion import OptionError, fill, load
+from mlx_diffusion import OptionError, PromptError, fill, load
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.filling.slots import PATTERNS, Slot, split_template
 
@@ -96,3 +96,10 @@ def test_forms_that_cannot_be_are_refused_in_a_line(folder: Path, template: Any,
     with pytest.raises(OptionError) as raised:
         fill(*loaded(folder), template, slots)
     assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_contexts_are_texts_and_none_of_them_is_no_form(folder: Path) -> None:
+    for context in (None, 5, [None]):
+        with pytest.raises(PromptError, match=r"context is of type (NoneType|int)"):
+            fill(*loaded(folder), "{a}", {"a": ["x", "y"]}, context=context)  # type: ignore[arg-type]
+    assert fill(*loaded(folder), "{a}", {"a": ["x", "y"]}, context=[]) == []

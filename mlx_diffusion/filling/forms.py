@@ -78,6 +78,8 @@ def fill(
         raise OptionError(f"slots is {slots!r}; write a dict of what may stand in each, by name")
     parts, names = split_template(template, list(slots))
     read = [Slot.read(name, slots[name]) for name in names]
+    if not isinstance(context, str | Sequence):
+        raise PromptError(f"the context is of type {type(context).__name__}; pass text, or a list of texts")
     contexts = [context] if isinstance(context, str) else list(context)
     for one in (*contexts, language):
         if not isinstance(one, str):
@@ -87,6 +89,8 @@ def fill(
     for slot in read:
         if slot.kind == "regex":
             _check_pattern(canvases, slot)
+    if not forms:
+        return []
     for slot, behind, is_last in zip(read, parts[1:], [*[False] * (len(read) - 1), True], strict=True):
         texts, probabilities = _filled(canvases, forms, slot, behind, is_last)
         for form, text, probability in zip(forms, texts, probabilities, strict=True):
