@@ -218,6 +218,10 @@ def test_expressions_that_explode_elsewhere_are_done_with(pattern: str) -> None:
         guide({"regex": pattern}).ending()
 
 
+def test_as_many_choices_as_may_be_have_an_ending() -> None:
+    assert guide({"choice": [f"{number:04}" for number in range(10_000)]}).ending() is not None
+
+
 def test_a_name_cannot_be_spelt_in_another_way() -> None:
     """`"\\u0061"` is the name "a": one that is declared as an integer must not come back as what any other may be."""
     own = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "string"}}

@@ -6,6 +6,7 @@ Knows nothing of tokens, models or rows.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,10 +110,12 @@ def _of_choice(choices: object) -> str:
     if len(choices) > MOST_CHOICES:
         raise OptionError(f"constraint choice has {len(choices):,} strings; it may have {MOST_CHOICES:,}")
     texts = [_text("choice", choice) for choice in choices]
-    twice = next((text for index, text in enumerate(texts) if text in texts[:index]), None)
-    if twice is not None:
+    twice, times = Counter(texts).most_common(1)[0]
+    if times > 1:
         raise OptionError(f"constraint choice has {twice!r} twice; the choices must differ")
-    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts))
+    # one terminal, since as rules a few thousand are more than the parser follows at once
+    choice = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choice}")
 
 
 def _text(kind: str, value: object) -> str:
