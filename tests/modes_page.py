@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlx_diffusion.display import table
+from mlx_diffusion.fit.chips import LABELS
 from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.figures import Figures, family_figures
-from mlx_diffusion.measure.answers.predicted_speed import LABELS, predicted_speeds
+from mlx_diffusion.measure.answers.predicted_speed import predicted_speeds
 from mlx_diffusion.measure.answers.tables import accuracy_text, figure
 from mlx_diffusion.measure.tasks import DEPENDENT, DETERMINISTIC
 

@@ -125,6 +125,9 @@ def test_a_context_can_be_gone_past_for_the_time_alone(folder: Path, capsys: pyt
         (["--predict", "--agreement", "1.5"], 2, "'1.5' is no number from 0 to 1"),
         (["--predict", "--prompt-tokens", "300000"], 2, "context of 262144"),
         (["--agreement", "0.5"], 2, "add --predict"),
+        (["--record", "1 2 3"], 2, "add --predict or --synthetic CONFIG"),
+        (["--record", "1 2 3", "--synthetic", "published", "--steps", "4"], 2, "--steps is not for recorded passes"),
+        (["--record", "1 2 3", "--synthetic", "published", "--mode", "speculative"], 2, "leave out other modes"),
     ],
 )
 def test_a_wrong_call_is_told_so(argv: list[str], code: int, named: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,3 +215,16 @@ def test_a_recorded_answer_is_predicted_too(tmp_path: Path, capsys: pytest.Captu
     for way in ways.values():
         assert sum(way["parts"].values()) == pytest.approx(way["writing_seconds"])
     assert set(found["recorded"]["reference"]["distinct"]) >= {"1", "2", "4"}
+
+
+def test_recorded_passes_are_taken_again_on_random_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = ["--synthetic", str(config_folder(tmp_path)), "--recipe", "bf16", "--layers", "2", "--canvas-length", "32"]
+    ways = ["--mode", "reference", "--mode", "fast", "--output-tokens", "20", "--repeat", "2", "--no-warm-up"]
+    assert run("--record", "1 2 3", "--model", HUB, *shape, *ways, "--json") == 0
+    reference, fast = json.loads(capsys.readouterr().out)["replayed"]
+    assert reference["positions"] % 32 == 0 and 0 < fast["positions"] <= reference["positions"]
+    assert len(reference["seconds"]) == len(fast["seconds"]) == 2
+    assert set(reference["predicted_seconds"]) == {"M1 Ultra", "M4 Pro", "M5 Max (40)"}
+    assert run("--record", "1 2 3", "--model", HUB, *shape, *ways) == 0
+    out = capsys.readouterr().out
+    assert "Time and positions, as shares of reference's" in out and "time/positions" in out

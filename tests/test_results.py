@@ -13,12 +13,13 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import RECIPES
 from mlx_diffusion.errors import EvaluationError
+from mlx_diffusion.fit.chips import SHOWN
 from mlx_diffusion.fit.prediction import ModelShape, Pass, Schedule, predict
 from mlx_diffusion.measure.answers.comparison import compare
 from mlx_diffusion.measure.answers.evaluation import Cell, Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.figures import Figures, figures_dict, recommended_variant
 from mlx_diffusion.measure.answers.one_step_bound import FirstStep, one_step_bounds
-from mlx_diffusion.measure.answers.predicted_speed import PREDICTED, predicted_speeds, schedule_of_outcomes
+from mlx_diffusion.measure.answers.predicted_speed import predicted_speeds, schedule_of_outcomes
 from mlx_diffusion.measure.answers.recipe_costs import CostReport
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -54,7 +55,7 @@ def test_a_prediction_by_hand() -> None:
     shape = ModelShape.of_recipe(ModelConfig.from_dict(CONFIG), RECIPES["4bit"])
     found = predicted_speeds([PLAIN], 64)
     assert found is not None and list(found) == ["M1 Ultra", "M4 Pro", "M5 Max (40)"]
-    for chip in PREDICTED:
+    for chip in SHOWN:
         one = predict(Schedule((), (Pass("decode", 1, 105, 1),), 1), shape, chip).writing.total
         assert found[chip.label] == pytest.approx(11 / (10 * one))
     canvases = replace(PLAIN, steps=7, canvases=2, work=None)
@@ -95,7 +96,7 @@ def test_a_draft_beside_a_prompt_is_priced_by_what_it_adds_to_the_prompts_pass()
         found, both = predicted_speeds([outcome], 64), Figures.of([outcome], 1.0, 64)
         assert found is not None
         assert (both.passes_per_token, both.positions_per_token) == pytest.approx((1 / 7, (8 + 6) / 7))
-        for chip in PREDICTED:
+        for chip in SHOWN:
             before, passes = prompt - part, [Pass("decode", 6, prompt + 3, 6)]
             verify, joined, alone = (
                 predict(Schedule((), (one,), 1), shape, chip).writing.total

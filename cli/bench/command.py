@@ -14,6 +14,7 @@ from mlx_diffusion.cli.arguments import REAL_MODEL, add_command, add_model, add_
 from mlx_diffusion.cli.bench import PUBLISHED
 from mlx_diffusion.cli.bench.numbers import size, sizes
 from mlx_diffusion.cli.bench.predicting import add_prediction, asked, check_prediction
+from mlx_diffusion.cli.bench.replaying import check_replay, replayed
 from mlx_diffusion.cli.bench.serving import add_serving, check_serving, served_loads, served_sections
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.progress import ProgressLine
@@ -122,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
     check_serving(args)
     if args.predict:
         return _predict(args)
+    if args.record is not None:
+        return _replay(args)
     if args.serve:
         return _serve(args)
     if args.mode and not set(args.mode) & set(DENOISING):
@@ -163,6 +166,22 @@ def _predict(args: argparse.Namespace) -> int:
         out_json(predictions_dict(question, found))
     else:
         _show(prediction_sections(question, found))
+    return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    """Take recorded passes again and print; returns the exit code."""
+    check_replay(args)
+
+    from mlx_diffusion.fit.machine import this_machine
+    from mlx_diffusion.measure import replayed_sections
+
+    with ProgressLine() as line:
+        name, found = replayed(args, this_machine(), line)
+    if args.json:
+        out_json({"model": name, "replayed": [one.as_dict() for one in found]})
+    else:
+        _show(replayed_sections(name, found))
     return 0
 
 

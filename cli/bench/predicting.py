@@ -37,16 +37,18 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--record",
         metavar="PROMPT",
-        help="let --model answer PROMPT here, in every --mode, and predict the passes that it took, too",
+        help="let --model answer PROMPT here, in every --mode, and predict the passes that it took, too; with "
+        "--synthetic in place of --predict, take those passes again on the random weights, widened to their canvas",
     )
 
 
 def check_prediction(args: argparse.Namespace) -> None:
     """Wrong usage where options of a prediction and of a measurement are mixed."""
     if not args.predict:
-        for name in ("agreement", "record"):
-            if getattr(args, name) is not None:
-                args.usage_error(f"--{name} is for a prediction; add --predict")
+        if args.agreement is not None:
+            args.usage_error("--agreement is for a prediction; add --predict")
+        if args.record is not None and args.synthetic is None:
+            args.usage_error("--record needs something to do with the passes; add --predict or --synthetic CONFIG")
         return
     for name in NOT_PREDICTED:
         if getattr(args, name):
@@ -83,11 +85,11 @@ def asked(args: argparse.Namespace, line: ProgressLine) -> "Question":
         tokens=tokens,
         steps=args.steps or REPORTED_STEPS,
         agreement=AGREEMENT if args.agreement is None else args.agreement,
-        recorded={} if args.record is None else _recorded(args, line),
+        recorded={} if args.record is None else recorded_runs(args, line),
     )
 
 
-def _recorded(args: argparse.Namespace, line: ProgressLine) -> "dict[Mode, RecordedRun]":
+def recorded_runs(args: argparse.Namespace, line: ProgressLine) -> "dict[Mode, RecordedRun]":
     """The runs of --model on the prompt of --record, by mode."""
     from mlx_diffusion.cli.messages import say
     from mlx_diffusion.measure import record_run

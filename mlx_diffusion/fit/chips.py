@@ -84,3 +84,7 @@ def chips_named(brand: str | None) -> tuple[Chip, ...]:
     """
     name = (brand or "").removeprefix("Apple ").strip()
     return tuple(chip for chip in CHIPS if chip.name == name)
+
+
+LABELS = ("M1 Ultra", "M4 Pro", "M5 Max (40)")  # those that tables show where all would be too many
+SHOWN = tuple(chip for chip in CHIPS if chip.label in LABELS)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         predictions_dict,
     )
     from mlx_diffusion.measure.speed.recording import RecordedRun, record_run
+    from mlx_diffusion.measure.speed.replay import Replayed, replay, replayed_sections, widened
     from mlx_diffusion.measure.speed.results import BenchmarkResults
     from mlx_diffusion.measure.speed.servers import own_server, peer_server
     from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer
@@ -57,6 +58,7 @@ __all__ = [
     "Peer",
     "Question",
     "RecordedRun",
+    "Replayed",
     "ServedLoad",
     "SyntheticTokenizer",
     "TitledTable",
@@ -86,6 +88,9 @@ __all__ = [
     "prediction_sections",
     "predictions_dict",
     "record_run",
+    "replay",
+    "replayed_sections",
+    "widened",
 ]
 
 _HOMES = {
@@ -116,6 +121,7 @@ _HOMES = {
         "predictions_dict",
     ),
     "mlx_diffusion.measure.speed.recording": ("RecordedRun", "record_run"),
+    "mlx_diffusion.measure.speed.replay": ("Replayed", "replay", "replayed_sections", "widened"),
     "mlx_diffusion.measure.speed.results": ("BenchmarkResults",),
     "mlx_diffusion.measure.speed.servers": ("own_server", "peer_server"),
     "mlx_diffusion.measure.speed.synthetic": ("Blueprint", "SyntheticTokenizer"),

@@ -9,14 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
-from mlx_diffusion.fit.chips import CHIPS, Chip
+from mlx_diffusion.fit.chips import SHOWN
 from mlx_diffusion.fit.prediction import Schedule, predict, published_shape
 from mlx_diffusion.measure.answers.evaluation import PromptOutcome
 from mlx_diffusion.measure.passes import BESIDE, as_passes
 
 RECIPE = DEFAULT_RECIPE
-LABELS = ("M1 Ultra", "M4 Pro", "M5 Max (40)")
-PREDICTED: tuple[Chip, ...] = tuple(chip for chip in CHIPS if chip.label in LABELS)
 
 
 def predicted_speeds(outcomes: Sequence[PromptOutcome], canvas_length: int) -> dict[str, float] | None:
@@ -27,7 +25,7 @@ def predicted_speeds(outcomes: Sequence[PromptOutcome], canvas_length: int) -> d
     schedule = schedule_of_outcomes(outcomes, canvas_length)
     if schedule is None or not schedule.writing:
         return None
-    return {chip.label: predict(schedule, published_shape(), chip).tokens_per_second for chip in PREDICTED}
+    return {chip.label: predict(schedule, published_shape(), chip).tokens_per_second for chip in SHOWN}
 
 
 def schedule_of_outcomes(outcomes: Sequence[PromptOutcome], canvas_length: int) -> Schedule | None:

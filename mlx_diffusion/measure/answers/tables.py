@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mlx_diffusion.display import interval, per_cent, table
+from mlx_diffusion.fit.chips import LABELS
 from mlx_diffusion.measure.answers.comparison import Comparison, Difference
 from mlx_diffusion.measure.answers.evaluation import Evaluation
 from mlx_diffusion.measure.answers.figures import (
@@ -19,7 +20,7 @@ from mlx_diffusion.measure.answers.figures import (
     recommended_variant,
 )
 from mlx_diffusion.measure.answers.one_step_bound import one_step_bounds
-from mlx_diffusion.measure.answers.predicted_speed import LABELS, RECIPE, predicted_speeds
+from mlx_diffusion.measure.answers.predicted_speed import RECIPE, predicted_speeds
 
 FIGURES = (
     "prompts", "right %", "95 % interval", "tokens", "steps/canvas", "passes/token", "positions/token",
