@@ -60,8 +60,8 @@ def stream_generate(
     prefixes    a `PrefixStore` of this model: what it has kept is not encoded again
     drafts      in mode "speculative", a `DraftMemory` that texts of one kind share: what drafts have paid so far. It
                 changes the time that a text takes, and nothing of the text
-    pinned      in mode "reference", what is known of the answer, of each prompt alike: token ids, -1 where one is free;
-                the model sees them from the first step on, and none is changed
+    pinned      in denoising modes, what is known of the answer, of each prompt alike: token ids, -1 where one is free;
+                the model sees them from the first step on, none is changed, and the text does not end before the last
     constraint  what the answer must be, behind a thought: {"json_schema": {…}}, {"json_object": True}, {"regex": "…"},
                 {"choice": ["…"]} or {"grammar": "…"} (Lark's notation, or GBNF); or a list of those, one a prompt
     options     the fields of `GenerationConfig` as keywords, which win over `config`: mode, max_tokens, seed,

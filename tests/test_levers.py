@@ -158,10 +158,10 @@ def test_what_is_pinned_keeps_its_place_in_a_crop() -> None:
     rules = Rules.of(options(crop_threshold=0.9, eos_token_id=(STOP,)))
     pinned = mx.array([-1] * 20 + [3] + [-1] * 11, dtype=mx.int32)
     free, held = (first_canvas(mx.full(32, STOP), mx.zeros((32, VOCAB)), own) for own in (None, pinned))
-    argmax = mx.array([3, 3, STOP] + [3] * 29)
+    argmax = mx.array([3, 3, STOP] + [3] * 19 + [STOP] + [3] * 9)
     survey = free.survey._replace(argmax=argmax, peak=mx.ones(32))
     assert settled_length(survey, free, rules).item() == 3 + BEHIND
-    assert settled_length(survey, held, rules).item() == 21
+    assert settled_length(survey, held, rules).item() == 23 + BEHIND
     cropped = cut(held, 24)
     assert cropped.pinned is not None and mx.array_equal(cropped.pinned, pinned[:24])
     assert {array.shape[0] for array in (cropped.tokens, *cropped.survey)} == {24}

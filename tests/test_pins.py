@@ -44,6 +44,15 @@ class LatterHalf:
 
 
 POLICIES = (Policy(), Policy(Confidence(0.5)), Policy(proposal="argmax"), Policy(focus=LatterHalf()))
+WAYS: tuple[dict[str, Any], ...] = (
+    {"mode": "reference"},
+    {"mode": "balanced"},
+    {"mode": "fast", "early_end": 0.001},
+    {"mode": "fast", "early_end": 1, "lock_threshold": 0.001, "refresh_every": 2},
+    {"mode": "fast", "early_end": 1, "crop_threshold": 0.001},
+    {"mode": "fast", "early_end": 1, "first_canvas": 4},
+)
+STOPS = ((), tuple(range(0, 64, 2)))  # no token ends a text, or every other one
 
 
 def events_of(folder: Path, pinned: Sequence[int], policy: Policy = REFERENCE, **options: Any) -> list[Event]:
@@ -86,8 +95,35 @@ def test_what_is_pinned_stays_and_is_seen_from_the_first_step_on(
     assert (stats.denoising_steps == 0) == (free == 0)
 
 
-def test_nothing_pinned_is_the_plain_run(folder: Path) -> None:
-    plain, free = (events_of(folder, pinned, max_tokens=2 * LENGTH) for pinned in ((), [-1] * 2 * LENGTH))
+@given(
+    known=st.lists(st.one_of(st.just(-1), st.integers(0, 60)), max_size=3 * LENGTH), way=st.sampled_from(WAYS),
+    policy=st.sampled_from(POLICIES[:3]), stops=st.sampled_from(STOPS),
+)  # fmt: skip
+@settings(max_examples=60)
+def test_a_text_has_all_that_is_known_of_it_in_every_mode(
+    folder: Path, known: list[int], way: dict[str, Any], policy: Policy, stops: tuple[int, ...]
+) -> None:
+    tokens = tokens_of(events_of(folder, known, policy, max_tokens=3 * LENGTH, eos_token_id=stops, **way))
+    last = max((place for place, token in enumerate(known) if token >= 0), default=-1)
+    assert len(tokens) > last
+    assert [token for token, own in zip(tokens, known, strict=False) if own >= 0] == [own for own in known if own >= 0]
+    if last >= 0 and all(own >= 0 for own in known[: last + 1]) and tokens[last] in stops:
+        assert tokens == known[: last + 1]
+    everything = [7] * (3 * LENGTH - 1) + [8]
+    given_all = events_of(folder, everything, policy, max_tokens=3 * LENGTH, eos_token_id=stops, **way)
+    assert tokens_of(given_all) == everything
+
+
+@pytest.mark.parametrize("stops", STOPS)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("policy", POLICIES[:2])
+def test_nothing_pinned_is_the_plain_run(
+    folder: Path, policy: Policy, way: dict[str, Any], stops: tuple[int, ...]
+) -> None:
+    plain, free = (
+        events_of(folder, pinned, policy, max_tokens=2 * LENGTH, eos_token_id=stops, **way)
+        for pinned in ((), [-1] * 2 * LENGTH)
+    )
     assert tokens_of(plain) == tokens_of(free)
     for one, other in zip(plain, free, strict=True):
         if isinstance(one, Draft) and isinstance(other, Draft):

@@ -32,9 +32,10 @@ class DenoisingRow(Row):
         length = request.settings.canvas_length or model.config.canvas_length
         self.kept_back = int(_all_known(request.pins(0, length)) is not None)  # it follows a pass over the prompt
         super().__init__(index, request, model, tokenizer)
-        self.rules = Rules.of(request.settings)
+        self.rules = Rules.of(request.settings)  # of the canvas at work
         self.canvas: Canvas | None = None
-        self.guesses = 0 < request.settings.first_canvas < length and not request.pinned  # a shorter one comes first
+        is_shorter = 0 < request.settings.first_canvas < length
+        self.guesses = is_shorter and not request.pinned_through  # the first canvas
         self.prefix: Prefix | None = None  # for as long as there is a canvas
         self.guide = None if request.guide is None else CanvasGuide(request.guide, model)
 
@@ -60,6 +61,7 @@ class DenoisingRow(Row):
             self.prefix = self.cache.prefix(few_shapes=self.model.compiled)
             length = request.settings.first_canvas if self.guesses else self.length
             self.canvas, self.step = begun(request, self.model, self.block, length), 0
+            self.rules = Rules.of(request.settings, ends=not self._known_further_on)
         return turn_of(request, self.canvas, self.prefix, self.rules, self.block, self.step)
 
     def take_step(self, turn: Turn, stepped: Stepped, draft: Draft, finished: bool) -> list[Event]:
@@ -86,12 +88,17 @@ class DenoisingRow(Row):
         return [draft, segment]
 
     def _crop(self, needed: int) -> None:
-        """Let the positions leave that the canvas does not need, unless what is pinned in later ones counts on them."""
+        """Let the positions leave that the canvas does not need, unless what is pinned further on counts on them."""
         assert self.canvas is not None
         length = self.canvas.tokens.shape[0]
         width = rounded_width(needed, length)
-        if width < length and len(self.request.pinned) <= (self.block + 1) * length:
+        if width < length and not self._known_further_on:
             self.canvas = cut(self.canvas, width)
+
+    @property
+    def _known_further_on(self) -> bool:
+        """Whether something is pinned behind this block, so that the text goes on."""
+        return self.request.pinned_through > (self.block + 1) * self.length
 
     def _written(self, tokens: list[int], walked: Walked | None = None) -> Segment:
         """A canvas has become final."""

@@ -25,12 +25,12 @@ def rounded_width(count: int, length: int) -> int:
     return min(-(-count // step) * step, length)
 
 
-def text_is_sure(survey: Survey, rules: Rules) -> mx.array:
+def text_is_sure(survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
     """Early end, bool []: every token of the text has at least the row's probability.
 
     The text is the most likely tokens up to and including the first stop token, or all of them.
     """
-    stops = _stops(survey, rules)
+    stops = _stops(survey, canvas, rules)
     in_text = mx.cumsum(stops) - stops == 0
     return mx.where(in_text, survey.peak, 1).min() >= rules.early_end
 
@@ -39,17 +39,14 @@ def settled_length(survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
     """Crop, int32 []: how many positions the canvas still needs.
 
     Those through the first stop token and a few more, where the step's input had that token in that place already and
-    it has at least the row's probability, and all that are pinned; otherwise all.
+    it has at least the row's probability; otherwise all.
     """
     length = survey.argmax.shape[0]
-    stops = _stops(survey, rules)
+    stops = _stops(survey, canvas, rules)
     first = mx.argmax(stops)
     confirmed = (canvas.tokens == survey.argmax) & (survey.peak >= rules.crop)
     settled = stops.any() & confirmed[first]
     needed = mx.minimum(first.astype(mx.int32) + 1 + BEHIND, length)
-    if canvas.pinned is not None:
-        places = mx.arange(1, length + 1)
-        needed = mx.maximum(needed, mx.where(canvas.pinned < 0, 0, places).max())
     return mx.where(settled, needed, length)
 
 
@@ -103,6 +100,10 @@ def cut(canvas: Canvas, length: int) -> Canvas:
     )
 
 
-def _stops(survey: Survey, rules: Rules) -> mx.array:
-    """Where the most likely token is a stop token, int32 [L]: 1 or 0."""
-    return (survey.argmax[:, None] == rules.stops).any(axis=-1).astype(mx.int32)
+def _stops(survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+    """Where the most likely token is a stop token, not ahead of one that is pinned, int32 [L]: 1 or 0."""
+    stops = (survey.argmax[:, None] == rules.stops).any(axis=-1)
+    if canvas.pinned is not None:
+        places = mx.arange(stops.shape[0])
+        stops = stops & (places >= mx.where(canvas.pinned < 0, 0, places).max())
+    return stops.astype(mx.int32)

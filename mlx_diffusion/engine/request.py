@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -37,8 +38,13 @@ class Request:
     guide: Guide | None = None  # at the beginning of what the text must be; None: anything
 
     def __post_init__(self) -> None:
-        if self.guide is not None and self.pinned:
+        if self.guide is not None and self.pinned_through:
             raise OptionError("pinned tokens do not go with a constraint; drop one of them")
+
+    @cached_property
+    def pinned_through(self) -> int:
+        """How far what is known reaches: the place behind the last pinned token, 0 where there is none."""
+        return max((place for place, token in enumerate(self.pinned, start=1) if token >= 0), default=0)
 
     def pins(self, block: int, length: int) -> np.ndarray | None:
         """What is known of a block's canvas, int32 [L]; None: nothing."""

@@ -114,7 +114,8 @@ class Row(ABC):
         for token in tokens[: settings.max_tokens - self.generated]:
             written += 1
             text += self.text.push(token)
-            if token in settings.eos_token_id or self.text.stopped:
+            is_known = self.generated + written < self.request.pinned_through  # or what is known comes further on
+            if (token in settings.eos_token_id and not is_known) or self.text.stopped:
                 self.reason = "stop"
                 break
         self.generated += written

@@ -54,7 +54,8 @@ class Rules(NamedTuple):
     stops: mx.array  # int32 [a power of two], the tokens that end a text; -1 where there are fewer
 
     @classmethod
-    def of(cls, settings: Settings) -> Rules:
+    def of(cls, settings: Settings, ends: bool = True) -> Rules:
+        """The numbers of these settings. ends: a stop token ends the text; it does not where more is known of it."""
         return cls(
             mx.array(float(settings.entropy_bound)),
             mx.array(min(settings.stability_threshold, INT32_MAX)),
@@ -62,7 +63,7 @@ class Rules(NamedTuple):
             _probability(settings.early_end),
             _probability(settings.lock_threshold),
             _probability(settings.crop_threshold),
-            _padded(settings.eos_token_id),
+            _padded(settings.eos_token_id if ends else ()),
         )
 
 

@@ -167,7 +167,7 @@ class Decide:
             forwarded = (mx.arange(tokens.shape[0])[:, None] == positions).any(axis=-1)
             tokens = mx.where(forwarded, tokens, canvas.tokens)
         streak = agreement(survey.argmax, canvas.survey.argmax, canvas.streak)
-        finished = stable_and_confident(streak, survey, numbers, free) | text_is_sure(survey, numbers)
+        finished = stable_and_confident(streak, survey, numbers, free) | text_is_sure(survey, canvas, numbers)
         return tokens, streak, resting, accepted, finished, settled_length(survey, canvas, numbers)
 
 
