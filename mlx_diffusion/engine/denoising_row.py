@@ -83,9 +83,7 @@ class DenoisingRow(Row):
         ends = through_stop(tokens, settings.eos_token_id)[1] if walked is None else walked.guide.complete
         if was_guess and not ends:
             return [draft]  # the text is longer than was guessed, and begins anew
-        segment = self._written(tokens, walked)
-        mx.clear_cache()
-        return [draft, segment]
+        return [draft, self._written(tokens, walked)]
 
     def _crop(self, needed: int) -> None:
         """Let the positions leave that the canvas does not need, unless what is pinned further on counts on them."""

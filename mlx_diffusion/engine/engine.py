@@ -106,8 +106,6 @@ class Engine:
         choices, beside = self._choices(chosen, passages, hidden), self._steps_beside(chosen, passages, hidden)
         drafted = [_shown(turn, one) for turn, one in beside.values()]  # and no signal for a step that never comes
         mx.eval([passage.cache.arrays() for passage in passages], [own for own in choices if own is not None], drafted)
-        if any(row.in_prompt for row in chosen):
-            mx.clear_cache()  # the arrays of a prompt's part are larger than those of all that follows
         events: list[Event] = []
         for row, passage, choice in zip(chosen, passages, choices, strict=True):
             if choice is not None and choice.is_nan.item():
@@ -116,6 +114,8 @@ class Engine:
                 continue
             in_prompt = row.in_prompt
             encoded = row.take_encoded(passage.tokens.shape[0], choice)
+            if in_prompt and not row.in_prompt:
+                mx.clear_cache()  # the arrays of a prompt's parts are larger than those of all that follows
             if row.index in beside:  # judged by what the encoder chose, and shown before it
                 turn, one = beside[row.index]
                 events += row.take_step(turn, one, _draft(row, turn, one), finished=False)
