@@ -24,6 +24,7 @@ from mlx_diffusion.convert.tensor_errors import TensorError, tensor_errors
 from mlx_diffusion.display import count_of, table
 from mlx_diffusion.errors import ConversionError
 from mlx_diffusion.measure.logit_errors import LogitError, logit_errors
+from mlx_diffusion.measure.magnitudes import Magnitude, Magnitudes, largest
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Verification:
     logits: Sequence[LogitError]
     steps: Sequence[tuple[int, bool]]  # for each prompt's converged canvas: their number, and whether it settled
     bound: LogitBounds  # of the coarsest format
+    magnitudes: Sequence[Magnitude] = ()  # of every matrix of the source, over the canvases of `logits`
 
     @property
     def problems(self) -> list[str]:
@@ -98,6 +100,7 @@ class Verification:
             "logits": [_finite(asdict(error)) for error in self.logits],
             "converged": [{"steps": steps, "settled": settled} for steps, settled in self.steps],
             "bound": asdict(self.bound),
+            "magnitudes": [asdict(one) | {"share_of_float16": one.share_of_float16} for one in self.magnitudes],
         }
 
     def table(self) -> str:
@@ -130,9 +133,26 @@ class Verification:
                 f"{len(self.steps)} had settled. Bounds: divergence {self.bound.divergence}, same token "
                 f"{self.bound.equal:.0%}.",
                 "",
+                *self._magnitudes(),
                 *(self.problems or ["The output is what its recipe makes of the source."]),
             ]
         )
+
+    def _magnitudes(self) -> list[str]:
+        """The largest values at each kind of matrix, in the layer where they are nearest to what float16 holds."""
+        if not self.magnitudes:
+            return []
+        rows = [
+            [one.projection, one.layer, f"{one.taken:.4g}", f"{one.given:.4g}", f"{one.share_of_float16:.4f}"]
+            for one in largest(self.magnitudes)
+        ]
+        over = [one.path for one in self.magnitudes if one.share_of_float16 > 1]
+        verdict = (
+            f"Products of {over[0]} leave float16, in which M1 and M2 compute: see `mlx-diffusion doctor --check`."
+            if over
+            else "All of them are within float16, in which M1 and M2 compute."
+        )
+        return [table(["matrix", "layer", "largest in", "largest out", "of float16"], rows), "", verdict, ""]
 
 
 def _tensor_problem(error: TensorError) -> str:
@@ -178,10 +198,13 @@ def verify(source: Path, target: Path, *, report: Callable[[float, str], None] |
         tell(0.5 * done / total, "tensors")
 
     errors = list(tensor_errors(original.files[0].parent, original.sources, kept, made, advance))
-    logits, canvases = logit_errors(original, converted, lambda share, label: tell(0.5 + 0.5 * share, label))
+    seen = Magnitudes()
+    logits, canvases = logit_errors(
+        original, converted, lambda share, label: tell(0.5 + 0.5 * share, label), watch=seen.watching
+    )
     bounds = [BOUNDS[_format(piece.spec, piece.source.dtype)] for piece in made]
     bound = LogitBounds(max(one.divergence for one in bounds), min(one.equal for one in bounds))
-    return Verification(errors, logits, [(canvas.steps, canvas.settled) for canvas in canvases], bound)
+    return Verification(errors, logits, [(canvas.steps, canvas.settled) for canvas in canvases], bound, seen.all())
 
 
 def _format(spec: QuantSpec | None, kept_as: str = "BF16") -> str:

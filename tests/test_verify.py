@@ -45,7 +45,7 @@ def test_a_right_conversion_passes(recipe: str, source: Path, target: Path) -> N
         (kind, prompt) for kind in (RANDOM, CONVERGED) for prompt in (None, *PROMPTS)
     ]
     assert "experts" in found.table()
-    assert {*found.as_dict()} == {"ok", "problems", "tensors", "logits", "converged", "bound"}
+    assert {*found.as_dict()} == {"ok", "problems", "tensors", "logits", "converged", "bound", "magnitudes"}
 
 
 def test_the_bundled_checkpoint_stays_within_the_bounds(target: Path) -> None:

@@ -8,6 +8,7 @@ of comparisons.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,6 +76,14 @@ def load_layer(checkpoint: Checkpoint, index: int) -> SingleLayer:
     return single
 
 
+Watch = Callable[[nn.Module], AbstractContextManager[None]]  # for as long as something runs through a module
+
+
+def unwatched(module: nn.Module) -> AbstractContextManager[None]:
+    """Nobody looks on."""
+    return nullcontext()
+
+
 Prompts = tuple[Sequence[tuple[int, ...]], Flat, mx.array]  # all that are encoded, their layout, and [N, D] of them
 Canvases = tuple[Sequence[tuple[int, ...]], Sequence[View], Flat, mx.array]  # the prompt of each, views, layout, [N, D]
 
@@ -95,12 +104,16 @@ def through(
 
 
 def hidden_states(
-    checkpoint: Checkpoint, ends: DiffusionGemma, drafts: Sequence[PromptedCanvas], advance: Callable[[int], None]
+    checkpoint: Checkpoint,
+    ends: DiffusionGemma,
+    drafts: Sequence[PromptedCanvas],
+    advance: Callable[[int], None],
+    watch: Watch = unwatched,
 ) -> list[mx.array]:
     """The output of the last layer for each canvas, [L, D]; `advance` is told the number of each layer that is done."""
     softs = [ends.no_signal(draft.canvas.shape[0]) if draft.soft is None else draft.soft for draft in drafts]
     views = [View(draft.canvas, soft, place_behind(draft.prompt)) for draft, soft in zip(drafts, softs, strict=True)]
-    layers = Layerwise(checkpoint, ends, [draft.prompt for draft in drafts], advance)
+    layers = Layerwise(checkpoint, ends, [draft.prompt for draft in drafts], advance, watch)
     flat = Flat.of([view.tokens.shape[0] for view in views])
     return flat.take(layers.decode(views, flat))
 
@@ -113,6 +126,7 @@ class Layerwise:
     ends: DiffusionGemma
     prompts: Sequence[tuple[int, ...]]
     advance: Callable[[int], None]
+    watch: Watch = unwatched
 
     def survey(
         self, views: Sequence[View], temperatures: Sequence[mx.array], gumbels: Sequence[mx.array]
@@ -132,11 +146,14 @@ class Layerwise:
         texts = Flat.of([len(prompt) for prompt in prompts])
         encoded = ends.embed(texts.join([mx.array(prompt) for prompt in prompts]))
         soft = flat.join([view.soft for view in views])
-        x = ends.self_conditioning(ends.embed(flat.join([view.tokens for view in views])), soft)
+        with self.watch(ends):
+            x = ends.self_conditioning(ends.embed(flat.join([view.tokens for view in views])), soft)
+            mx.eval(x)
         for index in range(config.num_hidden_layers):
             single = load_layer(self.checkpoint, index)
-            encoded, x = through(single, config, index, (prompts, texts, encoded), (self.prompts, views, flat, x))
-            mx.eval(encoded, x)
+            with self.watch(single):
+                encoded, x = through(single, config, index, (prompts, texts, encoded), (self.prompts, views, flat, x))
+                mx.eval(encoded, x)
             del single
             mx.clear_cache()
             self.advance(index)

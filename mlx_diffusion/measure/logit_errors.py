@@ -18,7 +18,15 @@ import numpy as np
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.engine.rules import temperature
-from mlx_diffusion.measure.layerwise import Denoised, PromptedCanvas, denoised, hidden_states, load_ends
+from mlx_diffusion.measure.layerwise import (
+    Denoised,
+    PromptedCanvas,
+    Watch,
+    denoised,
+    hidden_states,
+    load_ends,
+    unwatched,
+)
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig, Settings
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
@@ -46,10 +54,12 @@ def logit_errors(
     converted: Checkpoint,
     tell: Callable[[float, str], None],
     texts: Sequence[str] = PROMPTS,
+    watch: Watch = unwatched,
 ) -> tuple[list[LogitError], list[Denoised]]:
     """The errors of each kind of canvas, of all and of each prompt, and the canvases that the converted model made.
 
-    `texts` are what a user says; `tell` is told the share that is done and what is at work. Raises CheckpointError.
+    `texts` are what a user says; `tell` is told the share that is done and what is at work; `watch` is entered with
+    each part of the source while the compared canvases run through it. Raises CheckpointError.
     """
     tokenizer = load_tokenizer(original.folder)
     prompts = [tuple(_tokens(tokenizer, text, original.config.vocab_size)) for text in texts]
@@ -71,13 +81,13 @@ def logit_errors(
     converged = [PromptedCanvas(prompt, canvas.canvas) for prompt, canvas in zip(prompts, canvases, strict=True)]
 
     original_ends = load_ends(original)
-    states = hidden_states(original, original_ends, [*random, *converged], advance)
+    states = hidden_states(original, original_ends, [*random, *converged], advance, watch)
     last = temperature(settings.max_denoising_steps - 1, settings.max_denoising_steps, settings.t_min, settings.t_max)
     for index, state in enumerate(states[len(random) :]):
         soft = original_ends.soft_embedding(original_ends.logits(state) / last)
         mx.eval(soft)
         converged[index] = replace(converged[index], soft=soft)
-    states[len(random) :] = hidden_states(original, original_ends, converged, advance)
+    states[len(random) :] = hidden_states(original, original_ends, converged, advance, watch)
     others = hidden_states(converted, converted_ends, [*random, *converged], advance)
 
     errors = []
