@@ -218,6 +218,15 @@ def test_expressions_that_explode_elsewhere_are_done_with(pattern: str) -> None:
         guide({"regex": pattern}).ending()
 
 
+def test_an_object_that_may_hold_its_like_has_an_ending() -> None:
+    names = {"next": {"$ref": "#"}, "near": {"$ref": "#"}, "value": {"type": "integer"}}
+    own = {"type": "object", "properties": names, "required": ["value"], "additionalProperties": False}
+    place = guide({"json_schema": own})
+    tokens = tokenizer().encode('{"next":{"near":{"next":{', False)
+    assert place.advance(tokens) == len(tokens)
+    assert place.fits(100)
+
+
 def test_as_many_choices_as_may_be_have_an_ending() -> None:
     assert guide({"choice": [f"{number:04}" for number in range(10_000)]}).ending() is not None
 

@@ -5,7 +5,9 @@ A letter is a byte or a special token. Knows nothing of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import string
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +23,7 @@ QUICKLY = (400, 4_000)  # places looked at, at first and at most, of a quick end
 AT_LENGTH = (800, 2_000)  # of a shortest one
 TAILS = 64  # letters at the end of an ending that was
 BLANKS = tuple(b" \t\r\n")
+WORDS = frozenset(string.ascii_letters.encode() + b"_")
 BLANK_COST, LEAP_COST = 8, 2  # letters' worth, of a blank, and of a letter that does not go on with a literal
 # What closes something comes first, then the shortest values; in free text, where nearly all may follow, its own end.
 EARLY = b'}])>;,@:"Zz0.nftaA['
@@ -68,8 +71,8 @@ def sought_ending(matcher: LLMatcher, literals: bytes, stage: int) -> tuple[list
 
 def quick_ending(matcher: LLMatcher, literals: bytes, effort: int) -> list[int] | None:
     """Letters with which a text is complete, found by closing what can be closed, as soon as it can; None: not so."""
-    place = Reached(matcher.deep_copy(), (), None)
-    untried = [(place, _ways(place.matcher, literals))]
+    place, worn = Reached(matcher.deep_copy(), (), None), Worn()
+    untried = [(place, _ways(place.matcher, literals, worn=worn))]
     for _ in range(effort):
         if not untried:
             return None
@@ -80,8 +83,9 @@ def quick_ending(matcher: LLMatcher, literals: bytes, effort: int) -> list[int] 
         if way is None:
             untried.pop()
         else:
+            worn[way.before, way.letters[0]] += 1
             place = Reached(way.matcher, way.letters, place)
-            untried.append((place, _ways(place.matcher, literals, way.letters[-1])))
+            untried.append((place, _ways(place.matcher, literals, way.letters[-1], worn)))
     return None
 
 
@@ -140,29 +144,41 @@ def tail_that_ends(matcher: LLMatcher, letters: Sequence[int]) -> list[int] | No
     return None
 
 
+Worn = Counter[tuple[bytes, int]]  # how often a letter was taken where the same letters might follow
+
+
 class Way(NamedTuple):
     """Letters that may follow, and the text with them."""
+
+    before: bytes  # which letters might follow
 
     letters: Sequence[int]
     matcher: LLMatcher
     kind: tuple[bool, bytes]  # whether it is complete, and which letters may follow
 
 
-def _ways(matcher: LLMatcher, literals: bytes, before: int = END) -> Iterator[Way]:
+def _ways(matcher: LLMatcher, literals: bytes, before: int = END, worn: Worn | None = None) -> Iterator[Way]:
     """The letters that must follow, or one of each kind that may: what closes first, what changes nothing late.
 
-    Letters after which the same letters may follow are of one kind, but for those among the literals.
+    Letters after which the same letters may follow are of one kind, but for those among the literals. Of a name's or
+    a word's letters, the least worn come first: where an object may hold another of its kind, and that another, a way
+    that leads out of it comes in turn.
     """
     forced, mask = matcher.compute_ff_tokens(), matcher.compute_bitmask()
     if END in forced:
         return
     own, seen = (matcher.is_accepting(), mask), set()
     deferred: list[Way] = []
-    for letters in [forced] if forced else _tries(letters_in(mask), literals):
+    tries = (
+        [forced]
+        if forced
+        else _tries(letters_in(mask), literals, lambda letter: 0 if worn is None else worn[mask, letter])
+    )
+    for letters in tries:
         following = _after(matcher, letters)
         if following is None:
             continue
-        way = Way(letters, following, (following.is_accepting(), following.compute_bitmask()))
+        way = Way(mask, letters, following, (following.is_accepting(), following.compute_bitmask()))
         literal = letters[0] if letters[0] < END and letters[0] in literals[:LITERALS] else None
         if (literal, way.kind) in seen:
             continue
@@ -181,15 +197,15 @@ def _strange(before: int, letter: int, literals: bytes) -> int:
     return 0 if bytes((before, letter)) in literals else 1 if bytes((0, letter)) in b"\0" + literals else 2
 
 
-def _tries(letters: Sequence[int], literals: bytes) -> Iterator[list[int]]:
+def _tries(letters: Sequence[int], literals: bytes, worn: Callable[[int], int]) -> Iterator[list[int]]:
     """Single letters in the order in which they are tried."""
     free, known = len(letters) > FREE, set(letters)
     known.discard(END)
     rest = (letter for letter in letters if letter not in BLANKS)
-    order = dict.fromkeys(
-        [*(IN_TEXT if free else EARLY), *literals[:LITERALS], *(() if free else rest), *DETOURS, *BLANKS]
-    )
-    return ([letter] for letter in order if letter in known)
+    special = [letter for letter in letters if letter > END]
+    order = dict.fromkeys([*special, *(IN_TEXT if free else EARLY), *literals[:LITERALS], *(() if free else rest)])
+    fresh = sorted(order, key=lambda letter: worn(letter) if letter in WORDS else 0)
+    return ([letter] for letter in dict.fromkeys([*fresh, *DETOURS, *BLANKS]) if letter in known)
 
 
 def letters_in(mask: bytes) -> list[int]:
