@@ -4,6 +4,7 @@ Knows nothing of how an answer is held to it.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,17 @@ def add_constraint(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--regex", metavar="PATTERN", help="what a regular expression matches as a whole")
     one.add_argument("--choice", action="append", metavar="TEXT", help="one of several texts; give each of them")
     one.add_argument("--grammar", metavar="FILE", help="a text of a grammar: Lark's notation, or GBNF")
+    one.add_argument(
+        "--tool-choice", metavar="CHOICE", help="auto, required or a name: calls of --tools with arguments as declared"
+    )
 
 
-def constraint_of(args: argparse.Namespace) -> dict[str, Any] | None:
-    """The constraint that was given on the command line. Raises OptionError."""
+def constraint_of(args: argparse.Namespace, tools: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any] | None:
+    """The constraint that was given on the command line, of tools where they may be called. Raises OptionError."""
+    if args.tool_choice is not None:
+        if tools is None:
+            raise OptionError("--tool-choice is among tools; declare them with --tools")
+        return {"tools": tools, "choice": args.tool_choice}
     if args.json_schema is not None:
         try:
             return {"json_schema": bounded_json(_read(args.json_schema))}

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = build_config(args)
     tools = None if args.tools is None else read_tools(args.tools)
-    constraint = constraint_of(args)
+    constraint = constraint_of(args, tools)
 
     from mlx_diffusion import stream_generate
     from mlx_diffusion.measure import beyond_demo

@@ -63,7 +63,8 @@ def stream_generate(
     pinned      in denoising modes, what is known of the answer, of each prompt alike: token ids, -1 where one is free;
                 the model sees them from the first step on, none is changed, and the text does not end before the last
     constraint  what the answer must be, behind a thought: {"json_schema": {…}}, {"json_object": True}, {"regex": "…"},
-                {"choice": ["…"]} or {"grammar": "…"} (Lark's notation, or GBNF); or a list of those, one a prompt
+                {"choice": ["…"]}, {"grammar": "…"} (Lark's notation, or GBNF) or {"tools": […]}, whose calls alone, if
+                any, stand in the text, with "choice": "auto", "required" or a tool's name; or a list, one a prompt
     options     the fields of `GenerationConfig` as keywords, which win over `config`: mode, max_tokens, seed,
                 eos_token_id, stop, prefill_step_size; of "reference", "balanced" and "fast" max_denoising_steps,
                 entropy_bound, t_min, t_max, stability_threshold, confidence_threshold, canvas_length, early_end,

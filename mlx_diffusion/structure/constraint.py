@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_diffusion.errors import OptionError
-from mlx_diffusion.json_files import DEEPEST, bounded_json
 from mlx_diffusion.structure.json_patterns import rewrite_patterns
-from mlx_diffusion.structure.schema_keywords import check_schema, patterns_in
+from mlx_diffusion.structure.schema_keywords import patterns_in, plain_schema
+from mlx_diffusion.structure.tool_calls import grammar_of_tools
 
 LONGEST = 4_000_000  # characters of a constraint
 JSON_KINDS = ("json_schema", "json_object")
-TOO_DEEP = f"goes more than {DEEPEST} levels deep; make it flatter"
 MOST_CHOICES = 10_000
 # Between the tokens of a JSON text: as people and models lay it out, and no more of it, lest a text be blank for ever.
 BLANK = r"( {1,4}|\r?\n[ \t]{0,64})"
@@ -36,32 +35,27 @@ class Constraint:
 
 
 def read_constraint(value: object) -> Constraint:
-    """A constraint from a mapping with one key. Raises OptionError."""
+    """A constraint from a mapping with one key, or with `tools` and how they are to be called. Raises OptionError."""
+    if isinstance(value, Mapping) and "tools" in value:
+        return _bounded(Constraint("tools", *grammar_of_tools(value)))
     if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in KINDS:
         found = f"has the keys {sorted(map(str, value))}" if isinstance(value, Mapping) else f"is {value!r}"
-        raise OptionError(f"constraint {found}; it must be a dict with one of the keys {', '.join(KINDS)}")
+        raise OptionError(f"constraint {found}; it must be a dict with one of the keys {', '.join(KINDS)}, tools")
     [(kind, wanted)] = value.items()
     grammar = KINDS[kind](wanted)
-    if len(grammar) > LONGEST:
-        raise OptionError(f"constraint {kind} has {len(grammar):,} characters; it may have {LONGEST:,}")
     literals = patterns_in(wanted) if kind in JSON_KINDS else [wanted] if isinstance(wanted, str) else wanted
-    return Constraint(kind, grammar, "\0".join(literals).encode())
+    return _bounded(Constraint(kind, grammar, "\0".join(literals).encode()))
+
+
+def _bounded(constraint: Constraint) -> Constraint:
+    size = len(constraint.grammar)
+    if size > LONGEST:
+        raise OptionError(f"constraint {constraint.kind} has {size:,} characters as a grammar; it may have {LONGEST:,}")
+    return constraint
 
 
 def _of_schema(schema: object) -> str:
-    if not isinstance(schema, Mapping):
-        raise OptionError(f"constraint json_schema is {schema!r}; it must be a dict, as in {{'type': 'object'}}")
-    try:
-        text = json.dumps(schema, allow_nan=False)
-    except RecursionError:
-        raise OptionError(f"constraint json_schema {TOO_DEEP}") from None
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"constraint json_schema is no JSON ({error}); write plain dicts and lists") from None
-    try:
-        plain = bounded_json(text)
-    except ValueError:  # it is JSON, so that this alone is left
-        raise OptionError(f"constraint json_schema {TOO_DEEP}") from None
-    check_schema(plain)
+    plain = plain_schema(schema, "json_schema")
     rewrite_patterns(plain)
     return _json_grammar(json.dumps(plain))
 

@@ -6,15 +6,17 @@ February in every year. Knows nothing of tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mlx_diffusion.structure.schema_keywords import schemas_in
 
 _ODD = "xucpPSWD0"  # letters of escapes that may stand for control characters
 _CONTROLS, _SHORT = r"[^\x00-\x1f\x7f]", r"[\x08\t\n\f\r]"  # all but control characters; those with short escapes
-_DATES = (
-    r"^(?:[0-9]{4}-(?:0[13-9]|1[0-2])|[0-9]{4}-02-(?:[01][0-9]|2[0-8])"
-    r"|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)"
+DATE = (
+    "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    "|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+    "|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)"
 )
 
 
@@ -27,25 +29,32 @@ def rewrite_patterns(schema: Any) -> None:
         if isinstance(named, dict):
             one["patternProperties"] = {exact(name): value for name, value in named.items()}
         if one.get("format") in ("date", "date-time") and isinstance(one.setdefault("allOf", []), list):
-            one["allOf"].append({"pattern": _DATES})
+            one["allOf"].append({"pattern": f"^{DATE}"})
 
 
 def exact(pattern: str) -> str:
     """A pattern with its classes as JSON schemas mean them, each without the characters that JSON cannot spell."""
-    found, place = "", 0
-    while place < len(pattern):
-        if pattern[place] == "[":
-            text, place = _class(pattern, place)
-            found += text
-        elif pattern[place] == "\\":
-            size = _escape(pattern, place)
-            text = pattern[place : place + size]
-            found += _spelt(f"[{text}]") if text[1:2] in ("p", "P") else text
-            place += size
-        else:
-            found += pattern[place]
-            place += 1
+    found = ""
+    for part in parts_of(pattern):
+        if part[0] == "[":
+            part, _ = _class(part, 0)
+        elif part[:2] in ("\\p", "\\P"):
+            part = _spelt(f"[{part}]")
+        found += part
     return found
+
+
+def parts_of(pattern: str) -> Iterator[str]:
+    """A pattern in parts that mean something: classes, escapes, and single characters."""
+    place = 0
+    while place < len(pattern):
+        end = place + 1
+        if pattern[place] == "[":
+            _, end = _class(pattern, place)
+        elif pattern[place] == "\\":
+            end = place + _escape(pattern, place)
+        yield pattern[place:end]
+        place = end
 
 
 def _escape(pattern: str, place: int) -> int:

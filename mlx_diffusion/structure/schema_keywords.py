@@ -5,10 +5,12 @@ A keyword that is passed over in silence would let invalid texts through. Knows 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlx_diffusion.errors import OptionError
+from mlx_diffusion.json_files import DEEPEST, bounded_json
 
 OF_SCHEMAS = ("items", "additionalItems", "additionalProperties")  # whose value is a schema
 OF_LISTS = ("prefixItems", "anyOf", "oneOf", "allOf", "items")  # a list of schemas
@@ -27,9 +29,28 @@ REMARKS = {
 }  # fmt: skip
 
 
-def check_schema(schema: Any) -> None:
+def plain_schema(schema: object, where: str) -> Any:
+    """A schema as JSON says it, copied and checked. Raises OptionError."""
+    if not isinstance(schema, Mapping):
+        raise OptionError(f"constraint {where} is {schema!r}; it must be a dict, as in {{'type': 'object'}}")
+    too_deep = OptionError(f"constraint {where} goes more than {DEEPEST} levels deep; make it flatter")
+    try:
+        text = json.dumps(schema, allow_nan=False)
+    except RecursionError:
+        raise too_deep from None
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"constraint {where} is no JSON ({error}); write plain dicts and lists") from None
+    try:
+        plain = bounded_json(text)
+    except ValueError:  # it is JSON, so that this alone is left
+        raise too_deep from None
+    check_schema(plain, where)
+    return plain
+
+
+def check_schema(schema: Any, where: str) -> None:
     """Raise OptionError for the first keyword that is not held; schema is what JSON says."""
-    for path, one in schemas_in(schema, "json_schema"):
+    for path, one in schemas_in(schema, where):
         for keyword in one:
             if keyword not in HELD and keyword not in REMARKS:
                 raise OptionError(
