@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import macs_page
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from mlx_diffusion import generate, stream_generate
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.published import CONFIG
 from mlx_diffusion.checkpoint.recipes import RECIPES
-from mlx_diffusion.engine.drafting import DraftMemory, counted
+from mlx_diffusion.engine.drafting import Cost, DraftMemory, counted
 from mlx_diffusion.events import Finish, Stats
 from mlx_diffusion.fit import draft_width
 from mlx_diffusion.fit.chips import CHIPS, chips_named
@@ -200,6 +198,7 @@ def test_the_width_of_drafts_follows_from_what_a_round_keeps() -> None:
 def test_wider_passes_cost_more_but_less_than_their_positions() -> None:
     costs = relative_costs(REAL, M4_PRO)
     assert costs(1) == 1 and 1 < costs(4) < costs(8) < costs(32) < 32
+    assert costs(32, unread=31) < costs(32), "the head reads the rest alone"
 
 
 def test_what_is_predicted_decides_how_much_is_drafted() -> None:
@@ -207,12 +206,15 @@ def test_what_is_predicted_decides_how_much_is_drafted() -> None:
     model, tokenizer = model_of(FIXTURES / "hub"), load_tokenizer(FIXTURES / "hub")
     wishes = GenerationConfig(max_tokens=12, mode="speculative", eos_token_id=())
 
-    def end(cost: Callable[[int], float]) -> tuple[str, int]:
+    def per_position(positions: int, unread: int = 0) -> float:
+        return float(positions)
+
+    def end(cost: Cost) -> tuple[str, int]:
         *events, last = stream_generate(model, tokenizer, [5, 6, 7], config=wishes, drafts=DraftMemory(cost))
         assert isinstance(last, Finish)
         return "".join(event.text for event in events), last.stats.denoising_steps
 
-    (text, drafted), (same, dear) = end(counted), end(float)
+    (text, drafted), (same, dear) = end(counted), end(per_position)
     assert text == same and drafted > dear == 0
 
 

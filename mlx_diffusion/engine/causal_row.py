@@ -192,7 +192,7 @@ class CausalRow(Row):
         self.plan = self.drafting.plan([len(tokens) for tokens in found.values()], room)
         width = self.plan.width
         if self.plan.source in found:
-            self.guesses = found[self.plan.source][: width - 1]
+            self.guesses = found[self.plan.source][: self.plan.most]
         elif len(self.waiting) >= width:
             self.plan = PLAIN
         elif self.plan.source == "denoised":
@@ -203,7 +203,8 @@ class CausalRow(Row):
     def _worth_verifying(self, proposed: list[int], probabilities: np.ndarray) -> list[int]:
         """The beginning of a draft that is handed to verification."""
         guesses = self._until_stop(proposed)[: self._left()]
-        return guesses[: self.drafting.verified(probabilities[: len(guesses)].tolist())]
+        assert self.plan is not None
+        return guesses[: self.drafting.verified(self.plan, probabilities[: len(guesses)].tolist())]
 
     def _until_stop(self, tokens: list[int]) -> list[int]:
         """The tokens before the first stop token, which comes of itself."""

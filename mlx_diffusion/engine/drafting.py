@@ -1,9 +1,9 @@
 """The plans of drafts: where one comes from, how wide it is, how much of it is verified, and when none is worth it.
 
 A draft costs time and gives as many tokens as the encoder agrees with, and one more. How many that will be is estimated
-from the drafts before; what a pass costs is counted, or told by whoever knows the device. Drafts live on credit: a
-small share of the text so far is all that they may lose, so that no text takes much longer than one token a pass would.
-Knows nothing of models or text: drafts cannot change what is written.
+from the drafts before; what a pass costs is counted, or told by whoever knows the device. Drafts live on credit, and
+none is made that could lose more than there is: whatever becomes of them, all together have never lost more than the
+first credit and a share of the tokens so far. Knows nothing of models or text: drafts cannot change what is written.
 """
 
 from __future__ import annotations
@@ -11,22 +11,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-Cost = Callable[[int], float]  # positions of a pass -> its time, in passes of one position
 Source = Literal["none", "beside", "denoised", "found 1", "found 2", "found 3"]
 
-WIDTHS = (2, 4, 6, 8, 12, 16, 24, 32)  # of drafts: few, since each is a shape of its own
+WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # of drafts: few, since each is a shape of its own
 FOUND: dict[int, Source] = {1: "found 1", 2: "found 2", 3: "found 3"}  # by how many tokens before stood there, too
-HOPE = 0.9  # before anything is known: the share of tokens that agree, of those behind agreeing ones
-KEPT = 0.9  # of the evidence, at every draft
-FIRST_CREDIT, MOST_CREDIT = 3.0, 16.0  # passes of one position
+HOPE = 0.85  # before anything is known: the share of tokens that agree, of those behind agreeing ones
+KEPT = 0.95  # of the evidence, at every draft
+FIRST_CREDIT, MOST_CREDIT = 1.5, 16.0  # passes of one position
 CREDIT_A_TOKEN = 0.05  # of every text, whatever drafts gain or lose
 
 
-def counted(positions: int) -> float:
+class Cost(Protocol):
+    """How long passes take."""
+
+    def __call__(self, positions: int, unread: int = 0) -> float:
+        """The time of a pass, in passes of one position; nobody asks what follows `unread` of its positions."""
+        ...
+
+
+def counted(positions: int, unread: int = 0) -> float:
     """The cost where passes are counted, and nothing is known of the device."""
     return 1.0
 
@@ -37,6 +44,7 @@ class Plan(NamedTuple):
     source: Source
     width: int  # positions of its canvas, or 1 + the tokens found
     cost: float = 0.0  # of the draft itself, in passes of one position
+    most: int = 0  # tokens of it that may be verified
 
 
 PLAIN = Plan("none", 1)
@@ -101,7 +109,8 @@ class Drafting:
         There is one such pass, so what counts is the time that the draft saves. room: positions left for a canvas.
         """
         cost = self.memory.cost
-        plans = [Plan("beside", width, cost(part + width) - cost(part)) for width in self._widths(room)]
+        unread = part - 1
+        plans = [Plan("beside", width, cost(part + width, unread) - cost(part, unread)) for width in self._widths(room)]
         return self._chosen(plans, lambda tokens, passes: 1 + tokens - passes) if self.steps == 1 else PLAIN
 
     def plan(self, found: Sequence[int], room: int) -> Plan:
@@ -119,11 +128,11 @@ class Drafting:
             ]
         return self._chosen(plans, lambda tokens, passes: tokens / passes)
 
-    def verified(self, probabilities: Sequence[float]) -> int:
+    def verified(self, plan: Plan, probabilities: Sequence[float]) -> int:
         """How much of a draft to verify, from the probability that the draft itself gives each of its tokens."""
         best = gain = reached = 0.0
         count, likely = 0, 1.0
-        for index, probability in enumerate(probabilities, start=1):
+        for index, probability in enumerate(probabilities[: plan.most], start=1):
             likely *= probability
             reached += likely
             gain = reached - (self.memory.cost(1 + index) - 1)
@@ -138,17 +147,17 @@ class Drafting:
         gained = 1 + agreed - plan.cost - self.memory.cost(1 + verified)
         self.memory.earn(gained + CREDIT_A_TOKEN * (1 + agreed))
         if plan.source != "none":
-            self.memory.of(plan.source).record(plan.width, agreed, verified)
+            self.memory.of(plan.source).record(1 + plan.most, agreed, verified)
 
     def record_useless(self, plan: Plan) -> None:
         """Take in that a draft did not foresee what the prompt's own pass chose, so that none of it is verified."""
         if self.width is None:
             self.memory.earn(-plan.cost)
-            self.memory.of(plan.source).record(plan.width, 0, 0)
+            self.memory.of(plan.source).record(1 + plan.most, 0, 0)
 
     def _widths(self, room: int) -> list[int]:
         """The widths that canvases may have."""
-        wanted = WIDTHS[1:] if self.width is None else (self.width,)
+        wanted = WIDTHS if self.width is None else (self.width,)
         return [width for width in wanted if 1 < width <= min(self.most, room)]
 
     def _chosen(self, plans: Sequence[Plan], worth: Callable[[float, float], float]) -> Plan:
@@ -156,22 +165,25 @@ class Drafting:
 
         If no draft is worth it and the credit is full, one is tried as if nothing were known: texts change.
         """
-        if self.width is not None or not plans:
-            return plans[0] if plans else PLAIN
+        if self.width is not None:
+            return plans[0]._replace(most=plans[0].width - 1) if plans else PLAIN
         memory = self.memory
-        for known in (memory.of, lambda source: Agreement()):
-            outlooks = [self._outlook(plan, known(plan.source)) for plan in plans]
-            best = max(range(len(plans)), key=lambda index: worth(*outlooks[index]))
-            if worth(*outlooks[best]) > worth(1.0, 1.0):
-                stake = plans[best].cost or outlooks[best][1] - 1
-                return plans[best] if stake <= memory.credit else PLAIN
-            if memory.credit < MOST_CREDIT:
-                return PLAIN
+        plans = [bounded for plan in plans if (bounded := plan._replace(most=self._bearable(plan))).most]
+        boldly: list[Callable[[Source], Agreement]] = [memory.of, lambda source: Agreement()]
+        for known in boldly if memory.credit == MOST_CREDIT else boldly[:1]:
+            worths = [worth(*self._outlook(plan, known(plan.source))) for plan in plans]
+            if max(worths, default=0.0) > worth(1.0, 1.0):
+                return plans[worths.index(max(worths))]
         return PLAIN
+
+    def _bearable(self, plan: Plan) -> int:
+        """How many tokens of a draft may be verified: as many as the credit bears if none of them is right."""
+        cost, left = self.memory.cost, self.memory.credit - plan.cost
+        return next((count for count in range(plan.width - 1, 0, -1) if cost(1 + count) - 1 <= left), 0)
 
     def _outlook(self, plan: Plan, known: Agreement) -> tuple[float, float]:
         """The tokens that a round is expected to give, and the passes of one position that it costs."""
-        right, verified = known.expected(plan.width)
+        right, verified = known.expected(1 + plan.most)
         return 1 + right, plan.cost + self.memory.cost(1 + verified)
 
 

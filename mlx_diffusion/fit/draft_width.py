@@ -5,7 +5,7 @@ Knows nothing of how drafts are made or checked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 
 from mlx_diffusion.device import on_cpu
@@ -33,15 +33,18 @@ def kept_tokens(width: int, agreement: float = AGREEMENT) -> float:
     return width if agreement == 1 else (1 - agreement**width) / (1 - agreement)
 
 
-def relative_costs(shape: ModelShape, chip: Chip, prefix: int = PROMPT) -> Callable[[int], float]:
+def relative_costs(shape: ModelShape, chip: Chip, prefix: int = PROMPT) -> Cost:
     """The predicted time of a causal pass over so many positions, in passes over one."""
 
     @cache
-    def seconds(positions: int) -> float:
-        schedule = Schedule((), (Pass("decode", positions, prefix, positions),), positions)
+    def seconds(positions: int, logits: int) -> float:
+        schedule = Schedule((), (Pass("decode", positions, prefix, logits),), positions)
         return predict(schedule, shape, chip).writing.total
 
-    return lambda positions: seconds(positions) / seconds(1)
+    def cost(positions: int, unread: int = 0) -> float:
+        return seconds(positions, positions - unread) / seconds(1, 1)
+
+    return cost
 
 
 def costs_here(model: DiffusionGemma) -> Cost:
