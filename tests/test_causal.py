@@ -150,11 +150,14 @@ def test_drafts_pay_and_change_nothing_on_what_the_toys_know(folder: Path, famil
     assert passes <= bound * tokens
 
 
-@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 9)), min_size=2, max_size=5))
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 9)), min_size=2, max_size=5), st.booleans())
 @settings(deadline=None, max_examples=20)
-def test_rows_of_all_modes_write_beside_each_other_what_they_write_alone(rows: list[tuple[int, int]]) -> None:
+def test_rows_of_all_modes_write_beside_each_other_what_they_write_alone(
+    rows: list[tuple[int, int]], runs_ahead: bool
+) -> None:
     model, tokenizer = loaded(DEMO_FOLDER)
     engine, waiting, passes = Engine(model, tokenizer), sorted(rows, key=lambda row: row[1]), 0
+    engine.runs_ahead = runs_ahead
     found: dict[int, tuple[int, list[Event]]] = {}
     while waiting or engine:
         while waiting and waiting[0][1] <= passes:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +23,8 @@ from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.rules import Canvas, Confidence, Policy
 from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
 from mlx_diffusion.loading import load
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.network.rows import View
 from mlx_diffusion.options import GenerationConfig
 
 loaded = cache(load)
@@ -91,12 +93,14 @@ ROWS = st.lists(
 )
 
 
-@given(rows=ROWS)
+@given(rows=ROWS, runs_ahead=st.booleans())
 @settings(deadline=None, max_examples=100)
 def test_a_request_writes_the_same_alone_in_company_and_joined_late(
-    folder: Path, rows: Sequence[tuple[int, int, int | None]]
+    folder: Path, rows: Sequence[tuple[int, int, int | None]], runs_ahead: bool
 ) -> None:
+    """Also as on a GPU, where the next steps are begun before the last ones are read."""
     engine = Engine(*loaded(folder))
+    engine.runs_ahead = runs_ahead
     numbers: dict[int, tuple[int, int | None]] = {}
     found: dict[int, list[tuple[Any, ...]]] = {}
     waiting, passes = sorted(rows, key=lambda row: row[1]), 0
@@ -117,6 +121,20 @@ def test_a_request_writes_the_same_alone_in_company_and_joined_late(
         assert end is not None or len(found[row]) == len(expected)
 
 
+class Counting:
+    """A model that counts the positions of each step."""
+
+    def __init__(self, model: DiffusionGemma) -> None:
+        self.model, self.forwarded = model, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def survey(self, views: Sequence[View], *draws: Any) -> Any:
+        self.forwarded.append(sum(view.tokens.shape[0] for view in views))
+        return self.model.survey(views, *draws)
+
+
 def test_a_row_that_has_ended_costs_nothing_more() -> None:
     """Positions are those of the rows that are there: no step waits for the slowest."""
     model, tokenizer = loaded(FIXTURES / "hub")
@@ -125,22 +143,30 @@ def test_a_row_that_has_ended_costs_nothing_more() -> None:
         Request((20, 21), replace(own, max_denoising_steps=steps), SeededDraws.of(steps, 96), Policy())
         for steps in (2, 5, 9)
     ]
-    forwarded, survey = [], model.survey
-
-    class Counted:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(model, name)
-
-        def survey(self, views: Any, *draws: Any) -> Any:
-            forwarded.append(sum(view.tokens.shape[0] for view in views))
-            return survey(views, *draws)
-
-    counted: Any = Counted()
-    events = list(run(counted, tokenizer, requests))
-    assert forwarded == [48] * 2 + [32] * 3 + [16] * 4
+    counted = Counting(model)
+    events = list(run(cast(DiffusionGemma, counted), tokenizer, requests))
+    assert counted.forwarded == [48] * 2 + [32] * 3 + [16] * 4
     ended = [event.row for event in events if isinstance(event, Finish)]
     assert ended == [0, 1, 2]
-    assert sum(event.stats.decoder_positions for event in events if isinstance(event, Finish)) == sum(forwarded)
+    assert sum(event.stats.decoder_positions for event in events if isinstance(event, Finish)) == sum(counted.forwarded)
+
+
+def test_no_more_than_one_step_is_ahead_of_whoever_leaves() -> None:
+    model, tokenizer = loaded(FIXTURES / "hub")
+    own = model.generation_defaults.resolve(GenerationConfig(max_tokens=16, confidence_threshold=1e-9))
+    for runs_ahead in (False, True):
+        counted = Counting(model)
+        engine = Engine(cast(DiffusionGemma, counted), tokenizer)
+        engine.runs_ahead = runs_ahead
+        rows = [engine.add(Request((20, 21), own, SeededDraws.of(seed, 96), Policy())) for seed in (0, 1)]
+        for _ in range(4):  # the prompts, then three steps
+            engine.advance()
+        engine.drop(rows[0])
+        events = engine.advance()
+        assert [(event.row, event.step) for event in events if isinstance(event, Draft)] == [(rows[1], 3)]
+        engine.drop(rows[1])
+        assert not engine and engine.advance() == []
+        assert counted.forwarded == [32] * 3 + ([32, 16] if runs_ahead else [16])
 
 
 def test_nobody_waits_for_a_long_prompt() -> None:

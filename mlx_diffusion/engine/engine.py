@@ -7,11 +7,13 @@ that has ended leaves at once. Knows nothing of prompts as text, of terminals or
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusion.device import on_cpu
 from mlx_diffusion.engine.causal_row import CausalRow
 from mlx_diffusion.engine.choice import Choice
 from mlx_diffusion.engine.denoising_row import DenoisingRow
@@ -44,6 +46,14 @@ def run(model: DiffusionGemma, tokenizer: Tokenizer, requests: Sequence[Request]
             yield from events
 
 
+class Begun(NamedTuple):
+    """A step of one row that is lazy or under way."""
+
+    turn: Turn
+    stepped: Stepped
+    flags: mx.array  # bool [2]: whether the rules call the canvas finished, and whether the model gives NaN
+
+
 class Engine:
     """Rows of one model, each with its own prompt, settings, age, canvas length and end."""
 
@@ -54,6 +64,8 @@ class Engine:
         self._rows: dict[int, Row] = {}
         self._added = 0
         self._encoded_last = False
+        self.runs_ahead = not on_cpu()  # begin the next steps before the last are read: a GPU would stand idle
+        self._begun: dict[int, Begun] = {}  # steps that are under way, by row
 
     def __len__(self) -> int:
         """How many rows are under way."""
@@ -71,13 +83,15 @@ class Engine:
     def drop(self, index: int) -> None:
         """Let a row go between two passes, whatever it was at; one that has ended is gone already."""
         self._rows.pop(index, None)
+        self._begun.pop(index, None)
 
     @computing()
     def advance(self) -> list[Event]:
         """Run one pass: parts of prompts, canvases and drafts to be encoded, or one denoising step.
 
-        Returns what has happened, row by row. The work is done when this returns, so that whoever drops a row or stops
-        calling leaves none behind. A row for which the model gives NaN leaves too, and is in `failed`; others go on.
+        Returns what has happened, row by row. The work is done when this returns, but on a GPU for the canvases' next
+        step: whoever drops a row or stops calling leaves no more than that behind. A row for which the model gives NaN
+        leaves too, and is in `failed`; others go on.
         """
         self.failed = {}
         encoding = [row for row in self._rows.values() if row.encodes]
@@ -89,6 +103,9 @@ class Engine:
         for row in [row for row in self._rows.values() if row.reason is not None]:
             events.append(row.finish())
             del self._rows[row.index]
+        if self.runs_ahead and not any(row.encodes for row in self._rows.values()):
+            self._begun |= self._begin([row for row in self._rows.values() if row.index not in self._begun])
+            mx.async_eval(_arrays(self._begun.values()))
         return events
 
     def _encode(self, rows: Sequence[Row]) -> list[Event]:
@@ -149,20 +166,35 @@ class Engine:
 
     def _denoise(self, rows: Sequence[Row]) -> list[Event]:
         """Let every row take a denoising step, and take in the canvases that are finished."""
-        if not rows:
-            return []
-        turns = [row.turn() for row in rows]
-        stepped = [_without_rest(turn, one) for turn, one in zip(turns, step(self.model, turns), strict=True)]
-        flags = mx.stack([mx.stack([one.finished, mx.isnan(one.canvas.survey.entropy).any()]) for one in stepped])
-        mx.eval(flags, stepped, [turn.canvas.tokens for turn in turns])
+        begun = self._begun | self._begin([row for row in rows if row.index not in self._begun])
+        self._begun = {}
+        mx.eval(_arrays(begun.values()))
         events: list[Event] = []
-        for row, turn, one, (finished, is_nan) in zip(rows, turns, stepped, np.array(flags).tolist(), strict=True):
+        for row in rows:
+            turn, stepped, flags = begun[row.index]
+            finished, is_nan = np.array(flags).tolist()
             if is_nan:
                 where = f"block {row.block}, step {row.step}"
                 self.failed[row.index] = CheckpointError(f"the model gives NaN at {where}: {DAMAGED}")
                 continue
-            events += row.take_step(turn, one, _draft(row, turn, one), finished)
+            events += row.take_step(turn, stepped, _draft(row, turn, stepped), finished)
         return events
+
+    def _begin(self, rows: Sequence[Row]) -> dict[int, Begun]:
+        """The next steps of these rows, taken together; lazy."""
+        if not rows:
+            return {}
+        begun = {}
+        turns = [row.turn() for row in rows]
+        for row, turn, one in zip(rows, turns, step(self.model, turns), strict=True):
+            flags = mx.stack([one.finished, mx.isnan(one.canvas.survey.entropy).any()])
+            begun[row.index] = Begun(turn, _without_rest(turn, one), flags)
+        return begun
+
+
+def _arrays(begun: Iterable[Begun]) -> list[object]:
+    """All that is to be evaluated of steps."""
+    return [(one.flags, one.stepped, one.turn.canvas.tokens) for one in begun]
 
 
 def _looked_at(passages: Sequence[Passage]) -> int:
