@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mlx_diffusion.measure.speed.recording import RecordedRun, record_run
     from mlx_diffusion.measure.speed.replay import Replayed, replay, replayed_sections, widened
     from mlx_diffusion.measure.speed.results import BenchmarkResults
-    from mlx_diffusion.measure.speed.servers import own_server, peer_server
+    from mlx_diffusion.measure.speed.servers import check_prompts, own_server, peer_server
     from mlx_diffusion.measure.speed.synthetic import Blueprint, SyntheticTokenizer
     from mlx_diffusion.measure.speed.tables import TitledTable, benchmark_sections
     from mlx_diffusion.measure.tasks.knowledge import beyond_demo
@@ -70,6 +70,7 @@ __all__ = [
     "check_device",
     "check_peer_installed",
     "check_plot",
+    "check_prompts",
     "check_text",
     "compare",
     "comparison_text",
@@ -123,7 +124,7 @@ _HOMES = {
     "mlx_diffusion.measure.speed.recording": ("RecordedRun", "record_run"),
     "mlx_diffusion.measure.speed.replay": ("Replayed", "replay", "replayed_sections", "widened"),
     "mlx_diffusion.measure.speed.results": ("BenchmarkResults",),
-    "mlx_diffusion.measure.speed.servers": ("own_server", "peer_server"),
+    "mlx_diffusion.measure.speed.servers": ("check_prompts", "own_server", "peer_server"),
     "mlx_diffusion.measure.speed.synthetic": ("Blueprint", "SyntheticTokenizer"),
     "mlx_diffusion.measure.speed.tables": ("TitledTable", "benchmark_sections"),
     "mlx_diffusion.measure.tasks.knowledge": ("beyond_demo",),

@@ -11,14 +11,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from random import Random
 from statistics import median
 from typing import Any
 
 from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import EvaluationError
+from mlx_diffusion.measure.tasks import FAMILIES, draw
+from mlx_diffusion.measure.tasks.task import Task
 
 PATH = "/v1/chat/completions"
-WORDS = "fig oak ant elm yew bee owl fox cat dog hen ram".split()
+FAMILIES_ASKED = ("copy", "sort", "to_json", "story")  # tasks that the bundled checkpoint knows; a round asks for one
 LONGEST_WAIT = 600.0  # seconds for one part of an answer
 
 
@@ -29,6 +32,7 @@ class ServedAnswer:
     first_text: float
     whole: float
     tokens: int
+    right: bool
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,12 @@ class ServedLoad:
     slowest_first_text_seconds: float
     tokens_per_second: float  # of all
     slowest_tokens_per_second: float  # of one client
-    unfairness: float  # the slowest request's time over the median's
-    memory_bytes: int  # of the server's process behind the load
+    unfairness: float  # the slowest request's time over the median's, among those of one round
+    tokens: int
+    right: int  # answers
+    steps: int = 0  # denoising steps of all answers; what follows is the server's, where it says so
+    cpu_seconds: float = 0.0  # of the server's process in all its threads
+    memory_bytes: int = 0  # of the server's process behind the load
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,11 +61,14 @@ class ServedLoad:
 def load(port: int, model: str, clients: int, each: int, tokens: int, **wishes: Any) -> ServedLoad:
     """Let clients ask at once. `tokens` are the most of an answer; wishes are further fields of the requests.
 
-    Raises EvaluationError where no request has been answered.
+    In each round of the clients all requests are for answers of one kind. Raises EvaluationError where no request has
+    been answered.
     """
+    asked = served_tasks(clients, each)
 
     def client(number: int) -> list[ServedAnswer | None]:
-        return [_asked(port, _body(model, number * each + turn, tokens, wishes)) for turn in range(each)]
+        rounds = enumerate(asked[number])
+        return [_asked(port, task, _body(model, task, number * each + turn, tokens, wishes)) for turn, task in rounds]
 
     began = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
@@ -65,9 +76,7 @@ def load(port: int, model: str, clients: int, each: int, tokens: int, **wishes: 
     seconds = time.perf_counter() - began
     answers = [answer for own in found for answer in own if answer is not None]
     if not answers:
-        asked = count_of(clients * each, "request")
-        raise EvaluationError(f"the server on port {port} has answered none of {asked}")
-    times = [answer.whole for answer in answers]
+        raise EvaluationError(f"the server on port {port} has answered none of {count_of(clients * each, 'request')}")
     speeds = [_speed([answer for answer in own if answer is not None]) for own in found]
     return ServedLoad(
         clients=clients,
@@ -78,28 +87,40 @@ def load(port: int, model: str, clients: int, each: int, tokens: int, **wishes: 
         slowest_first_text_seconds=max(answer.first_text for answer in answers),
         tokens_per_second=sum(answer.tokens for answer in answers) / seconds,
         slowest_tokens_per_second=min(speeds),
-        unfairness=max(times) / median(times),
-        memory_bytes=0,
+        unfairness=max(_unfairness([own[turn] for own in found]) for turn in range(each)),
+        tokens=sum(answer.tokens for answer in answers),
+        right=sum(answer.right for answer in answers),
     )
+
+
+def served_tasks(clients: int, each: int) -> list[list[Task]]:
+    """What each client asks for, round by round: the same in every load of so many."""
+    kinds = [FAMILIES[FAMILIES_ASKED[turn % len(FAMILIES_ASKED)]] for turn in range(each)]
+    return [
+        [draw(kind, Random(f"{number} {turn}"), "held_out") for turn, kind in enumerate(kinds)]
+        for number in range(clients)
+    ]
+
+
+def _unfairness(answers: list[ServedAnswer | None]) -> float:
+    times = [answer.whole for answer in answers if answer is not None]
+    return max(times) / median(times) if times else 1.0
 
 
 def _speed(answers: list[ServedAnswer]) -> float:
     return sum(answer.tokens for answer in answers) / max(sum(answer.whole for answer in answers), 1e-9)
 
 
-def _body(model: str, number: int, tokens: int, wishes: dict[str, Any]) -> dict[str, Any]:
-    """A request like the others in length, and in words like none of the same load."""
-    words = [WORDS[(number + place * (1 + number // len(WORDS))) % len(WORDS)] for place in range(8)]
-    messages = [{"role": "user", "content": f"Copy: {' '.join(words)}"}]
-    return {"model": model, "messages": messages, "max_tokens": tokens, "seed": number, "stream": True,
+def _body(model: str, task: Task, seed: int, tokens: int, wishes: dict[str, Any]) -> dict[str, Any]:
+    return {"model": model, "messages": list(task.messages), "max_tokens": tokens, "seed": seed, "stream": True,
             "stream_options": {"include_usage": True}, **wishes}  # fmt: skip
 
 
-def _asked(port: int, body: dict[str, Any]) -> ServedAnswer | None:
+def _asked(port: int, task: Task, body: dict[str, Any]) -> ServedAnswer | None:
     """What a request met; None where it got no whole answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONGEST_WAIT)
     began = time.perf_counter()
-    first_text, tokens = None, 0
+    first_text, tokens, text = None, 0, ""
     try:
         connection.request("POST", PATH, json.dumps(body), {"Content-Type": "application/json"})
         reply = connection.getresponse()
@@ -108,12 +129,15 @@ def _asked(port: int, body: dict[str, Any]) -> ServedAnswer | None:
             delta = (chunk.get("choices") or [{}])[0].get("delta") or {}
             if first_text is None and (delta.get("content") or delta.get("reasoning_content")):
                 first_text = time.perf_counter() - began
+            text += delta.get("content") or ""
     except (OSError, http.client.HTTPException, ValueError):
         return None
     finally:
         connection.close()
     whole = time.perf_counter() - began
-    return ServedAnswer(whole if first_text is None else first_text, whole, tokens) if tokens else None
+    if not tokens:
+        return None
+    return ServedAnswer(whole if first_text is None else first_text, whole, tokens, task.is_right(text))
 
 
 def _chunks(reply: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:

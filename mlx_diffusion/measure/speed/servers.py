@@ -7,38 +7,69 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from types import MappingProxyType
+from typing import Any
 
+from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.errors import EvaluationError
-from mlx_diffusion.measure.speed.clients import ServedLoad, load
+from mlx_diffusion.measure.speed.clients import ServedLoad, load, served_tasks
+from mlx_diffusion.measure.speed.peer_folder import lay_out_for_peer
+from mlx_diffusion.tokenizer import load_tokenizer
 
 START_SECONDS = 600.0
 REST_SECONDS = 20.0  # for a server's end, before it is killed
+SAID_SECONDS = 5.0
+COST = re.compile(rb"(?:peer prompt=|/v1/chat/completions 200 ).* steps=(\d+)")
+PEER_WISHES = MappingProxyType(
+    {"temperature": 1.0, "diffusion_sampler": "entropy-bound", "diffusion_full_canvas": True}
+)
 
 
 @dataclass(frozen=True)
 class MeasuredServer:
-    """A server that listens on this machine."""
+    """A server that listens on this machine, and what it says on the way."""
 
     name: str
     process: subprocess.Popen[bytes]
     port: int
     model: str
+    said: Path  # the file of it
+    wishes: Mapping[str, Any]  # fields of a request that ask it for the reference's denoising
 
     def measure(self, clients: int, each: int, tokens: int, **wishes: Any) -> ServedLoad:
-        """A load behind one request that does not count. Raises EvaluationError."""
-        load(self.port, self.model, 1, 1, tokens, **wishes)
+        """A load behind one like it, of a round, that does not count. Raises EvaluationError."""
+        wishes = {**self.wishes, **wishes}
+        before = len(self._costs(0))
+        load(self.port, self.model, clients, 1, tokens, **wishes)
+        before = len(self._costs(before + clients))
+        began = _cpu_seconds(self.process.pid)
         found = load(self.port, self.model, clients, each, tokens, **wishes)
-        return replace(found, memory_bytes=_resident(self.process.pid))
+        passed = _cpu_seconds(self.process.pid) - began
+        steps = sum(self._costs(before + clients * each)[before:])
+        return replace(found, steps=steps, cpu_seconds=passed, memory_bytes=_resident(self.process.pid))
+
+    def prompts(self) -> set[tuple[int, ...]]:
+        """The prompts that the server says it was fed, as token ids."""
+        found = re.findall(rb"peer prompt=([\d,]+)", self.said.read_bytes())
+        return {tuple(int(token) for token in one.split(b",")) for one in found}
+
+    def _costs(self, least: int) -> list[int]:
+        """The steps of each answer so far; a server says them a moment after it has answered."""
+        end = time.monotonic() + SAID_SECONDS
+        while len(found := COST.findall(self.said.read_bytes())) < least and time.monotonic() < end:
+            time.sleep(0.05)
+        return [int(steps) for steps in found]
 
 
 @contextmanager
@@ -51,27 +82,51 @@ def own_server(folder: Path, mode: str, rows: int) -> Iterator[MeasuredServer]:
 
 @contextmanager
 def peer_server(folder: Path) -> Iterator[MeasuredServer]:
-    """The server of the installed mlx-vlm, as it is by default."""
-    options = ("--model", str(folder), "--host", "127.0.0.1")
-    with _started("mlx-vlm", ("mlx_vlm.server", *options), str(folder)) as server:
-        yield server
+    """The server of the installed mlx-vlm on the same weights, asked for the same denoising.
+
+    By itself it would take another sampler, the likeliest tokens, and canvases no longer than the answer may be.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        lay_out_for_peer(folder, Path(place))
+        command = ("mlx_diffusion.measure.speed.peer_server", "--model", place, "--host", "127.0.0.1")
+        with _started("mlx-vlm", command, place, PEER_WISHES) as server:
+            yield server
+
+
+def check_prompts(fed: set[tuple[int, ...]], checkpoint: Checkpoint, clients: int, each: int) -> None:
+    """Raise EvaluationError where a server was fed other prompts for the messages of a load than this package makes."""
+    tokenizer, size = load_tokenizer(checkpoint.folder), checkpoint.config.vocab_size
+    for own in served_tasks(clients, each):
+        for task in own:
+            if tuple(tokenizer.encode_prompt(list(task.messages), size)) not in fed:
+                raise EvaluationError(
+                    f"mlx-vlm's server makes another prompt of {task.messages[-1]['content']!r} than this package, so "
+                    "that nothing can be compared; leave out --against"
+                )
 
 
 @contextmanager
-def _started(name: str, command: Sequence[str], model: str) -> Iterator[MeasuredServer]:
+def _started(
+    name: str, command: Sequence[str], model: str, wishes: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[MeasuredServer]:
     """A server that answers. Raises EvaluationError with the last line that it said, where it ends or never does."""
     port = _free_port()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command, "--port", str(port)], stdin=subprocess.DEVNULL, stdout=said, stderr=said
-        )
+    with tempfile.TemporaryDirectory() as place:
+        said = Path(place) / "said"
+        with said.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command, "--port", str(port)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
         try:
             end = time.monotonic() + START_SECONDS
             while not _answers(port):
                 if process.poll() is not None or time.monotonic() > end:
                     raise EvaluationError(f"the server {name} does not answer; it said: {_last_line(said)}")
                 time.sleep(0.2)
-            yield MeasuredServer(name, process, port, model)
+            yield MeasuredServer(name, process, port, model, said, wishes)
         finally:
             process.terminate()
             try:
@@ -98,9 +153,8 @@ def _answers(port: int) -> bool:
         connection.close()
 
 
-def _last_line(said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = said.read().decode(errors="replace").strip().splitlines()
+def _last_line(said: Path) -> str:
+    lines = said.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "nothing"
 
 
@@ -108,3 +162,16 @@ def _resident(process: int) -> int:
     """Memory of a process that is not paged out, in bytes; 0 where the system does not say."""
     found = subprocess.run(["ps", "-o", "rss=", "-p", str(process)], capture_output=True, text=True, check=False)
     return 1024 * int(found.stdout) if found.returncode == 0 and found.stdout.strip().isdigit() else 0
+
+
+def _cpu_seconds(process: int) -> float:
+    """What a process has computed for, in all its threads; to the second where the system has no /proc."""
+    figures = Path(f"/proc/{process}/stat")
+    if figures.is_file():
+        fields = figures.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    found = subprocess.run(["ps", "-o", "time=", "-p", str(process)], capture_output=True, text=True, check=False)
+    seconds = 0.0
+    for part in found.stdout.strip().split(":"):
+        seconds = 60 * seconds + float(part or 0)
+    return seconds
