@@ -58,7 +58,7 @@ def test_the_peer_is_given_the_same_words_and_weights(tmp_path: Path) -> None:
     template = jinja2.Environment().from_string((tmp_path / "chat_template.jinja").read_text())
     rendered = template.render(messages=in_parts, bos_token="<bos>", add_generation_prompt=True)
     assert laid_out.encode(rendered, add_special_tokens=False) == plain.encode_prompt(say("Copy: fig oak"), 1024)
-    weights = [mx.load(str(folder / "model.safetensors")) for folder in (DEMO, tmp_path)]
+    weights: list[Any] = [mx.load(str(folder / "model.safetensors")) for folder in (DEMO, tmp_path)]
     assert {array.dtype for array in weights[1].values()} == {mx.float32}
     assert all(mx.array_equal(array.astype(mx.float32), weights[1][name]) for name, array in weights[0].items())
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from served import LIMITS, MODEL, TOKENIZER, Served, served
 
-from mlx_diffusion import infill, stream_infill
+from mlx_diffusion import infill
 from mlx_diffusion.events import Segment
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.engine_thread import EngineThread
 from mlx_diffusion.serving.jobs import Wish
 
-gaps = pytest.importorskip("mlx_diffusion.serving.gaps")
+gaps, service = (pytest.importorskip(f"mlx_diffusion.serving.{name}") for name in ("gaps", "service"))
 
 PREFIX, SUFFIX = "The fox ", " the oak."
 QUICK: dict[str, Any] = {"max_denoising_steps": 6, "seed": 3}
@@ -102,28 +103,55 @@ def test_a_plain_completion_can_begin_with_its_prompt(server: Served) -> None:
     assert whole == TOKENIZER.decode(tokens) + rest
 
 
-def test_a_gap_whose_caller_leaves_is_let_go_within_a_step() -> None:
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_a_gap_whose_caller_leaves_is_let_go_within_a_pass(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = EngineThread(MODEL, TOKENIZER, LIMITS, 0, print)
-    settings = MODEL.generation_defaults.resolve(GenerationConfig())
-    closed = list[bool]()
+    gap = gaps.gap_wish(
+        service.Service(engine, "demo", GenerationConfig()), "Copy: fig ", " ant", GenerationConfig(seed=1)
+    )
+    count, gone = engine._pause, threading.Event()
+    answers: Any = None
 
-    def endless() -> Iterator[Any]:
-        try:
-            while True:
-                yield next(iter(stream_infill(MODEL, TOKENIZER, "fig", "ant", gap_tokens=1, max_denoising_steps=1)))
-        finally:
-            closed.append(True)
+    def leave() -> None:
+        if engine.passes == after:
+            answers._engine.drop(answers._jobs)
+            gone.set()
+        count()
 
-    async def ask_and_leave() -> int:
-        with Answers(engine, [Wish([1], settings, work=endless())], wants_drafts=True) as answers:
-            await anext(answers)
-            before = engine.passes
-        while engine.running:
-            await asyncio.sleep(0)
-        return engine.passes - before
+    monkeypatch.setattr(engine, "_pause", leave)
+
+    async def ask_and_leave() -> None:
+        nonlocal answers
+        answers = Answers(engine, [gap], wants_drafts=True)
+        while not gone.is_set() or engine.running or engine.waiting:
+            await asyncio.sleep(0.001)
 
     engine.start()
     try:
-        assert asyncio.run(ask_and_leave()) <= 2 and closed
+        asyncio.run(ask_and_leave())
+        assert engine.passes == after
+    finally:
+        engine.stop()
+
+
+def test_others_advance_between_the_passes_of_a_gap() -> None:
+    engine = EngineThread(MODEL, TOKENIZER, LIMITS, 0, print)
+    asked = service.Service(engine, "demo", GenerationConfig())
+    gap = gaps.gap_wish(asked, "Copy: fig ", " ant", GenerationConfig(seed=1))
+    settings = MODEL.generation_defaults.resolve(GenerationConfig(max_tokens=4, mode="autoregressive"))
+    kinds: list[str] = []
+
+    async def ask(wish: Wish, kind: str) -> None:
+        with Answers(engine, [wish], wants_drafts=True) as answers:
+            async for _, step in answers:
+                kinds.append(f"{kind} {type(step).__name__}")
+
+    async def ask_both() -> None:
+        await asyncio.gather(ask(gap, "gap"), ask(Wish(TOKENIZER.encode("Copy: fig"), settings), "row"))
+
+    engine.start()
+    try:
+        asyncio.run(ask_both())
+        assert kinds.index("row Finish") < kinds.index("gap Segment")
     finally:
         engine.stop()

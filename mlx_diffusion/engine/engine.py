@@ -18,6 +18,7 @@ from mlx_diffusion.engine.causal_row import CausalRow
 from mlx_diffusion.engine.choice import Choice
 from mlx_diffusion.engine.denoising_row import DenoisingRow
 from mlx_diffusion.engine.memory_limits import memory_limits
+from mlx_diffusion.engine.pauses import pause
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row
 from mlx_diffusion.engine.step import Stepped, Turn, step, step_beside
@@ -40,6 +41,7 @@ def run(model: DiffusionGemma, tokenizer: Tokenizer, requests: Sequence[Request]
         for request in requests:
             engine.add(request)
         while engine:
+            pause()
             events = engine.advance()
             for error in engine.failed.values():
                 raise error

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.engine.denoising_row import begun, turn_of
+from mlx_diffusion.engine.pauses import pause
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.rules import Rules
 from mlx_diffusion.engine.step import step
@@ -42,6 +43,7 @@ class Trial:
     @computing()
     def step(self) -> list[Survey]:
         """Take a denoising step with every canvas; what it says of all positions. Raises `CheckpointError` for NaN."""
+        pause()
         rows = zip(self.requests, self._canvases, self._prefixes, strict=True)
         turns = [turn_of(own, canvas, prefix, Rules.of(own.settings), 0, self.steps) for own, canvas, prefix in rows]
         stepped = step(self.model, turns)
@@ -56,6 +58,7 @@ class Trial:
     @computing()
     def logprobs(self, wanted: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """One pass more: log-probabilities at some positions of each canvas, float32 [F, V]. Nothing is changed."""
+        pause()
         rows = zip(self.requests, self._canvases, self._prefixes, wanted, strict=True)
         views = [
             turn_of(own, canvas, prefix, Rules.of(own.settings), 0, 0)
@@ -73,6 +76,7 @@ class Trial:
     @computing()
     def likelihoods(self, texts: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """What the encoder says of a text behind each prompt: log-probabilities of its tokens, in one causal pass."""
+        pause()
         passages = []
         for request, text in zip(self.requests, texts, strict=True):
             cache = self._encodings[request.tokens].fork()
@@ -97,6 +101,7 @@ class Trial:
         self.cached_tokens += cache.offset
         self.encoder_positions += len(tokens) - cache.offset
         while cache.offset < len(tokens):
+            pause()
             part = tokens[cache.offset : cache.offset + size]
             self.model.encode([Passage(mx.array(part, dtype=mx.int32), cache, 0)])
             mx.eval(cache.arrays())

@@ -16,12 +16,13 @@ from mlx_diffusion.engine.drafting import DraftMemory
 from mlx_diffusion.engine.engine import Engine
 from mlx_diffusion.engine.memory_limits import memory_limits
 from mlx_diffusion.engine.noise import SeededDraws
+from mlx_diffusion.engine.pauses import pausing
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.engine.request import Request, check_request
 from mlx_diffusion.errors import DiffusionError, OptionError
 from mlx_diffusion.fit.draft_width import costs_here
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.serving.jobs import Job, Outcome, ends, next_of
+from mlx_diffusion.serving.jobs import GoneError, Job, Outcome, ends, next_of
 from mlx_diffusion.serving.limits import Limits
 from mlx_diffusion.serving.prefix_folder import KeptOnDisk, PrefixFolder
 from mlx_diffusion.serving.problems import RequestError, at_fault, ending, overloaded, too_late
@@ -49,6 +50,8 @@ class EngineThread:
         self._engine = Engine(model, tokenizer)
         self._running: dict[int, Job] = {}  # by their rows
         self._filling: list[Job] = []
+        self._at_work: Job | None = None  # the one of them that takes a step now
+        self._begun = False  # whether that step has had a pass
         self._changed = threading.Condition()  # guards the three below
         self._waiting: deque[Job] = deque()
         self._dropped: set[Job] = set()
@@ -138,8 +141,9 @@ class EngineThread:
                 self._engine.drop(row)
                 self._end(row, [] if job in dropped else [too_late(self.limits.answer_seconds)])
         for job in [job for job in self._filling if job in dropped or job.until < time.monotonic()]:
-            job.close()
             self._filling.remove(job)
+            if job is not self._at_work:  # that one ends at its pause
+                job.close()
             job.deliver([] if job in dropped else [too_late(self.limits.answer_seconds)])
         while self.waiting and self.running < self.limits.max_requests:
             with self._changed:
@@ -207,19 +211,35 @@ class EngineThread:
                 self._running[row].deliver(found)
 
     def _fill(self) -> None:
-        """One step of each job that takes its own."""
+        """One step of each job that takes its own; between the passes of a step, the rows take theirs."""
         for job in list(self._filling):
+            if job not in self._filling:
+                continue  # it has left in a pause of another
             assert job.wish.work is not None
+            self._at_work, self._begun = job, False
             try:
-                outcome = next_of(job.wish.work)
+                with pausing(self._pause):
+                    outcome = next_of(job.wish.work)
+            except GoneError:
+                continue
             except BaseException:
                 self._log(traceback.format_exc())
                 outcome = at_fault()
-            self.passes += 1
+            finally:
+                self._at_work = None
             if ends(outcome):
                 self._filling.remove(job)
             if isinstance(outcome, RequestError) or job.wants(outcome):
                 job.deliver([outcome])
+
+    def _pause(self) -> None:
+        """Ahead of each pass of a job's own work: others come, go and advance. Raises GoneError where it has to end."""
+        if not (self._take_in() and self._at_work in self._filling):
+            raise GoneError
+        if self._begun:
+            self._advance()
+        self._begun = True
+        self.passes += 1
 
     def _end(self, row: int, outcomes: Sequence[Outcome]) -> None:
         self._running.pop(row).deliver(outcomes)

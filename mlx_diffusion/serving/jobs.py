@@ -28,6 +28,10 @@ class Underway:
     """A step of work of its own that has brought nothing to be delivered."""
 
 
+class GoneError(Exception):
+    """Ends work of its own between two of its passes: nobody waits for it any more, or it came too late."""
+
+
 Step = Event | Concluded | Underway
 Outcome = Step | RequestError
 

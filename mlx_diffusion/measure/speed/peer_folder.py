@@ -30,7 +30,9 @@ def lay_out_for_peer(folder: Path, place: Path) -> None:
     weights = {file.name for file in weight_files(folder)} if on_cpu() else set()
     for file in folder.iterdir():
         if file.name in weights:
-            wide = {name: _wide(array) for name, array in mx.load(str(file)).items()}
+            stored = mx.load(str(file))
+            assert isinstance(stored, dict)
+            wide = {name: _wide(array) for name, array in stored.items()}
             mx.save_safetensors(str(place / file.name), wide, {"format": "mlx"})
         elif file.name != TEMPLATE:
             (place / file.name).symlink_to(file.resolve())
