@@ -98,11 +98,40 @@ def test_texts_longer_than_a_canvas_are_infilled(folder: Path) -> None:
     assert isinstance(gap, str)
 
 
+def test_a_gap_of_no_tokens_takes_no_pass(folder: Path) -> None:
+    segment, finish = stream_infill(*loaded(folder), "fig oa", "k ant", gap_tokens=0)
+    assert segment == Segment(0, (), "")
+    assert isinstance(finish, Finish) and finish.stats.denoising_steps == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("before", "after"), [("fig ", " ant"), ("fig oa", "k ant"), ("<|turn>", "\u0301b")])
+def test_a_gap_has_no_more_tokens_than_it_may(folder: Path, before: str, after: str, seed: int) -> None:
+    """What straddles the seams counts, too: three open positions for one token must not give three tokens."""
+    model, own = loaded(folder)
+    for options in ({"gap_tokens": 1}, {"max_tokens": 1}):
+        gap = infill(model, own, before, after, seed=seed, max_denoising_steps=2, **options)  # type: ignore[arg-type]
+        assert len(own.encode_text(gap)) <= 1
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 40}, {"gap_tokens": 14}])
+def test_a_gap_longer_than_a_canvas_is_written_over_several(options: dict[str, Any]) -> None:
+    model, own = loaded(DEMO_FOLDER)
+    context, gap = "As JSON: Fudin is 45 and lives in Bern.", ' "Fudin", "age": 45, "city":'
+    events = list(stream_infill(model, own, '{"name":', ' "Bern"}', context=context, canvas_length=8, **options))
+    assert "".join(event.text for event in events) == gap
+    blocks = [event.block for event in events if isinstance(event, Segment)]
+    assert blocks == list(range(len(blocks))) and len(blocks) > 2
+    assert isinstance(events[-1], Finish) and events[-1].stats.blocks == len(blocks)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "options", "error"),
     [
         ("a", "b", {"max_tokens": 0}, OptionError),
-        ("a", "b", {"max_tokens": 64}, OptionError),
+        ("a", "b", {"max_tokens": 10**6}, OptionError),
+        ("a", "b", {"max_tokens": 2040}, PromptError),
+        ("a", "b", {"gap_tokens": -1}, OptionError),
         ("a", "b", {"gap_tokens": 5, "max_tokens": 4}, OptionError),
         ("a", "b", {"mode": "autoregressive"}, OptionError),
         ("a", "b", {"stop": "x"}, OptionError),

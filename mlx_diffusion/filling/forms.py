@@ -24,7 +24,7 @@ from mlx_diffusion.engine.trial import Trial
 from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.filling.candidates import Candidates, by_encoder
 from mlx_diffusion.filling.canvases import Canvases
-from mlx_diffusion.filling.infilling import Length, TextGap, filled
+from mlx_diffusion.filling.gaps import Length, TextGap, filled_together
 from mlx_diffusion.filling.places import Place
 from mlx_diffusion.filling.seams import Seams
 from mlx_diffusion.filling.slots import Slot, split_template
@@ -110,8 +110,7 @@ def _filled(
 ) -> tuple[list[str], list[float]]:
     """What every form gets in a slot, and how probable that is; `behind` is the text up to the next slot."""
     if not slot.choices:
-        free = slot.kind == "text"
-        texts = [_infilled(canvases, form, slot, behind, is_last) for form in forms] if free else [""] * len(forms)
+        texts = _infilled(canvases, forms, slot, behind, is_last) if slot.kind == "text" else [""] * len(forms)
         missing = [form for form, text in zip(forms, texts, strict=True) if not text]
         rest = iter(_written(canvases, missing, slot, behind) if missing else ())
         texts = [text or next(rest) for text in texts]
@@ -129,12 +128,14 @@ def _filled(
     return [slot.choices[own] for own in best], [float(own[at]) for own, at in zip(shares, best, strict=True)]
 
 
-def _infilled(canvases: Canvases, form: Form, slot: Slot, behind: str, is_last: bool) -> str:
-    """What a canvas with both sides in view has in a slot for text; "" where that is no line of text."""
-    gap = TextGap(form.written, behind, form.prompt, is_last)
-    most = Length.of(canvases, min(slot.max_tokens, canvases.longest // 2), None)
-    text = "".join(event.text for event in filled(canvases, gap, most))
-    return "" if set(text) & set("\n\r") or not text.strip() else text
+def _infilled(canvases: Canvases, forms: Sequence[Form], slot: Slot, behind: str, is_last: bool) -> list[str]:
+    """What canvases with both sides in view have in a slot for text; "" where that is no line of text."""
+    gaps = [TextGap(form.written, behind, form.prompt, is_last) for form in forms]
+    length = Length.of(canvases, min(slot.max_tokens, canvases.longest // 2), None)
+    texts = [""] * len(forms)
+    for event in filled_together(canvases, gaps, length, []):
+        texts[event.row] += event.text
+    return ["" if set(text) & set("\n\r") or not text.strip() else text for text in texts]
 
 
 def _written(canvases: Canvases, forms: Sequence[Form], slot: Slot, behind: str) -> list[str]:
