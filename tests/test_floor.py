@@ -23,8 +23,10 @@ def test_the_floor_is_the_bundled_checkpoint_s() -> None:
 def test_no_mode_falls_below_the_floor(mode: str) -> None:
     """The floor is what the reference reached; what a calibrated mode may lose is less than it lies below."""
     recorded = RECORDED["modes"][DENOISING[0]]
-    if floor.below(floor.measure(mode, floor.ENOUGH, seed=0), recorded, floor.CHECKED):
-        assert not floor.below(floor.measure(mode, floor.CHECKED, seed=0), recorded)
+    first = floor.measure(mode, floor.ENOUGH, seed=0)
+    if floor.below(first, recorded, floor.CHECKED):
+        cells = first.cells | floor.measure(mode, floor.REST, seed=0).cells
+        assert not floor.below(Evaluation(first.header, cells), recorded)
 
 
 def found(rights: Sequence[int]) -> Evaluation:
@@ -48,6 +50,7 @@ def test_noise_is_no_fall_and_a_fall_is_no_noise() -> None:
 
 
 def test_acceptance_by_chance_falls_below() -> None:
-    shuffles = floor.measure("random:0.5", {"shuffle": floor.ENOUGH["shuffle"]}, seed=0)
+    """On the shuffles that the floor is held with; 19 positions in 20 are accepted, which takes few steps."""
+    shuffles = floor.measure("random:0.95", {"shuffle": floor.ENOUGH["shuffle"]}, seed=0)
     fallen = floor.below(shuffles, RECORDED["modes"]["reference"])
     assert fallen and fallen[0].startswith("shuffle: ")
