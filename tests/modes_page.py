@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from mlx_diffusion.display import table
@@ -40,6 +41,7 @@ class DraftsPage:
         plain, drafted = "autoregressive", {label: f"speculative:{label}" for label in LABELS}
         self.plain = record.labels.index(plain)
         self.drafted = {chip: record.labels.index(label) for chip, label in drafted.items()}
+        self._predicted = cache(self._predict)  # two tables ask for each
 
     def tables(self) -> list[str]:
         """All of them, in Markdown."""
@@ -72,12 +74,14 @@ class DraftsPage:
 
     def _of_chip(self, families: Sequence[str], chip: str) -> tuple[float, float]:
         """Predicted tokens a second of plain and of drafted writing."""
-        plain, drafted = (
-            predicted_speeds(self._outcomes(variant, families), self.record.canvas_length)
-            for variant in (self.plain, self.drafted[chip])
-        )
-        assert plain is not None and drafted is not None
+        plain, drafted = (self._predicted(variant, tuple(families)) for variant in (self.plain, self.drafted[chip]))
         return plain[chip], drafted[chip]
+
+    def _predict(self, variant: int, families: tuple[str, ...]) -> dict[str, float]:
+        """Predicted tokens a second, by chip."""
+        speeds = predicted_speeds(self._outcomes(variant, families), self.record.canvas_length)
+        assert speeds is not None
+        return speeds
 
     def _outcomes(self, variant: int, families: Sequence[str]) -> list[PromptOutcome]:
         return [outcome for family in families for outcome in self.record.cells[variant, family].outcomes]

@@ -25,7 +25,7 @@ def test_no_mode_falls_below_the_floor(mode: str) -> None:
     recorded = RECORDED["modes"][DENOISING[0]]
     first = floor.measure(mode, floor.ENOUGH, seed=0)
     if floor.below(first, recorded, floor.CHECKED):
-        cells = first.cells | floor.measure(mode, floor.REST, seed=0).cells
+        cells = {**first.cells, **floor.measure(mode, floor.REST, seed=0).cells}
         assert not floor.below(Evaluation(first.header, cells), recorded)
 
 

@@ -69,7 +69,7 @@ class ModelShape:
     @classmethod
     def of_recipe(cls, config: ModelConfig, recipe: Recipe) -> ModelShape:
         """A model that a conversion with this recipe would give."""
-        return cls(config, lambda path: recipe.spec(DECODER + path))
+        return cls(config, cache(lambda path: recipe.spec(DECODER + path)))
 
     def cost(self, one: Pass) -> PassCost:
         """The work of one such pass."""
@@ -138,16 +138,30 @@ class Prediction:
 
 def predict(schedule: Schedule, shape: ModelShape, chip: Chip, *, float16: bool = False) -> Prediction:
     """How long the passes of a schedule take on a chip, in bfloat16 or, with `float16`, in that."""
+    return predict_each(schedule, shape, (chip,), float16=float16)[0]
+
+
+def predict_each(
+    schedule: Schedule, shape: ModelShape, chips: Iterable[Chip], *, float16: bool = False
+) -> list[Prediction]:
+    """The same on each of several chips; what the passes cost is counted once."""
+    prompt, writing = (
+        [(shape.cost(one), one.times) for one in passes] for passes in (schedule.prompt, schedule.writing)
+    )
+    return [
+        Prediction(chip, schedule, *(_seconds(costs, shape, chip, float16) for costs in (prompt, writing)))
+        for chip in chips
+    ]
+
+
+def _seconds(costs: Iterable[tuple[PassCost, int]], shape: ModelShape, chip: Chip, float16: bool) -> Seconds:
+    """The seconds on a chip of passes with these costs, each so many times."""
     rates = Rates.of(chip, float16=float16)
     launches = LAUNCHES * LAUNCH_SECONDS[chip.generation] * shape.config.num_hidden_layers
-
-    def seconds(passes: Iterable[Pass]) -> Seconds:
-        total = Seconds(0.0, 0.0, 0.0, 0.0)
-        for one in passes:
-            total += pass_seconds(shape.cost(one), rates, launches).times(one.times)
-        return total
-
-    return Prediction(chip, schedule, seconds(schedule.prompt), seconds(schedule.writing))
+    total = Seconds(0.0, 0.0, 0.0, 0.0)
+    for cost, times in costs:
+        total += pass_seconds(cost, rates, launches).times(times)
+    return total
 
 
 def pass_seconds(cost: PassCost, rates: Rates, launches: float) -> Seconds:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE
 from mlx_diffusion.fit.chips import SHOWN
-from mlx_diffusion.fit.prediction import Schedule, predict, published_shape
+from mlx_diffusion.fit.prediction import Schedule, predict_each, published_shape
 from mlx_diffusion.measure.answers.evaluation import PromptOutcome
 from mlx_diffusion.measure.passes import BESIDE, as_passes
 
@@ -25,7 +25,7 @@ def predicted_speeds(outcomes: Sequence[PromptOutcome], canvas_length: int) -> d
     schedule = schedule_of_outcomes(outcomes, canvas_length)
     if schedule is None or not schedule.writing:
         return None
-    return {chip.label: predict(schedule, published_shape(), chip).tokens_per_second for chip in SHOWN}
+    return {one.chip.label: one.tokens_per_second for one in predict_each(schedule, published_shape(), SHOWN)}
 
 
 def schedule_of_outcomes(outcomes: Sequence[PromptOutcome], canvas_length: int) -> Schedule | None:

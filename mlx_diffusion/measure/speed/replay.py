@@ -23,7 +23,7 @@ from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.rules import REFERENCE, Canvas, Rules
 from mlx_diffusion.engine.step import step
 from mlx_diffusion.fit.chips import LABELS, SHOWN
-from mlx_diffusion.fit.prediction import ModelShape, Pass, Schedule, predict
+from mlx_diffusion.fit.prediction import ModelShape, Pass, Schedule, predict_each
 from mlx_diffusion.measure.speed.cases import random_prompt
 from mlx_diffusion.measure.speed.tables import TitledTable
 from mlx_diffusion.modes import Mode
@@ -142,7 +142,7 @@ def replay(
 
 def predicted_seconds(schedule: Schedule, shape: ModelShape) -> dict[str, float]:
     """The predicted seconds of the passes behind the prompt, on three chips."""
-    return {chip.label: predict(schedule, shape, chip).writing.total for chip in SHOWN}
+    return {one.chip.label: one.writing.total for one in predict_each(schedule, shape, SHOWN)}
 
 
 def replayed_sections(name: str, found: Sequence[Replayed]) -> Iterator[TitledTable | str]:
