@@ -21,9 +21,9 @@ app, openapi, service = (pytest.importorskip(f"mlx_diffusion.serving.{name}") fo
 DOCUMENT = openapi.description()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 SERVICE = service.Service(EngineThread(MODEL, TOKENIZER, LIMITS, 0, print), "demo", GenerationConfig())
-OPENAI, ANTHROPIC, OLLAMA, FIM, DECISION = (
+OPENAI, ANTHROPIC, OLLAMA, FIM, EDIT, DECISION = (
     next(interface(SERVICE) for interface in app.INTERFACES if interface.__name__ == f"{name}Routes")
-    for name in ("OpenAI", "Anthropic", "Ollama", "Fim", "Decision")
+    for name in ("OpenAI", "Anthropic", "Ollama", "Fim", "Edit", "Decision")
 )
 READERS: dict[str, Callable[[bytes], Any]] = {
     "ChatRequest": OPENAI.read_chat,
@@ -34,7 +34,10 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "OllamaGenerate": OLLAMA.read_generate,
     "InfillRequest": FIM.read_infill,
     "FimRequest": FIM.read_fim,
+    "EditRequest": EDIT.read_edit,
+    "ApplyRequest": EDIT.read_apply,
     "DecisionRequest": DECISION.read_decision,
+    "FormRequest": DECISION.read_form,
 }
 PLAIN = {
     "null": st.none(), "boolean": st.booleans(), "string": st.text(max_size=8),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from served import COPY, MODEL, TOKENIZER, Served, say, served
 
-from mlx_diffusion import decide, generate
+from mlx_diffusion import decide, fill, generate
 
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 9}, "size": {"type": "integer"}},
           "required": ["name", "size"], "additionalProperties": False}  # fmt: skip
@@ -76,3 +76,31 @@ def test_questions_that_cannot_be_decided_are_refused(server: Served) -> None:
     for questions, state, said in ((twice, "d", "twice"), ({}, "d", "questions"), (QUESTIONS, " ", "is empty")):
         got = server.post("/v1/systemone", state=state, questions=questions)
         assert got.status_code == 400 and said in got.json()["error"]["message"]
+
+
+def test_forms_are_filled_as_by_the_library(server: Served) -> None:
+    form: dict[str, Any] = {"template": "{a} and {b}.", "slots": {"a": ["fig", "oak"], "b": "boolean"}}
+    own: Any = fill(MODEL, TOKENIZER, context="fig", **form)
+    one = {name: found["value"] for name, found in own.items()}
+    for context in ("fig", ["fig"]):
+        got = server.post("/v1/forms", context=context, **form).json()["filled"]
+        filled = got if isinstance(context, list) else [got]
+        assert [{name: found["value"] for name, found in each.items()} for each in filled] == [one]
+        assert all(0 <= found["probability"] <= 1 for found in filled[0].values())
+
+
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        ({"slots": {"b": "text"}}, "slot 'b' stands nowhere"),
+        ({"slots": {"a": "verse"}}, "its type must be one of"),
+        ({"slots": {"a": {"type": "regex", "pattern": "("}}}, "slot 'a'"),
+        ({"slots": {}}, "slots"),
+        ({"slots": {"a": "text"}, "context": ["c"] * 99}, "at most"),
+        ({"slots": {"a": "text"}, "mode": "autoregressive"}, "mode"),
+        ({"slots": {"a": "text"}, "file": "/etc/passwd"}, "file is not known"),
+    ],
+)
+def test_forms_that_cannot_be_filled_are_refused(server: Served, body: dict[str, Any], said: str) -> None:
+    got = server.post("/v1/forms", **{"template": "{a}", **body})
+    assert got.status_code == 400 and said in got.json()["error"]["message"]

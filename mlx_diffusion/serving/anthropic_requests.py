@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mlx_diffusion.serving.openai_requests import Body, ChatRequest
+from mlx_diffusion.serving.bodies import Body
+from mlx_diffusion.serving.openai_requests import ChatRequest
+from mlx_diffusion.serving.problems import bad
+from mlx_diffusion.serving.tool_choices import NamedChoice, NamedFunction
 
 
 class TextBlock(Body):
@@ -88,9 +91,21 @@ class DeclaredTool(Body):
 
 
 class ToolChoice(Body):
-    """Whether tools may be called."""
+    """Whether tools may be called, must be, or which."""
 
-    type: Literal["auto", "none"]
+    type: Literal["auto", "none", "any", "tool"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+    def as_openai(self) -> dict[str, Any]:
+        """The same in OpenAI's form. Raises RequestError."""
+        if (self.type == "tool") != (self.name is not None):
+            raise bad("a name belongs to the tool_choice of type tool, and that needs one", "tool_choice")
+        named = None if self.name is None else NamedChoice(type="function", function=NamedFunction(name=self.name))
+        return {
+            "tool_choice": named or {"any": "required"}.get(self.type, self.type),
+            "parallel_tool_calls": not self.disable_parallel_tool_use,
+        }
 
 
 class Thinking(Body):
@@ -128,7 +143,7 @@ class CountRequest(Body):
             model=self.model,
             messages=[*messages, *(message for turn in self.messages for message in turn.messages())],
             tools=tools or None,
-            tool_choice=None if self.tool_choice is None else self.tool_choice.type,
+            **({} if self.tool_choice is None else self.tool_choice.as_openai()),
             enable_thinking=None if self.thinking is None else self.thinking.first,
             **wishes,
         )

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.serving.anthropic_routes import AnthropicRoutes
 from mlx_diffusion.serving.decision_routes import DecisionRoutes
+from mlx_diffusion.serving.edit_routes import EditRoutes
 from mlx_diffusion.serving.engine_thread import EngineThread
 from mlx_diffusion.serving.fim_routes import FimRoutes
 from mlx_diffusion.serving.guard import Entry, Guard, refusal
@@ -31,7 +32,7 @@ from mlx_diffusion.serving.problems import RequestError, at_fault, bad
 from mlx_diffusion.serving.service import Service
 
 GONE = 499  # for the log: the caller has left
-INTERFACES = (PageRoutes, OpenAIRoutes, AnthropicRoutes, OllamaRoutes, FimRoutes, DecisionRoutes)
+INTERFACES = (PageRoutes, OpenAIRoutes, AnthropicRoutes, OllamaRoutes, FimRoutes, EditRoutes, DecisionRoutes)
 NO_ROUTE = "nothing is served by this method at this path; docs/serving.md lists what is"
 
 

@@ -13,8 +13,8 @@ from pydantic import Field
 from mlx_diffusion.filling.decisions import Method, TypedQuestion, decide, text_of
 from mlx_diffusion.modes import Mode
 from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.serving.bodies import Body
 from mlx_diffusion.serving.jobs import Concluded, Step, Underway, Wish
-from mlx_diffusion.serving.openai_requests import Body
 from mlx_diffusion.serving.service import Service
 
 

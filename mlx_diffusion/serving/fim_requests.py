@@ -12,7 +12,8 @@ from pydantic import Field
 
 from mlx_diffusion.modes import Mode
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.serving.openai_requests import Body, StreamOptions
+from mlx_diffusion.serving.bodies import Body
+from mlx_diffusion.serving.openai_requests import StreamOptions
 from mlx_diffusion.serving.problems import bad
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlx_diffusion.serving.openai_requests import Body, ChatRequest, CompletionRequest
+from mlx_diffusion.serving.bodies import Body
+from mlx_diffusion.serving.openai_requests import ChatRequest, CompletionRequest
 from mlx_diffusion.serving.problems import bad
 
 SAME = ("temperature", "seed", "top_k", "top_p", "min_p", "stop")

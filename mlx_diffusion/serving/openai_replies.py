@@ -36,6 +36,7 @@ class Reply:
     prompts: int = 1  # that the choices answer
     stats: list[Stats] = field(default_factory=list)
     echoes: Sequence[str] = ()  # what each choice of a completion begins with
+    replaces: bool = False  # whether the content of a chat's chunk is all of its text so far, drafts among it
 
     def __post_init__(self) -> None:
         kind = "chat.completion" if self.is_chat else "text_completion"
@@ -45,7 +46,7 @@ class Reply:
     async def choices(self) -> AsyncIterator[Chunk]:
         """The parts of the choices, one at a time, as they stand in the chunks of a stream."""
         writers = [
-            ChatChoice(index, self.tokenizer, self.turns, self.turns.begin(wish.tokens, wish.settings), wish.settings)
+            self._chat_choice(index, wish)
             if self.is_chat
             else CompletionChoice(index, self.tokenizer, self.turns, wish.settings)
             for index, wish in enumerate(self.wanted)
@@ -60,6 +61,10 @@ class Reply:
                 self.stats.append(event.stats)
             for part in writers[index].take(event):
                 yield part
+
+    def _chat_choice(self, index: int, wish: Wish) -> ChatChoice:
+        kind, reader = ReplacingChoice if self.replaces else ChatChoice, self.turns.begin(wish.tokens, wish.settings)
+        return kind(index, self.tokenizer, self.turns, reader, wish.settings)
 
     async def chunks(self, with_usage: bool) -> AsyncIterator[Chunk]:
         """The chunks of a stream; with usage, a last one without choices counts tokens."""
@@ -133,6 +138,25 @@ class ChatChoice:
             identity = f"call_{uuid.uuid4().hex}"
             return {"tool_calls": [{"index": self.calls - 1, "id": identity, "type": "function", "function": function}]}
         return {"content": piece}
+
+
+@dataclass
+class ReplacingChoice(ChatChoice):
+    """The same for who replaces the content by that of each delta: what is final, and the draft behind it."""
+
+    answer: str = ""
+
+    def take(self, event: Step) -> Iterator[Chunk]:
+        if not isinstance(event, Draft):
+            yield from super().take(event)
+            return
+        yield self.part({"content": self.answer + self.turns.shown(event.argmax.tolist(), self.settings)})
+
+    def delta(self, piece: Piece) -> Chunk:
+        if not isinstance(piece, str):
+            return super().delta(piece)
+        self.answer += piece
+        return {"content": self.answer}
 
 
 @dataclass

@@ -7,15 +7,17 @@ or written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from mlx_diffusion.display import count_of
 from mlx_diffusion.modes import Mode
 from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.serving.bodies import Body
 from mlx_diffusion.serving.limits import Limits
-from mlx_diffusion.serving.problems import RequestError, bad
+from mlx_diffusion.serving.problems import bad
+from mlx_diffusion.serving.tool_choices import NamedChoice, form_of_calls
 
 MOST_LIKELY = 20  # tokens whose likelihoods a request may ask for, at each place
 SAME_NAMES = (
@@ -24,20 +26,6 @@ SAME_NAMES = (
     "early_end lock_threshold refresh_every crop_threshold first_canvas draft_width draft_steps"
 ).split()  # here and in GenerationConfig
 PENALTIES = ("frequency_penalty", "presence_penalty")
-
-
-class Body(BaseModel):
-    """What all bodies share: fields of exactly their types, and no others."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    @classmethod
-    def read(cls, body: bytes) -> Self:
-        """Raises RequestError, one sentence that names the field."""
-        try:
-            return cls.model_validate_json(body)
-        except ValidationError as error:
-            raise first_of(error) from None
 
 
 class StreamOptions(Body):
@@ -122,6 +110,10 @@ class TextOptions(Body):
         return self.max_tokens
 
     @property
+    def wants_drafts(self) -> bool:
+        return bool(self.x_diffusion_drafts)
+
+    @property
     def likeliest(self) -> int | None:
         """How many likely tokens are asked for at each place; None: no likelihoods."""
         return None
@@ -164,11 +156,20 @@ class ChatRequest(TextOptions):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
-    parallel_tool_calls: Literal[True] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
     response_format: AnswerFormat | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: TemplateVariables | None = None
+    diffusing: bool | None = None  # the content of each chunk of a stream is the whole text so far, as Mercury has it
+
+    @property
+    def wants_drafts(self) -> bool:
+        if self.diffusing and not self.stream:
+            raise bad("diffusing is for streams; send stream: true with it", "diffusing")
+        if self.diffusing and self.x_diffusion_drafts:
+            raise bad("diffusing and x_diffusion_drafts both ask for drafts; send one", "diffusing")
+        return bool(self.diffusing) or super().wants_drafts
 
     @property
     def wanted_tokens(self) -> int | None:
@@ -191,10 +192,15 @@ class ChatRequest(TextOptions):
 
     @property
     def wanted_form(self) -> dict[str, Any] | None:
-        form = self.response_format.constraint if self.response_format else None
-        if form is not None and self.constraint is not None:
-            raise bad("response_format and constraint both say what the text must be; send one", "constraint")
-        return form or self.constraint
+        forms = {
+            "response_format": self.response_format.constraint if self.response_format else None,
+            "constraint": self.constraint,
+            "tool_choice": form_of_calls(self.tools or [], self.tool_choice, self.parallel_tool_calls is not False),
+        }
+        given = [name for name, form in forms.items() if form is not None]
+        if len(given) > 1:
+            raise bad(f"{' and '.join(given)} both say what the text must be; send one", given[-1])
+        return forms[given[0]] if given else None
 
     @property
     def offered_tools(self) -> Sequence[Mapping[str, Any]] | None:
@@ -223,16 +229,3 @@ class CompletionRequest(TextOptions):
             return [self.prompt]
         ids = [token for token in self.prompt if isinstance(token, int)]
         return [ids] if ids or not self.prompt else [part for part in self.prompt if not isinstance(part, int)]
-
-
-def first_of(error: ValidationError) -> RequestError:
-    """The first of a body's problems."""
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = [str(part) for part in problem["loc"]]
-    name = place[0] if place else None
-    if problem["type"] == "extra_forbidden":
-        return bad(f"{'.'.join(place)} is not known to this server; leave it out", name)
-    if problem["type"] == "missing":
-        return bad(f"{'.'.join(place)} is missing", name)
-    said = problem["msg"][:1].lower() + problem["msg"][1:]
-    return bad(f"{'.'.join(place) or 'the body'}: {said}", name)

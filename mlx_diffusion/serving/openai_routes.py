@@ -86,12 +86,13 @@ class OpenAIRoutes:
     async def _reply(self, request: Request, body: ChatRequest | CompletionRequest, wanted: Wanted) -> Response:
         """The answers of a request, streamed or whole."""
         service = self._service
-        answers = Answers(service.engine, wanted, bool(body.x_diffusion_drafts))
+        answers = Answers(service.engine, wanted, body.wants_drafts)
         is_chat = isinstance(body, ChatRequest)
         prompts = 1 if isinstance(body, ChatRequest) else len(body.prompts)
         reply = Reply(service.name, is_chat, answers, wanted, service.turns, service.engine.tokenizer, prompts)
         if isinstance(body, CompletionRequest) and body.echo:
             reply.echoes = service.echoes(body, len(wanted))
+        reply.replaces = isinstance(body, ChatRequest) and bool(body.diffusing)
         spent: Spent = request.scope["spent"]
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage

@@ -11,10 +11,13 @@ from pydantic.json_schema import models_json_schema
 
 from mlx_diffusion import __version__
 from mlx_diffusion.serving.anthropic_requests import CountRequest, MessagesRequest
+from mlx_diffusion.serving.bodies import Body
 from mlx_diffusion.serving.decision_requests import DecisionRequest
+from mlx_diffusion.serving.edit_requests import ApplyRequest, EditRequest
 from mlx_diffusion.serving.fim_requests import FimRequest, InfillRequest
+from mlx_diffusion.serving.form_requests import FormRequest
 from mlx_diffusion.serving.ollama_requests import OllamaChat, OllamaGenerate, OllamaShow
-from mlx_diffusion.serving.openai_requests import Body, ChatRequest, CompletionRequest
+from mlx_diffusion.serving.openai_requests import ChatRequest, CompletionRequest
 
 JSON, EVENTS, LINES = "application/json", "text/event-stream", "application/x-ndjson"
 REFERENCE = "#/components/schemas/{model}"
@@ -45,6 +48,9 @@ POSTED = {
     "/api/show": Posted(OllamaShow, (JSON,), "What there is to know of the model, in Ollama's form"),
     "/infill": Posted(InfillRequest, (JSON, EVENTS), "What belongs between two texts, in llama.cpp's form"),
     "/v1/fim/completions": Posted(FimRequest, (JSON, EVENTS), "The same in the form of Mistral and Mercury"),
+    "/v1/edit/completions": Posted(EditRequest, (JSON, EVENTS), "The next edit of a part of a file, in Mercury's form"),
+    "/v1/apply/completions": Posted(ApplyRequest, (JSON, EVENTS), "Code with an update applied, in Mercury's form"),
+    "/v1/forms": Posted(FormRequest, (JSON,), "Forms whose slots are filled, each with its probability"),
     "/v1/systemone": Posted(DecisionRequest, (JSON,), "Questions about a state, answered by probabilities"),
 }
 READ = {

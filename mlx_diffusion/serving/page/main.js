@@ -3,6 +3,7 @@
 import { Chat } from "./chat.js";
 import { setUpDecisions } from "./decide.js";
 import { setUpFilling } from "./fill.js";
+import { setUpForms } from "./form.js";
 import { get } from "./server.js";
 import { offer } from "./settings.js";
 
@@ -47,11 +48,13 @@ async function showFacts() {
 setUpTabs();
 const chat = new Chat();
 const filling = setUpFilling();
+const forms = setUpForms();
 setUpDecisions();
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     chat.stop();
     filling.stop();
+    forms.stop();
   } else if (event.altKey && event.code === "KeyN") {
     event.preventDefault();
     chat.begin();
