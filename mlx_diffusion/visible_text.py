@@ -5,12 +5,15 @@ lone surrogates become escapes, a bell `\\x07` and others `\\u202e`, as JSON tak
 """
 
 import re
+from reprlib import Repr
 
 LONGEST_NOTICE = 1000  # characters
 _STEERING = re.compile(
     "\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _ELLIPSIS = " … "
+_SHOWN = Repr()
+_SHOWN.maxstring = _SHOWN.maxlong = _SHOWN.maxother = 60  # characters
 
 
 def visible(text: str) -> str:
@@ -25,6 +28,11 @@ def notice(text: str) -> str:
         half = (LONGEST_NOTICE - len(_ELLIPSIS)) // 2
         text = text[:half] + _ELLIPSIS + text[-half:]
     return text
+
+
+def shown(value: object) -> str:
+    """A value as part of a notice, cut short in its middle; of what holds others, the first few."""
+    return _SHOWN.repr(value)
 
 
 def is_unicode(text: str) -> bool:

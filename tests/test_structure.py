@@ -155,6 +155,11 @@ def nested(depth: int) -> dict[str, Any]:
     return found
 
 
+def doubled(depth: int) -> dict[str, Any]:
+    pairs = {f"d{n}": {"properties": {side: {"$ref": f"#/$defs/d{n + 1}"} for side in "ab"}} for n in range(depth)}
+    return {"$ref": "#/$defs/d0", "$defs": {**pairs, f"d{depth}": {"pattern": "x"}}}
+
+
 @pytest.mark.parametrize(
     ("constraint", "said"),
     [
@@ -181,6 +186,12 @@ def nested(depth: int) -> dict[str, Any]:
         ({"json_schema": {"const": -(2**63)}}, "json_schema.const has the number -9223372036854775808"),
         ({"json_schema": {"enum": [{"a": [2**53 + 1]}]}}, "exact ones go from -2^53 to 2^53"),
         ({"json_schema": {"items": {"minimum": 10**400}}}, "json_schema.items.minimum has the number"),
+        ({"json_schema": {"items": {"minimum": 10**400}}}, "000...000"),
+        ({"json_schema": {"multipleOf": 999983}}, "999,983 remainders"),
+        ({"json_schema": {"allOf": [{"multipleOf": 991}, {"multipleOf": 997}]}}, "with those beside it has 988,027"),
+        ({"choice": ["x" * 10_000, "x" * 10_000]}, "xxx...xxx"),
+        ({"json_schema": {"allOf": [{"items": {"pattern": "a" * n}} for n in range(1, 40)]}}, "asks 39 patterns"),
+        ({"json_schema": {**doubled(40), "allOf": [{}]}}, "joins too many schemas"),
         ({"json_schema": {"const": ["a\x01b"]}}, "has the character '\\x01'"),
         ({"json_schema": {"properties": {"\x7f": {}}}}, "json_schema.properties has the character"),
         ({"json_schema": {"enum": ["\ud800"]}}, "has the character '\\ud800'"),
@@ -216,6 +227,21 @@ def test_expressions_that_explode_elsewhere_are_done_with(pattern: str) -> None:
     """Whatever is found: a search without bounds would not come back."""
     with suppress(OptionError):
         guide({"regex": pattern}).ending()
+
+
+@pytest.mark.parametrize(
+    ("constraint", "length"),
+    [
+        ({"json_schema": {**FREE, "properties": {f"p{n}": {"type": "integer"} for n in range(2000)}}}, 2),
+        ({"json_schema": {"type": "array", "items": {"type": "integer"}, "minItems": 1500}}, 3001),
+        ({"choice": [f"{n}{'ab' * 50_000}" for n in range(30)]}, 100_001),
+        ({"choice": ["\x7f", "\x00\x1f"]}, 1),
+        ({"regex": "[ab]{5000}"}, 5000),
+    ],
+)
+def test_large_constraints_have_endings(constraint: Any, length: int) -> None:
+    ending = guide(constraint).ending()
+    assert ending is not None and len(tokenizer().decode(ending)) == length
 
 
 def test_an_object_that_may_hold_its_like_has_an_ending() -> None:

@@ -54,7 +54,7 @@ def guide_of(
     room = min(room, settings.max_tokens)
     fits, ending = guide.fits(room), guide.ending()
     if ending is None:
-        raise OptionError(f"constraint {constraint.kind} is matched by no text, or by none that was found; loosen it")
+        raise OptionError(f"constraint {constraint.kind} is matched by no text, or by none found in time; loosen it")
     if not fits:
         raise OptionError(
             f"the shortest text that constraint {constraint.kind} allows has {count_of(len(ending), 'token')}, "

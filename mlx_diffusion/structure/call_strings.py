@@ -12,6 +12,7 @@ from typing import Any
 
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.structure.json_patterns import DATE, parts_of
+from mlx_diffusion.visible_text import shown
 
 QUOTE = '<|"|>'  # a token of its own; spelt in other tokens, it would end the string all the same
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
@@ -40,7 +41,7 @@ def content(schema: Mapping[str, Any], where: str) -> str:
     if "format" in schema:
         if schema["format"] not in FORMATS:
             known = ", ".join(FORMATS)
-            raise OptionError(f"constraint {where} has the format {schema['format']!r}; tools may have {known}")
+            raise OptionError(f"constraint {where} has the format {shown(schema['format'])}; tools may have {known}")
         parts.append(_slashed(FORMATS[schema["format"]]))
     return " & ".join(parts)
 
@@ -48,12 +49,12 @@ def content(schema: Mapping[str, Any], where: str) -> str:
 def quoted(text: str, where: str) -> str:
     """One string, quotes and all. Raises OptionError."""
     if QUOTE in text:
-        raise OptionError(f"constraint {where} has {text!r}, which a call cannot spell; leave out {QUOTE}")
+        raise OptionError(f"constraint {where} has {shown(text)}, which a call cannot spell; leave out {QUOTE}")
     return f"{QUOTE} {literal(text)} {QUOTE}" if text else f"{QUOTE} {QUOTE}"
 
 
 def literal(text: str) -> str:
-    """A text as Lark spells it."""
+    """A text as Lark spells it: as JSON does, but for the one control character that its lexer refuses."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f")
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.structure.call_strings import QUOTE, content, literal, quoted
-from mlx_diffusion.structure.schema_keywords import REMARKS
+from mlx_diffusion.structure.joined_patterns import pointed
+from mlx_diffusion.structure.schema_keywords import ASIDE
+from mlx_diffusion.visible_text import shown
 
 TYPES = ("string", "number", "integer", "boolean", "null", "object", "array")
 BARE = re.compile(r"\w+", re.ASCII)
@@ -25,7 +27,6 @@ OWN: dict[str, set[str]] = {  # keywords by the type that they speak of
 }
 OWN["integer"] = OWN["number"]
 OF_TYPES = set().union(*OWN.values())
-ASIDE = {*REMARKS, "$defs", "definitions"}
 WHOLE = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")  # with `type` at most beside them
 NUMBERS = {  # whose value no reader of JSON rounds to infinity
     "integer": "/-?(0|[1-9][0-9]{0,17})/",
@@ -48,7 +49,7 @@ class CallValues:
         check_by_llguidance(schema, where)
         self._root, self._referred = schema, {}
         if schema.get("type", "object") != "object":
-            raise OptionError(f"constraint {where} has the type {schema['type']!r}; arguments are an object")
+            raise OptionError(f"constraint {where} has the type {shown(schema['type'])}; arguments are an object")
         return self._value({"properties": {}, **schema, "type": "object"}, where)
 
     def _rule(self, body: str, terminal: bool = False) -> str:
@@ -70,14 +71,14 @@ class CallValues:
             beside = sorted(held - {whole, "type"} - ({"type"} if whole in ("const", "enum") else set()))
             if beside or ("type" in held and whole not in ("const", "enum")):
                 raise OptionError(
-                    f"constraint {where} has {whole!r} beside {(beside or ['type'])[0]!r}, which is not supported in "
-                    "tools; keep one of them"
+                    f"constraint {where} has {whole!r} beside {shown((beside or ['type'])[0])}, which is not supported "
+                    "in tools; keep one of them"
                 )
             return self._whole(whole, schema, where)
         types = _types(schema)
         unheld = sorted(held - {"type"} - OF_TYPES)
         if unheld:
-            raise OptionError(f"constraint {where} has the keyword {unheld[0]!r}, which is not supported in tools")
+            raise OptionError(f"constraint {where} has the keyword {shown(unheld[0])}, which is not supported in tools")
         rules = [self._of_type(kind, schema, where) for kind in types if not ("number" in types and kind == "integer")]
         return self._rule(" | ".join(rules)) if len(rules) > 1 else rules[0]
 
@@ -177,26 +178,14 @@ class CallValues:
 
     def _reference(self, reference: str, where: str) -> str:
         if reference not in self._referred:
-            found = self._pointed(reference, where)
+            found = pointed(self._root, reference)
+            if found is None:
+                raise OptionError(f"constraint {where} refers to what is not there; write '#/$defs/NAME'")
             self._referred[reference] = name = f"ref{len(self.lines)}"
             place = len(self.lines)
             self.lines.append("")  # within which it may be referred to
             self.lines[place] = f"{name}: {self._value(found, where)}"
         return self._referred[reference]
-
-    def _pointed(self, reference: str, where: str) -> Any:
-        found = self._root
-        for step in reference.removeprefix("#").split("/")[1:]:
-            step = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list) and step.isdigit() and int(step) < len(found):
-                found = found[int(step)]
-            elif isinstance(found, Mapping) and step in found:
-                found = found[step]
-            else:
-                reference = ""
-        if not reference.startswith("#"):
-            raise OptionError(f"constraint {where} refers to what is not there; write '#/$defs/NAME'")
-        return found
 
 
 def check_by_llguidance(schema: Mapping[str, Any], where: str) -> None:

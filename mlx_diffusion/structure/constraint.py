@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_diffusion.errors import OptionError
+from mlx_diffusion.structure.call_strings import literal
 from mlx_diffusion.structure.json_patterns import rewrite_patterns
 from mlx_diffusion.structure.schema_keywords import patterns_in, plain_schema
 from mlx_diffusion.structure.tool_calls import grammar_of_tools
+from mlx_diffusion.visible_text import shown
 
 LONGEST = 4_000_000  # characters of a constraint
 JSON_KINDS = ("json_schema", "json_object")
@@ -39,7 +41,7 @@ def read_constraint(value: object) -> Constraint:
     if isinstance(value, Mapping) and "tools" in value:
         return _bounded(Constraint("tools", *grammar_of_tools(value)))
     if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in KINDS:
-        found = f"has the keys {sorted(map(str, value))}" if isinstance(value, Mapping) else f"is {value!r}"
+        found = f"has the keys {shown(sorted(map(str, value)))}" if isinstance(value, Mapping) else f"is {shown(value)}"
         raise OptionError(f"constraint {found}; it must be a dict with one of the keys {', '.join(KINDS)}, tools")
     [(kind, wanted)] = value.items()
     grammar = KINDS[kind](wanted)
@@ -62,7 +64,7 @@ def _of_schema(schema: object) -> str:
 
 def _of_object(wanted: object) -> str:
     if wanted is not True:
-        raise OptionError(f"constraint json_object is {wanted!r}; it must be True")
+        raise OptionError(f"constraint json_object is {shown(wanted)}; it must be True")
     return _json_grammar('{"type": "object"}')
 
 
@@ -100,21 +102,21 @@ def _of_choice(choices: object) -> str:
     from llguidance import LLMatcher
 
     if isinstance(choices, str | bytes | Mapping) or not isinstance(choices, Sequence) or not choices:
-        raise OptionError(f"constraint choice is {choices!r}; it must be a list of strings, at least one")
+        raise OptionError(f"constraint choice is {shown(choices)}; it must be a list of strings, at least one")
     if len(choices) > MOST_CHOICES:
         raise OptionError(f"constraint choice has {len(choices):,} strings; it may have {MOST_CHOICES:,}")
     texts = [_text("choice", choice) for choice in choices]
     twice, times = Counter(texts).most_common(1)[0]
     if times > 1:
-        raise OptionError(f"constraint choice has {twice!r} twice; the choices must differ")
+        raise OptionError(f"constraint choice has {shown(twice)} twice; the choices must differ")
     # one terminal, since as rules a few thousand are more than the parser follows at once
-    choice = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    choice = " | ".join(literal(text) for text in texts)
     return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choice}")
 
 
 def _text(kind: str, value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise OptionError(f"constraint {kind} holds {value!r}; it must be a string of at least one character")
+        raise OptionError(f"constraint {kind} holds {shown(value)}; it must be a string of at least one character")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

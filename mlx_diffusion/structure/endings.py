@@ -6,21 +6,26 @@ A letter is a byte or a special token. Knows nothing of tokens.
 from __future__ import annotations
 
 import string
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from heapq import heappop, heappush
-from itertools import count, pairwise
+from itertools import count, pairwise, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from mlx_diffusion.structure.pathfinder import Pathfinder
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 END = 256  # the letter that stands for the end: a text that may end is told by its matcher
 FARTHEST = 1_000_000  # letters of an ending
-QUICKLY = (400, 4_000)  # places looked at, at first and at most, of a quick ending
-AT_LENGTH = (800, 2_000)  # of a shortest one
+QUICKLY = (400, 4_000, 100_000)  # places looked at, at first and at most, of a quick ending
+AT_LENGTH = (800, 4_000, 20_000)  # of a shortest one
+SECONDS = 2.0  # of the processor, of a search: most take a thousandth
 TAILS = 64  # letters at the end of an ending that was
 BLANKS = tuple(b" \t\r\n")
 WORDS = frozenset(string.ascii_letters.encode() + b"_")
@@ -38,7 +43,6 @@ SUFFIX = 4  # of them by which places are told apart
 class Reached(NamedTuple):
     """A text that may be gone on with, as the way there from the one before."""
 
-    matcher: LLMatcher
     letters: Sequence[int]
     before: Reached | None
     suffix: tuple[int, ...] = ()  # the last letters
@@ -58,8 +62,9 @@ def sought_ending(matcher: LLMatcher, literals: bytes, stage: int) -> tuple[list
 
     Grammars have their endings in one way or another: begin with the stage that helped before, 0 at first.
     """
+    until = time.thread_time() + SECONDS
     for tried in range(stage, 2 * len(QUICKLY)):
-        effort = (QUICKLY, AT_LENGTH)[tried % 2][tried // 2]
+        effort = Effort((QUICKLY, AT_LENGTH)[tried % 2][tried // 2], until)
         if tried % 2:
             found = shortest_ending(matcher, FARTHEST, literals, effort)
         else:
@@ -69,42 +74,61 @@ def sought_ending(matcher: LLMatcher, literals: bytes, stage: int) -> tuple[list
     return None, stage
 
 
-def quick_ending(matcher: LLMatcher, literals: bytes, effort: int) -> list[int] | None:
+class Effort(NamedTuple):
+    """How long to search."""
+
+    places: int  # looked at, at most
+    until: float  # when to give up, by the thread's own time
+
+    def spent(self) -> Iterator[int]:
+        """The numbers of the places, as long as there is time."""
+        return takewhile(lambda _: time.thread_time() < self.until, range(self.places))
+
+    @classmethod
+    def brief(cls) -> Effort:
+        """That of a first try to find the shortest ending."""
+        return cls(AT_LENGTH[0], time.thread_time() + SECONDS)
+
+
+def quick_ending(matcher: LLMatcher, literals: bytes, effort: Effort) -> list[int] | None:
     """Letters with which a text is complete, found by closing what can be closed, as soon as it can; None: not so."""
-    place, worn = Reached(matcher.deep_copy(), (), None), Worn()
-    untried = [(place, _ways(place.matcher, literals, worn=worn))]
-    for _ in range(effort):
+    probe = Pathfinder(matcher)
+    worn: Worn = defaultdict(Counter)
+    untried: list[tuple[Sequence[int], Iterator[Way]]] = [((), _ways(probe, literals, worn))]
+    for _ in effort.spent():
         if not untried:
             return None
-        place, ways = untried[-1]
-        if place.matcher.is_accepting():
-            return place.way()
+        if probe.matcher.is_accepting():
+            return probe.way
+        letters, ways = untried[-1]
         way = next(ways, None)
         if way is None:
             untried.pop()
-        else:
-            worn[way.before, way.letters[0]] += 1
-            place = Reached(way.matcher, way.letters, place)
-            untried.append((place, _ways(place.matcher, literals, way.letters[-1], worn)))
+            probe.back(len(letters))
+        elif probe.take(way.letters):
+            worn[way.before][way.letters[0]] += 1
+            untried.append((way.letters, _ways(probe, literals, worn)))
     return None
 
 
-def shortest_ending(matcher: LLMatcher, most: int, literals: bytes, effort: int) -> list[int] | None:
+def shortest_ending(matcher: LLMatcher, most: int, literals: bytes, effort: Effort) -> list[int] | None:
     """The shortest letters, at most so many, with which a text is complete; None where none is found.
 
     literals: a text whose runs of letters are likely to lead on. Texts of the same length that may go on by the same
     letters to the same places are taken for one, so that odd grammars may have a shorter ending yet.
     """
-    serial, seen = count(), set()
+    serial, seen, probe = count(), set(), Pathfinder(matcher)
     runs: set[tuple[tuple[int, ...], int]] = {((before,), letter) for before, letter in pairwise(literals)}
-    heap = [(0, next(serial), 0, Reached(matcher.deep_copy(), (), None))]
-    for _ in range(effort):
+    heap = [(0, next(serial), 0, Reached((), None))]
+    for _ in effort.spent():
         if not heap:
             return None
         cost, _, length, place = heappop(heap)
-        if place.matcher.is_accepting():
-            return place.way()
-        ways = list(_ways(place.matcher, literals))
+        if not probe.go(place.way()):
+            continue
+        if probe.matcher.is_accepting():
+            return probe.way
+        ways = list(_ways(probe, literals))
         key = (length, place.suffix, frozenset((way.letters[0], way.kind) for way in ways))
         if key in seen:
             continue
@@ -114,7 +138,7 @@ def shortest_ending(matcher: LLMatcher, most: int, literals: bytes, effort: int)
             if behind <= most:
                 price = cost + len(way.letters) + _extra(place.suffix, way.letters, runs)
                 suffix = (*place.suffix, *way.letters)[-SUFFIX:] if literals else ()
-                heappush(heap, (price, next(serial), behind, Reached(way.matcher, way.letters, place, suffix)))
+                heappush(heap, (price, next(serial), behind, Reached(way.letters, place, suffix)))
     return None
 
 
@@ -131,8 +155,8 @@ def is_ending(matcher: LLMatcher, letters: Sequence[int]) -> bool:
     """Whether the text is complete with these letters."""
     if matcher.validate_tokens(list(letters)) < len(letters):
         return False
-    following = _after(matcher, letters)
-    return following is not None and following.is_accepting()
+    probe = Pathfinder(matcher)
+    return probe.take(letters) and probe.matcher.is_accepting()
 
 
 def tail_that_ends(matcher: LLMatcher, letters: Sequence[int]) -> list[int] | None:
@@ -144,41 +168,33 @@ def tail_that_ends(matcher: LLMatcher, letters: Sequence[int]) -> list[int] | No
     return None
 
 
-Worn = Counter[tuple[bytes, int]]  # how often a letter was taken where the same letters might follow
+Worn = Mapping[bytes, Counter[int]]  # how often letters were taken, by which of them might follow
 
 
 class Way(NamedTuple):
-    """Letters that may follow, and the text with them."""
+    """Letters that may follow."""
 
     before: bytes  # which letters might follow
-
     letters: Sequence[int]
-    matcher: LLMatcher
-    kind: tuple[bool, bytes]  # whether it is complete, and which letters may follow
+    kind: tuple[bool, bytes]  # whether the text is complete with them, and which letters may follow then
 
 
-def _ways(matcher: LLMatcher, literals: bytes, before: int = END, worn: Worn | None = None) -> Iterator[Way]:
+def _ways(probe: Pathfinder, literals: bytes, worn: Worn | None = None) -> Iterator[Way]:
     """The letters that must follow, or one of each kind that may: what closes first, what changes nothing late.
 
-    Letters after which the same letters may follow are of one kind, but for those among the literals. Of a name's or
-    a word's letters, the least worn come first: where an object may hold another of its kind, and that another, a way
-    that leads out of it comes in turn.
+    Letters after which the same letters may follow are of one kind, but for those among the literals. Of the letters
+    of words, the least worn come first: where an object may hold another of its kind, and that another, a way that
+    leads out of it comes in turn. The probe is where it was whenever a way is asked for.
     """
-    forced, mask = matcher.compute_ff_tokens(), matcher.compute_bitmask()
-    if END in forced:
-        return
+    matcher, before = probe.matcher, probe.way[-1] if probe.way else END
+    forced, mask = list(takewhile(lambda letter: letter != END, matcher.compute_ff_tokens())), matcher.compute_bitmask()
     own, seen = (matcher.is_accepting(), mask), set()
     deferred: list[Way] = []
-    tries = (
-        [forced]
-        if forced
-        else _tries(letters_in(mask), literals, lambda letter: 0 if worn is None else worn[mask, letter])
-    )
-    for letters in tries:
-        following = _after(matcher, letters)
-        if following is None:
+    for letters in [forced] if forced else _tries(mask, literals, worn):
+        if not probe.take(letters):
             continue
-        way = Way(mask, letters, following, (following.is_accepting(), following.compute_bitmask()))
+        way = Way(mask, letters, (probe.matcher.is_accepting(), probe.matcher.compute_bitmask()))
+        probe.back(len(letters))
         literal = letters[0] if letters[0] < END and letters[0] in literals[:LITERALS] else None
         if (literal, way.kind) in seen:
             continue
@@ -194,27 +210,34 @@ def _strange(before: int, letter: int, literals: bytes) -> int:
     """How little a letter looks as if it led on: not so if it goes on with a literal, a little if it begins one."""
     if letter >= END or before >= END:
         return 1
-    return 0 if bytes((before, letter)) in literals else 1 if bytes((0, letter)) in b"\0" + literals else 2
+    if bytes((before, letter)) in literals:
+        return 0
+    return 1 if literals[:1] == bytes((letter,)) or bytes((0, letter)) in literals else 2
 
 
-def _tries(letters: Sequence[int], literals: bytes, worn: Callable[[int], int]) -> Iterator[list[int]]:
+def _tries(mask: bytes, literals: bytes, worn: Worn | None) -> Iterator[list[int]]:
     """Single letters in the order in which they are tried."""
-    free, known = len(letters) > FREE, set(letters)
-    known.discard(END)
-    rest = (letter for letter in letters if letter not in BLANKS)
+    likely, late = _order(mask, literals)
+    used = None if worn is None else worn.get(mask)
+    if used is not None:
+        likely = tuple(sorted(likely, key=lambda letter: used[letter] if letter in WORDS else 0))
+    return ([letter] for letter in (*likely, *late))
+
+
+@lru_cache(1024)
+def _order(mask: bytes, literals: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The letters that are likely to end something soon, and those that are not."""
+    letters = letters_in(mask)
+    known = set(letters) - {END}
     special = [letter for letter in letters if letter > END]
-    order = dict.fromkeys([*special, *(IN_TEXT if free else EARLY), *literals[:LITERALS], *(() if free else rest)])
-    fresh = sorted(order, key=lambda letter: worn(letter) if letter in WORDS else 0)
-    return ([letter] for letter in dict.fromkeys([*fresh, *DETOURS, *BLANKS]) if letter in known)
+    told = literals[:LITERALS]
+    order = [*IN_TEXT, *told] if len(letters) > FREE else [*EARLY, *told, *letters]
+    late = dict.fromkeys(letter for letter in (*DETOURS, *BLANKS) if letter in known and letter not in told)
+    likely = dict.fromkeys(letter for letter in (*special, *order) if letter in known and letter not in late)
+    return tuple(likely), tuple(late)
 
 
 def letters_in(mask: bytes) -> list[int]:
     """The numbers of the bits that are set."""
     found: list[int] = np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")).tolist()
     return found
-
-
-def _after(matcher: LLMatcher, letters: Sequence[int]) -> LLMatcher | None:
-    """A copy with these letters; None where the grammar does not allow them, or is too much for the matcher."""
-    following = matcher.deep_copy()
-    return following if following.consume_tokens(list(letters)) else None

@@ -19,7 +19,7 @@ import numpy as np
 from mlx_diffusion.channels import markers_of
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.structure.constraint import Constraint
-from mlx_diffusion.structure.endings import AT_LENGTH, shortest_ending, sought_ending, tail_that_ends
+from mlx_diffusion.structure.endings import Effort, shortest_ending, sought_ending, tail_that_ends
 from mlx_diffusion.structure.vocabulary import Vocabulary
 from mlx_diffusion.tokenizer import Tokenizer
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Phase = Literal["may think", "thinks", "answers"]
 LONGEST_REASON = 300  # characters
+MOST_ITEMS = 100_000  # that a parser follows at once: 5 ms' work
 WORD = 32  # tokens of a mask's word
 
 
@@ -74,6 +75,7 @@ class Guide:
         self._allowed: np.ndarray | None = None  # None: not asked for yet, as with what must follow
         self._forced: list[int] | None = None
         self._ending: list[int] | None = None  # letters, from where `_letters` is
+        self._sought = False  # the ending, from there
         self._stage = 0  # of the search for it
 
     def copied(self) -> Guide:
@@ -162,7 +164,7 @@ class Guide:
             return True  # no token has less than a letter, and a thought is closed by one
         ending = self.ending()
         if ending is not None and self._ending and len(ending) > room:
-            shorter = shortest_ending(self._letters, len(self._ending) - 1, self.frame.literals, AT_LENGTH[0])
+            shorter = shortest_ending(self._letters, len(self._ending) - 1, self.frame.literals, Effort.brief())
             self._ending = self._ending if shorter is None else shorter
             ending = self.ending()
         return ending is not None and len(ending) <= room
@@ -170,7 +172,8 @@ class Guide:
     def _has_ending(self) -> bool:
         """Find an ending, unless the one from before will do."""
         self._catch_up()
-        if self._ending is None:
+        if self._ending is None and not self._sought:
+            self._sought = True
             self._ending, self._stage = sought_ending(self._letters, self.frame.literals, self._stage)
         return self._ending is not None
 
@@ -194,7 +197,7 @@ class Guide:
             return
         letters = self._letters_of(self._behind)
         self._letters.consume_tokens(letters)
-        self._behind = []
+        self._behind, self._sought = [], False
         if self._ending is not None and self._ending[: len(letters)] == letters:
             self._ending = self._ending[len(letters) :]
         elif self._ending is not None:
@@ -208,11 +211,12 @@ def first_guide(
     constraint: Constraint, tokenizer: Tokenizer, vocab_size: int, stops: Collection[int], prompt: Sequence[int]
 ) -> Guide:
     """The guide at the beginning of what follows a prompt. Raises OptionError for a grammar that cannot be held."""
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLParserLimits
 
     vocabulary = Vocabulary.of(tokenizer)
-    matcher = LLMatcher(vocabulary.tokens, constraint.grammar, log_level=0)
-    letters = LLMatcher(vocabulary.letters, constraint.grammar, log_level=0)
+    limits = LLParserLimits(max_items_in_row=MOST_ITEMS, step_max_items=MOST_ITEMS)
+    matcher = LLMatcher(vocabulary.tokens, constraint.grammar, log_level=0, limits=limits)
+    letters = LLMatcher(vocabulary.letters, constraint.grammar, log_level=0, limits=limits)
     for one in (matcher, letters):
         if one.is_error():
             raise OptionError(f"constraint {constraint.kind} cannot be held: {_reason(one.get_error())}")

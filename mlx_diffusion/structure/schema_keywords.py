@@ -6,11 +6,15 @@ A keyword that is passed over in silence would let invalid texts through. Knows 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from math import lcm
 from typing import Any
 
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.json_files import DEEPEST, bounded_json
+from mlx_diffusion.structure.joined_patterns import check_joined
+from mlx_diffusion.visible_text import shown
 
 OF_SCHEMAS = ("items", "additionalItems", "additionalProperties")  # whose value is a schema
 OF_LISTS = ("prefixItems", "anyOf", "oneOf", "allOf", "items")  # a list of schemas
@@ -22,17 +26,19 @@ HELD = {
 }  # fmt: skip
 BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 VALUES = {"const", "enum", "required"}
+MOST_REMAINDERS = 100_000  # of numbers, by what they must be multiples of
 FARTHEST = 2**53  # from zero: beyond, readers of JSON round whole numbers
 REMARKS = {
     "$schema", "$id", "id", "$comment", "title", "description", "default", "examples", "example", "deprecated",
     "readOnly", "writeOnly", "contentEncoding", "contentMediaType",
 }  # fmt: skip
+ASIDE = {*REMARKS, "$defs", "definitions"}
 
 
 def plain_schema(schema: object, where: str) -> Any:
     """A schema as JSON says it, copied and checked. Raises OptionError."""
     if not isinstance(schema, Mapping):
-        raise OptionError(f"constraint {where} is {schema!r}; it must be a dict, as in {{'type': 'object'}}")
+        raise OptionError(f"constraint {where} is {shown(schema)}; it must be a dict, as in {{'type': 'object'}}")
     too_deep = OptionError(f"constraint {where} goes more than {DEEPEST} levels deep; make it flatter")
     try:
         text = json.dumps(schema, allow_nan=False)
@@ -54,11 +60,16 @@ def check_schema(schema: Any, where: str) -> None:
         for keyword in one:
             if keyword not in HELD and keyword not in REMARKS:
                 raise OptionError(
-                    f"constraint {path} has the keyword {keyword!r}, which is not supported; those that are: "
+                    f"constraint {path} has the keyword {shown(keyword)}, which is not supported; those that are: "
                     f"{', '.join(sorted(HELD))}"
                 )
         _check_count(path, one)
         _check_values(path, one)
+    found = list(schemas_in(schema, where))
+    joined = any("allOf" in one or ("$ref" in one and one.keys() - ASIDE - {"$ref"}) for _, one in found)
+    _check_multiples(found, joined)
+    if joined:
+        check_joined(schema, where)
 
 
 def patterns_in(schema: Any) -> list[str]:
@@ -81,9 +92,26 @@ def _check_values(path: str, schema: Mapping[str, Any]) -> None:
         _check_value(f"{path}.properties", list(named))
 
 
+def _check_multiples(found: Sequence[tuple[str, dict[str, Any]]], joined: bool) -> None:
+    """llguidance has a state for every remainder; where schemas are joined, for every remainder of all of them."""
+    states = 1
+    for path, one in found:
+        step = one.get("multipleOf")
+        if not isinstance(step, int | float) or step <= 0:
+            continue  # which is refused elsewhere
+        digits = int("".join(map(str, Decimal(str(step)).normalize().as_tuple().digits)))
+        states = lcm(states if joined else 1, digits)
+        if states > MOST_REMAINDERS:
+            beside = " with those beside it" if states > digits else ""
+            raise OptionError(
+                f"constraint {path}.multipleOf is {step}, which{beside} has {states:,} remainders; there may be "
+                f"{MOST_REMAINDERS:,}"
+            )
+
+
 def _check_value(path: str, value: Any, bound: bool = False) -> None:
     if isinstance(value, int if not bound else int | float) and abs(value) > FARTHEST:
-        raise OptionError(f"constraint {path} has the number {value}; exact ones go from -2^53 to 2^53")
+        raise OptionError(f"constraint {path} has the number {shown(value)}; exact ones go from -2^53 to 2^53")
     if isinstance(value, str):
         odd = next((letter for letter in value if not _is_spelt(letter)), None)
         if odd is not None:

@@ -13,6 +13,7 @@ from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.messages import check_tools
 from mlx_diffusion.structure.call_values import CallValues
 from mlx_diffusion.structure.schema_keywords import patterns_in, plain_schema
+from mlx_diffusion.visible_text import shown
 
 CHOICES = ("auto", "required")  # beside the tools' names
 KEYS = ("tools", "choice", "parallel")
@@ -23,14 +24,14 @@ def grammar_of_tools(value: Mapping[Any, Any]) -> tuple[str, bytes]:
     """The grammar, in llguidance's dialect of Lark, and the patterns in it. Raises OptionError."""
     unknown = sorted(map(str, set(value) - set(KEYS)))
     if unknown:
-        raise OptionError(f"constraint has the key {unknown[0]!r} beside tools; there may be choice and parallel")
+        raise OptionError(f"constraint has the key {shown(unknown[0])} beside tools; there may be choice and parallel")
     schemas = _schemas(value["tools"])
     choice, parallel = value.get("choice", "auto"), value.get("parallel", True)
     if choice not in [*CHOICES, *schemas]:
-        known = ", ".join([*CHOICES, *schemas])
-        raise OptionError(f"constraint choice is {choice!r}; it must be one of {known}")
+        known = ", ".join([*CHOICES, *schemas][:12])
+        raise OptionError(f"constraint choice is {shown(choice)}; it must be one of {known}")
     if not isinstance(parallel, bool):
-        raise OptionError(f"constraint parallel is {parallel!r}; it must be True or False")
+        raise OptionError(f"constraint parallel is {shown(parallel)}; it must be True or False")
     called = [choice] if choice in schemas and choice not in CHOICES else list(schemas)
     values, calls = CallValues(), []
     for name in called:
@@ -57,8 +58,10 @@ def _schemas(tools: Any) -> dict[str, dict[str, Any]]:
         function = tool.get("function", tool)
         name = function["name"]
         if not NAME.fullmatch(name):
-            raise OptionError(f"constraint tools has the name {name!r}; a call may have letters, digits, _ and - there")
+            raise OptionError(
+                f"constraint tools has the name {shown(name)}; a call may have letters, digits, _ and - there"
+            )
         if name in found:
-            raise OptionError(f"constraint tools has {name!r} twice; names must differ")
+            raise OptionError(f"constraint tools has {shown(name)} twice; names must differ")
         found[name] = plain_schema(function.get("parameters") or {}, f"tools.{name}.parameters")
     return found
