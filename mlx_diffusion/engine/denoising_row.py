@@ -76,7 +76,8 @@ class DenoisingRow(Row):
             stepped, draft, finished, walked = self.guide.hold(turn, stepped, draft, finished, last)
             self.canvas = stepped.canvas
         if not finished and not last:
-            self._crop(np.array(stepped.needed).item())
+            if stepped.needed is not None:
+                self._crop(np.array(stepped.needed).item())
             return [draft]
         self.canvas = self.prefix = None  # before its cache is written to: it shares the arrays
         tokens, was_guess, self.guesses = draft.argmax.tolist(), self.guesses, False

@@ -25,37 +25,37 @@ def rounded_width(count: int, length: int) -> int:
     return min(-(-count // step) * step, length)
 
 
-def text_is_sure(survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
-    """Early end, bool []: every token of the text has at least the row's probability.
+def text_is_sure(survey: Survey, canvas: Canvas, rules: Rules, threshold: mx.array) -> mx.array:
+    """Early end, bool []: every token of the text has at least this probability, float32 [].
 
     The text is the most likely tokens up to and including the first stop token, or all of them.
     """
     stops = _stops(survey, canvas, rules)
     in_text = mx.cumsum(stops) - stops == 0
-    return mx.where(in_text, survey.peak, 1).min() >= rules.early_end
+    return mx.where(in_text, survey.peak, 1).min() >= threshold
 
 
-def settled_length(survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
+def settled_length(survey: Survey, canvas: Canvas, rules: Rules, threshold: mx.array) -> mx.array:
     """Crop, int32 []: how many positions the canvas still needs.
 
     Those through the first stop token and a few more, where the step's input had that token in that place already and
-    it has at least the row's probability; otherwise all.
+    it has at least this probability, float32 []; otherwise all.
     """
     length = survey.argmax.shape[0]
     stops = _stops(survey, canvas, rules)
     first = mx.argmax(stops)
-    confirmed = (canvas.tokens == survey.argmax) & (survey.peak >= rules.crop)
+    confirmed = (canvas.tokens == survey.argmax) & (survey.peak >= threshold)
     settled = stops.any() & confirmed[first]
     needed = mx.minimum(first.astype(mx.int32) + 1 + BEHIND, length)
     return mx.where(settled, needed, length)
 
 
-def locked(survey: Survey, canvas: Canvas, rules: Rules) -> mx.array:
-    """Locks, bool [L]: the step's input was the most likely token in that place already, with enough probability.
+def locked(survey: Survey, canvas: Canvas, threshold: mx.array) -> mx.array:
+    """Locks, bool [L]: the step's input was the most likely token in that place already, with this probability or more.
 
     A position that rests has kept both, and stays locked until it is forwarded again.
     """
-    return (canvas.tokens == survey.argmax) & (survey.peak >= rules.lock)
+    return (canvas.tokens == survey.argmax) & (survey.peak >= threshold)
 
 
 @dataclass(frozen=True)

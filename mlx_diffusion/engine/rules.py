@@ -19,7 +19,6 @@ from mlx_diffusion.network.head import Survey
 from mlx_diffusion.options import Settings
 
 INT32_MAX = 2**31 - 1
-NEVER = 2.0  # no probability reaches it
 
 # (entropies in nats, probabilities of the proposed tokens), float32 [1, L] both -> the positions to keep, bool [1, L]
 Proposal = Literal["sample", "argmax"]
@@ -43,14 +42,14 @@ class Canvas(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """A row's numbers, as arrays: rows with other numbers share a trace."""
+    """A row's numbers, as arrays: rows with other numbers share a trace, where they have the same levers."""
 
     bound: mx.array  # float32 [], nats
     stability: mx.array  # int32 []
     confidence: mx.array  # float32 [], nats
-    early_end: mx.array  # float32 [], a probability, as are the next two; `NEVER` where the lever is off
-    lock: mx.array
-    crop: mx.array
+    early_end: mx.array | None  # float32 [], a probability, as are the next two; None: the lever is off
+    lock: mx.array | None
+    crop: mx.array | None
     stops: mx.array  # int32 [a power of two], the tokens that end a text; -1 where there are fewer
 
     @classmethod
@@ -67,8 +66,8 @@ class Rules(NamedTuple):
         )
 
 
-def _probability(threshold: float) -> mx.array:
-    return mx.array(float(threshold) if threshold < 1 else NEVER)
+def _probability(threshold: float) -> mx.array | None:
+    return mx.array(float(threshold)) if threshold < 1 else None
 
 
 def _padded(tokens: Sequence[int]) -> mx.array:

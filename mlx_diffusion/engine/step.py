@@ -86,7 +86,7 @@ class Stepped(NamedTuple):
     canvas: Canvas
     accepted: mx.array  # bool [L], the positions whose sample was kept, none of them pinned
     finished: mx.array  # bool [], by the rules; a canvas that may take no further step is finished as well
-    needed: mx.array  # int32 [], how many of its positions the canvas still needs
+    needed: mx.array | None  # int32 [], how many of its positions the canvas still needs; None: all
     hidden: mx.array | None = None  # [F, D], after the final norm, of the surveyed positions
 
 
@@ -148,7 +148,7 @@ class Decide:
         rules: tuple[mx.array, ...],
         fresh: mx.array,
         positions: mx.array | None,
-    ) -> tuple[mx.array, mx.array, mx.array | None, mx.array, mx.array, mx.array]:
+    ) -> tuple[mx.array, mx.array, mx.array | None, mx.array, mx.array, mx.array | None]:
         """The next tokens, streak and locks; what was accepted, whether the canvas is finished, and what it needs.
 
         A trace hands named tuples on as plain ones, so that they are named anew here.
@@ -157,8 +157,9 @@ class Decide:
         canvas = Canvas(before[0], Survey(*before[1]), *before[2:])
         accepted = self.acceptance(survey, canvas, numbers)
         tokens = mx.where(accepted, getattr(survey, self.proposal), fresh)
-        resting = None if canvas.locked is None else locked(survey, canvas, numbers)
-        if resting is not None:
+        resting = None
+        if canvas.locked is not None and numbers.lock is not None:
+            resting = locked(survey, canvas, numbers.lock)
             tokens = mx.where(resting, survey.argmax, tokens)
         free, pinned = canvas.free, canvas.pinned
         if free is not None and pinned is not None:
@@ -167,8 +168,11 @@ class Decide:
             forwarded = (mx.arange(tokens.shape[0])[:, None] == positions).any(axis=-1)
             tokens = mx.where(forwarded, tokens, canvas.tokens)
         streak = agreement(survey.argmax, canvas.survey.argmax, canvas.streak)
-        finished = stable_and_confident(streak, survey, numbers, free) | text_is_sure(survey, canvas, numbers)
-        return tokens, streak, resting, accepted, finished, settled_length(survey, canvas, numbers)
+        finished = stable_and_confident(streak, survey, numbers, free)
+        if numbers.early_end is not None:
+            finished = finished | text_is_sure(survey, canvas, numbers, numbers.early_end)
+        needed = None if numbers.crop is None else settled_length(survey, canvas, numbers, numbers.crop)
+        return tokens, streak, resting, accepted, finished, needed
 
 
 def _merged(old: Survey, new: Survey, positions: mx.array) -> Survey:
