@@ -101,6 +101,7 @@ def test_comparing(quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--recipes", "4bit", "--plot", "x.svg"], "leave out --plot"),
         (["--recipes", "4bit", "--suite", "copy", "--count", "1", "--sweep", "t_max=0.8,0.9"], "in one way"),
         (["--recipes", "5.5bit", "--suite", "copy", "--count", "1"], "unknown recipe"),
+        (["--recipes", "no.json", "--suite", "copy", "--count", "1"], "no.json: no such recipe"),
     ],
 )
 def test_wrong_usage(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,8 +144,10 @@ def test_what_recipes_cost(
     source: Path, suite: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlx_diffusion.measure.logit_errors.STEPS", 2)
-    argv = ["--model", str(source), "--suite", suite, "--max-tokens", "8", "--recipes", "bf16,2bit", "--json"]
+    argv = ["--model", str(source), "--suite", suite, "--max-tokens", "8", "--recipes", "bf16,own.json", "--json"]
     argv += ["--workers", "1"]
+    monkeypatch.chdir(source.parent)
+    Path("own.json").write_text('{"name": "few/bits", "rules": ["*=2"]}')
     file, page = str(source.parent / "recipes.json"), source.parent / "recipes.md"
     assert run(*argv, "-o", file, "--markdown", str(page)) == 0
     found = json.loads(capsys.readouterr().out)
@@ -152,11 +155,11 @@ def test_what_recipes_cost(
     assert run("--show", file, "--json", "--markdown", str(page)) == 0
     assert json.loads(capsys.readouterr().out) == found and page.read_text() == written
     base, same, worse = found["costs"]
-    assert [cost["recipe"] for cost in found["costs"]] == ["as it is", "bf16", "2bit"]
+    assert [cost["recipe"] for cost in found["costs"]] == ["as it is", "bf16", "few/bits"]
     assert same["figures"]["right"] == base["figures"]["right"] and same["first_divergence"] == 0
     assert worse["first_divergence"] > 0 and worse["converged_divergence"] > 0
     assert worse["weight_bytes"] < same["weight_bytes"]
-    assert [comparison["recipe"] for comparison in found["comparisons"]] == ["bf16", "2bit"]
+    assert [comparison["recipe"] for comparison in found["comparisons"]] == ["bf16", "few/bits"]
 
 
 # A process that is started in the background, as the tests may be, ignores the signal, and so do those that it starts.

@@ -71,7 +71,8 @@ def _add_subject(what: "argparse._ArgumentGroup") -> None:
     what.add_argument(
         "--recipes",
         metavar="R,R",
-        help="what the converter's recipes cost: the model as it is beside each of them (an interrupt ends this)",
+        help="what recipes cost, the converter's or those of recipe files: the model as it is beside each of them "
+        "(an interrupt ends this)",
     )
     what.add_argument(
         "--calibrate",

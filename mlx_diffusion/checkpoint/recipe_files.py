@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe, parse_rule, recipe_named, rule_text
@@ -16,6 +17,17 @@ SUFFIX = ".json"
 def find_recipe(name: str) -> Recipe:
     """The recipe of that name, or in a file whose path ends in .json. Raises OptionError."""
     return read_recipe(Path(name).expanduser()) if name.endswith(SUFFIX) else recipe_named(name)
+
+
+def given_by_name(recipes: Iterable[str]) -> dict[str, str]:
+    """What was given, names or files, by the names of the recipes. Raises OptionError."""
+    found: dict[str, str] = {}
+    for given in dict.fromkeys(recipes):
+        name = find_recipe(given).name
+        if name in found:
+            raise OptionError(f"{found[name]} and {given} are both named {name!r}; give one of the files another name")
+        found[name] = given
+    return found
 
 
 def read_recipe(file: Path) -> Recipe:

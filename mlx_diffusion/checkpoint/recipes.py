@@ -79,8 +79,8 @@ def recipe_named(name: str) -> Recipe:
     """The recipe of that name. Raises OptionError, which names the nearest."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise OptionError(f"unknown recipe {name!r}; {hint}There are {', '.join(RECIPES)}")
+        hint = f"did you mean {near[0]!r}? There" if near else "there"
+        raise OptionError(f"unknown recipe {name!r}; {hint} are {', '.join(RECIPES)}")
     return RECIPES[name]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.checkpoint.folder import Checkpoint
-from mlx_diffusion.checkpoint.recipes import recipe_named
+from mlx_diffusion.checkpoint.recipe_files import given_by_name
 from mlx_diffusion.checkpoint.weight_files import weight_files
 from mlx_diffusion.display import count_of, interval, per_cent, table
 from mlx_diffusion.errors import OptionError
@@ -170,11 +170,13 @@ def measure_recipes(
     report: Callable[[str], None] = lambda line: None,
     warn: Warn = lambda line: None,
 ) -> CostReport:
-    """Evaluate a checkpoint and its conversions by a plan of a single variant. Raises `OptionError`."""
+    """Evaluate a checkpoint and its conversions by a plan of a single variant. Raises `OptionError`.
+
+    recipes: names, or files whose recipes have names of their own.
+    """
     if not recipes:
         raise OptionError("--recipes is empty; name some, as in 8bit,4bit,2bit")
-    for name in recipes:
-        recipe_named(name)
+    wanted = given_by_name(recipes)
     if len(plan.variants) != 1:
         raise OptionError("recipes are compared in one way of running; leave out further modes and sweeps")
     if plan.variants[0].mode.writes not in DENOISING:
@@ -185,9 +187,9 @@ def measure_recipes(
         base = replace(base, header={**base.header, "model": source})
         found = [RecipeCost(SOURCE, _weight_bytes(folder), overall_figures(base, 0), 0.0, 0.0, 1.0)]
         comparisons = []
-        for name in dict.fromkeys(recipes):
-            target = Path(temporary) / name
-            convert(folder, target, name)
+        for number, (name, given) in enumerate(wanted.items()):
+            target = Path(temporary) / f"recipe-{number}"
+            convert(folder, target, given)
             evaluation = _evaluated(
                 name, target, plan, Path(temporary), workers, report
             )  # no larger than the source, so without a warning
@@ -214,7 +216,7 @@ def _evaluated(
     def tell(progress: EvaluationProgress) -> None:
         report(f"{name}: {progress.done} of {count_of(progress.total, 'prompt')}, {progress.doing}")
 
-    output = temporary / f"{name}.json"
+    output = temporary / f"{folder.name}-answers.json"
     return evaluate(folder, plan, output=output, workers=workers, first_steps=False, report=tell, warn=warn)
 
 

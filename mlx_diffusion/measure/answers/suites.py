@@ -94,9 +94,9 @@ def _families(name: str) -> list[str]:
     if name in all_families():
         return [name]
     near = difflib.get_close_matches(name, [*suite_names(), *all_families()], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"did you mean {near[0]!r}? There" if near else "there"
     raise OptionError(
-        f"unknown suite {name!r}; {hint}There are {', '.join(suite_names())}, every single family, and FILE.jsonl"
+        f"unknown suite {name!r}; {hint} are {', '.join(suite_names())}, every single family, and FILE.jsonl"
     )
 
 
