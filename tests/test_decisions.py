@@ -91,6 +91,25 @@ def test_answers_have_the_shared_form_and_a_question_its_answer_in_any_company(
     assert alone["where"]["probabilities"] == pytest.approx(where, abs=1e-3)
 
 
+@pytest.mark.parametrize("method", ["encoder", "canvas"])
+def test_what_is_said_does_not_depend_on_how_much_a_pass_may_hold(folder: Path, method: Any) -> None:
+    model, tokenizer = loaded(folder)
+    answers = [
+        decide(model, tokenizer, "Galen is 54.", {"where": QUESTIONS["where"]}, method=method, prefill_step_size=size)
+        for size in (2048, 4)
+    ]
+    one, other = (answer["where"]["probabilities"] for answer in answers)
+    assert one == pytest.approx(other, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["encoder", "canvas"])
+def test_choices_that_are_the_same_tokens_are_refused(folder: Path, method: Any) -> None:
+    model, tokenizer = loaded(folder)
+    question = {"type": "choice", "instructions": "Which?", "criteria": ["a b", "a▁b"]}
+    with pytest.raises(OptionError, match="'a b' and 'a▁b', which are the same tokens"):
+        decide(model, tokenizer, "s", {"q": question}, method=method)
+
+
 NOUL = {"type": "noul", "instructions": "Is it?"}
 CHOICE = {"type": "choice", "instructions": "Which?"}
 

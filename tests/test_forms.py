@@ -88,6 +88,8 @@ def test_every_slot_gets_what_may_stand_in_it_alone_and_beside_others(folder: Pa
         ("{a}", {"a": {"type": "regex", "pattern": "a[^\\s\\S]"}}, "'a'"),
         ("{a}", {"a": {"type": "integer", "max_tokens": 3}}, "'max_tokens'"),
         ("{a}", {"a": {"type": "text", "max_tokens": 0}}, "must be 1 or more"),
+        ("{a}", {"a": ["x y", "x▁y"]}, "the same tokens"),
+        ("{5}", {5: "text"}, "the names of slots are text"),
         (5, {"a": "text"}, "pass text with slots"),
         ("{a}", ["a"], "write a dict"),
     ],
@@ -96,6 +98,11 @@ def test_forms_that_cannot_be_are_refused_in_a_line(folder: Path, template: Any,
     with pytest.raises(OptionError) as raised:
         fill(*loaded(folder), template, slots)
     assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_slot_may_be_empty_where_its_pattern_allows_it(folder: Path) -> None:
+    form = fill(*loaded(folder), "{a}{b}", {"a": {"type": "regex", "pattern": "()"}, "b": ["x", "y"]})
+    assert isinstance(form, dict) and form["a"] == {"value": "", "text": "", "probability": 1.0}
 
 
 def test_contexts_are_texts_and_none_of_them_is_no_form(folder: Path) -> None:

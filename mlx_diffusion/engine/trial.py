@@ -1,11 +1,13 @@
 """Canvases that are looked at and not written: a few denoising steps of several rows, and what is then said of them.
 
-Rows with one prompt share its encoding. Knows nothing of what is looked for.
+Rows with one prompt share its encoding. Many rows are looked at in several passes, none of them over more positions
+than are encoded at once, so that it is not their number that decides how much memory is needed. Knows nothing of what
+is looked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +15,7 @@ import numpy as np
 from mlx_diffusion.engine.denoising_row import begun, turn_of
 from mlx_diffusion.engine.pauses import pause
 from mlx_diffusion.engine.request import Request
-from mlx_diffusion.engine.rules import Rules
+from mlx_diffusion.engine.rules import Canvas, Rules
 from mlx_diffusion.engine.step import step
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.network.cache import PrefixCache
@@ -43,55 +45,71 @@ class Trial:
     @computing()
     def step(self) -> list[Survey]:
         """Take a denoising step with every canvas; what it says of all positions. Raises `CheckpointError` for NaN."""
-        pause()
-        rows = zip(self.requests, self._canvases, self._prefixes, strict=True)
-        turns = [turn_of(own, canvas, prefix, Rules.of(own.settings), 0, self.steps) for own, canvas, prefix in rows]
-        stepped = step(self.model, turns)
-        self._canvases = [one.canvas._replace(kept=()) for one in stepped]
-        mx.eval([(canvas.tokens, *canvas.survey) for canvas in self._canvases])
+        rows = list(zip(self.requests, self._canvases, self._prefixes, strict=True))
+        stepped = list[Canvas]()
+        for part in self._parts([canvas.tokens.shape[0] for canvas in self._canvases]):
+            turns = [
+                turn_of(own, canvas, prefix, Rules.of(own.settings), 0, self.steps)
+                for own, canvas, prefix in rows[part]
+            ]
+            stepped += [one.canvas._replace(kept=()) for one in step(self.model, turns)]
+            mx.eval([(canvas.tokens, *canvas.survey) for canvas in stepped[part]])
+        self._canvases = stepped
         self.steps += 1
-        self._count()
         for canvas in self._canvases:
+            self.decoder_positions += canvas.tokens.shape[0]
             _check(canvas.survey.entropy)
         return [canvas.survey for canvas in self._canvases]
 
-    @computing()
-    def logprobs(self, wanted: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """One pass more: log-probabilities at some positions of each canvas, float32 [F, V]. Nothing is changed."""
-        pause()
-        rows = zip(self.requests, self._canvases, self._prefixes, wanted, strict=True)
-        views = [
-            turn_of(own, canvas, prefix, Rules.of(own.settings), 0, 0)
-            .view()
-            ._replace(asked=mx.array(list(places), dtype=mx.int32))
-            for own, canvas, prefix, places in rows
-        ]
-        self._count()
-        return [_logprobs(logits) for logits in self.model.logits_at(views)]
-
-    def _count(self) -> None:
-        self.passes += 1
-        self.decoder_positions += sum(canvas.tokens.shape[0] for canvas in self._canvases)
+    def logprobs(self, wanted: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+        """One look more: log-probabilities at some positions of each canvas, float32 [F, V]. Nothing is changed."""
+        rows = list(zip(self.requests, self._canvases, self._prefixes, wanted, strict=True))
+        for part in self._parts([canvas.tokens.shape[0] for canvas in self._canvases]):
+            with computing():
+                views = [
+                    turn_of(own, canvas, prefix, Rules.of(own.settings), 0, 0)
+                    .view()
+                    ._replace(asked=mx.array(list(places), dtype=mx.int32))
+                    for own, canvas, prefix, places in rows[part]
+                ]
+                found = [_logprobs(logits) for logits in self.model.logits_at(views)]
+            self.decoder_positions += sum(canvas.tokens.shape[0] for _, canvas, *_ in rows[part])
+            yield from found
 
     @computing()
     def likelihoods(self, texts: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """What the encoder says of a text behind each prompt: log-probabilities of its tokens, in one causal pass."""
-        pause()
-        passages = []
-        for request, text in zip(self.requests, texts, strict=True):
-            cache = self._encodings[request.tokens].fork()
-            cache.rewind(1)  # the last token of the prompt says what follows
-            passages.append(Passage(mx.array([request.tokens[-1], *text[:-1]], dtype=mx.int32), cache))
-        self.passes += 1
+        """What the encoder says of a text behind each prompt: log-probabilities of its tokens, from causal passes."""
+        found = list[np.ndarray]()
+        for part in self._parts(list(map(len, texts))):
+            passages = []
+            for request, text in zip(self.requests[part], texts[part], strict=True):
+                cache = self._encodings[request.tokens].fork()
+                cache.rewind(1)  # the last token of the prompt says what follows
+                passages.append(Passage(mx.array([request.tokens[-1], *text[:-1]], dtype=mx.int32), cache))
+            hidden, start = self.model.encode(passages), 0
+            for text in texts[part]:
+                logits = self.model.unembed(hidden[start : start + len(text)])
+                chosen = mx.take_along_axis(logits, mx.array(list(text))[:, None], axis=-1).squeeze(-1)
+                found.append(np.array(chosen - mx.logsumexp(logits, axis=-1)))
+                start += len(text)
+                _check(found[-1])
         self.judged_positions += sum(map(len, texts))
-        hidden, found, start = self.model.encode(passages), [], 0
-        for text in texts:
-            logits = self.model.unembed(hidden[start : start + len(text)])
-            chosen = mx.take_along_axis(logits, mx.array(list(text))[:, None], axis=-1).squeeze(-1)
-            found.append(np.array(chosen - mx.logsumexp(logits, axis=-1)))
-            start += len(text)
-            _check(found[-1])
         return found
+
+    def _parts(self, sizes: Sequence[int]) -> Iterator[slice]:
+        """The rows of each pass, by the positions that each row has in it."""
+        most, start, held = self.requests[0].settings.prefill_step_size, 0, 0
+        for row, size in enumerate(sizes):
+            if row > start and held + size > most:
+                yield self._part(start, row)
+                start, held = row, 0
+            held += size
+        yield self._part(start, len(sizes))
+
+    def _part(self, start: int, end: int) -> slice:
+        pause()
+        self.passes += 1
+        return slice(start, end)
 
     @computing()
     def _encoded(self, request: Request) -> PrefixCache:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from mlx_diffusion.engine.trial import Trial
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.filling.canvases import Canvases
 from mlx_diffusion.filling.places import NEAR, Place, lengths
+from mlx_diffusion.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class Candidates:
     @property
     def most(self) -> int:
         return max(map(len, self.texts))
+
+
+def check_different(tokenizer: Tokenizer, choices: Sequence[str], where: str) -> None:
+    """Raise `OptionError` for choices that are one and the same to the model, as its tokenizer has them."""
+    seen = dict[tuple[int, ...], str]()
+    for choice in choices:
+        first = seen.setdefault(tuple(tokenizer.encode_text(choice)), choice)
+        if first != choice:
+            raise OptionError(
+                f"{where} has the choices {first!r} and {choice!r}, which are the same tokens; leave one of them out"
+            )
 
 
 def by_canvas(
@@ -64,10 +77,9 @@ def by_canvas(
         trial.step()
     said = trial.logprobs(spans)
     found = []
-    for number, choice in enumerate(choices):
+    for choice in choices:
         tails = [text[choice.shared :] for text in choice.texts]
-        own = said[number * samples : (number + 1) * samples]
-        found.append(np.mean([told_apart(tails, logprobs) for logprobs in own], axis=0))
+        found.append(np.mean([told_apart(tails, logprobs) for logprobs in islice(said, samples)], axis=0))
     return found
 
 

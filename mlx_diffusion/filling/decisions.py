@@ -15,9 +15,10 @@ from typing import Any, Literal, Unpack
 import numpy as np
 
 from mlx_diffusion.canvas_prompts import answer_lines, questions_prompt
+from mlx_diffusion.display import count_of
 from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.errors import OptionError, PromptError
-from mlx_diffusion.filling.candidates import Candidates, by_canvas, by_encoder
+from mlx_diffusion.filling.candidates import Candidates, by_canvas, by_encoder, check_different
 from mlx_diffusion.filling.canvases import Canvases
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.option_checks import check_integer
@@ -119,6 +120,8 @@ def decide(
     asked = {name: TypedQuestion.read(name, given) for name, given in questions.items()}
     canvases = Canvases.of(model, tokenizer, (config or GenerationConfig()).override(options), prefixes)
     described = text_of(state, "the state")
+    for name, question in asked.items():
+        check_different(tokenizer, question.answers, f"question {name!r}")
     choices = [choice_of(canvases, described, question) for question in asked.values()]
     found = by_canvas(canvases, choices, passes, samples) if method == "canvas" else by_encoder(canvases, choices)
     return {name: question.answered(own) for (name, question), own in zip(asked.items(), found, strict=True)}
@@ -169,7 +172,7 @@ def _labels(criteria: object, where: str) -> tuple[tuple[str, ...], tuple[str | 
     for label in labels:
         if not isinstance(label, str) or not label.strip() or "\n" in label:
             raise OptionError(f"{where} has the choice {label!r}; each must be text of one line")
-    _check_count(labels, where, "choices")
+    _check_count(labels, where, "choice")
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise OptionError(f"{where} has the choice {twice!r} twice; leave one of them out")
@@ -180,13 +183,13 @@ def _labels(criteria: object, where: str) -> tuple[tuple[str, ...], tuple[str | 
 def _levels(criteria: object, where: str) -> tuple[str | None, ...]:
     if not isinstance(criteria, list | tuple):
         raise OptionError(f"{where} has no levels; write its criteria as a list of what they mean, the lowest first")
-    _check_count(criteria, where, "levels")
+    _check_count(criteria, where, "level")
     return tuple(_meaning(level, where) for level in criteria)
 
 
 def _check_count(found: Sequence[object], where: str, what: str) -> None:
     if not 2 <= len(found) <= MOST_CHOICES:
-        raise OptionError(f"{where} has {len(found)} {what}; it must have 2 to {MOST_CHOICES}")
+        raise OptionError(f"{where} has {count_of(len(found), what)}; it must have 2 to {MOST_CHOICES}")
 
 
 def _meaning(given: object, where: str) -> str | None:

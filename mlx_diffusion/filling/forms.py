@@ -22,7 +22,7 @@ from mlx_diffusion.engine.prefix_store import PrefixStore
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.trial import Trial
 from mlx_diffusion.errors import OptionError, PromptError
-from mlx_diffusion.filling.candidates import Candidates, by_encoder
+from mlx_diffusion.filling.candidates import Candidates, by_encoder, check_different
 from mlx_diffusion.filling.canvases import Canvases
 from mlx_diffusion.filling.gaps import Length, TextGap, filled_together
 from mlx_diffusion.filling.places import Place
@@ -81,12 +81,13 @@ def fill(
     if not isinstance(context, str | Sequence):
         raise PromptError(f"the context is of type {type(context).__name__}; pass text, or a list of texts")
     contexts = [context] if isinstance(context, str) else list(context)
-    for one in (*contexts, language):
+    for what, one in (("the language", language), *(("a context", own) for own in contexts)):
         if not isinstance(one, str):
-            raise PromptError(f"a context is of type {type(one).__name__}; pass text")
+            raise PromptError(f"{what} is of type {type(one).__name__}; pass text")
     canvases = Canvases.of(model, tokenizer, (config or GenerationConfig()).override(options), prefixes)
     forms = [Form(canvases.prompt(_said(parts, one, language, show_text)), parts[0]) for one in contexts]
     for slot in read:
+        check_different(tokenizer, slot.choices, f"slot {slot.name!r}")
         if slot.kind == "regex":
             _check_pattern(canvases, slot)
     if not forms:
@@ -192,11 +193,17 @@ def _literal(text: str) -> str:
 
 def _likelihoods(canvases: Canvases, forms: Sequence[Form], texts: Sequence[str]) -> list[float]:
     """The encoder's probability of what stands in a slot, behind the prompt and all that is written before."""
-    place, tokens, firsts = Place((), (-1,) * min(16, canvases.longest), 0, 0), [], []
-    for form, text in zip(forms, texts, strict=True):
-        before, whole = (canvases.tokenizer.encode_text(own) for own in (form.written, form.written + text))
+    place, found = Place((), (-1,) * min(16, canvases.longest), 0, 0), [1.0] * len(forms)
+    judged, tokens, firsts = [row for row, text in enumerate(texts) if text], [], []  # an empty text asks nothing
+    for row in judged:
+        before, whole = (
+            canvases.tokenizer.encode_text(own) for own in (forms[row].written, forms[row].written + texts[row])
+        )
         shared = next((n for n, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
         tokens.append(whole)
         firsts.append(min(shared, len(whole) - 1))
-    said = Trial(canvases.model, [canvases.request(form.prompt, place) for form in forms]).likelihoods(tokens)
-    return [float(np.exp(own[first:].sum())) for own, first in zip(said, firsts, strict=True)]
+    if judged:
+        trial = Trial(canvases.model, [canvases.request(forms[row].prompt, place) for row in judged])
+        for row, said, first in zip(judged, trial.likelihoods(tokens), firsts, strict=True):
+            found[row] = float(np.exp(said[first:].sum()))
+    return found

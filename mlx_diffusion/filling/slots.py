@@ -90,6 +90,9 @@ def split_template(template: object, names: Sequence[str]) -> tuple[list[str], l
         raise OptionError(f"the template is of type {type(template).__name__}; pass text with slots, as in {{name}}")
     if not names:
         raise OptionError("there are no slots; say what may stand in each, by name")
+    for name in names:
+        if not isinstance(name, str):
+            raise OptionError(f"a slot is named {name!r}; the names of slots are text")
     marks = "|".join(re.escape(f"{{{name}}}") for name in names)
     found = re.split(f"({marks})", template)
     parts, slots = found[::2], [slot[1:-1] for slot in found[1::2]]
