@@ -10,7 +10,7 @@ from mlx_diffusion.cli.progress import ProgressLine
 from mlx_diffusion.cli.streams import out_result
 from mlx_diffusion.errors import EvaluationError, OptionError
 
-SUITES = ("infill", "forms", "decisions")
+SUITES = ("infill", "forms", "decisions", "worded-infill", "worded-forms", "worded-decisions")
 OTHERS = ("mode", "sweep", "recipes", "workers", "batch_size", "max_tokens", "output", "answers", "plot")
 
 

@@ -22,8 +22,9 @@ suites:
   on the tasks;
   any single family (shuffle, worded-sort, ...); FILE.jsonl: lines of {"prompt": ..., "answer": ...}, where "regex" or
   "checker" (contains, number, json, permutation, insertion, removal, replacement, latin, sudoku) may stand for "answer"
-  infill, forms, decisions: texts known in part, by themselves and beside their rivals; infill:FILE.jsonl reads gaps in
-  the form of HumanEval-Infilling (nothing of it is run)
+  infill, forms, decisions: texts known in part, by themselves and beside their rivals; worded-infill, worded-forms and
+  worded-decisions: the same in words; infill:FILE.jsonl reads gaps in the form of HumanEval-Infilling, packed or not,
+  and compares with the solution (nothing of it is run)
 
 modes:
   reference         canvases, denoised by the published sampler

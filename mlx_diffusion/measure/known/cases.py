@@ -6,8 +6,10 @@ Drawn from a seed: a larger count begins with the same ones. Knows nothing of mo
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -15,10 +17,12 @@ from mlx_diffusion.errors import EvaluationError
 from mlx_diffusion.json_files import bounded_json
 from mlx_diffusion.measure.tasks import FAMILIES, draw, split_of
 from mlx_diffusion.measure.tasks.facts import CITIES
-from mlx_diffusion.measure.tasks.known_in_part import asked, gapped
+from mlx_diffusion.measure.tasks.known_in_part import Gapped, asked, gapped
+from mlx_diffusion.measure.tasks.worded import WORDED, worded
 from mlx_diffusion.regular_files import read_regular
 
 MOST_BYTES = 64_000_000
+GZIP = b"\x1f\x8b"
 RECORD = '{"name": "{name}", "age": {age}, "city": "{city}"}'
 SLOTS = {"name": "text", "age": "integer", "city": list(CITIES)}
 
@@ -55,36 +59,60 @@ class QuestionCase:
 
 def gap_cases(count: int, seed: int) -> list[GapCase]:
     """Gaps in right answers of all families that have some."""
-    found, rng = list[GapCase](), Random(f"{seed} gaps")
-    while len(found) < count:
+    return [_gap_case(case, case.context, case.task.is_right) for case in islice(_gapped(seed), count)]
+
+
+def worded_gap_cases(count: int, seed: int) -> list[GapCase]:
+    """Those of families that can be asked in words, as `worded` asks them."""
+    found = (case for case in _gapped(seed) if case.task.family in WORDED)
+    cases = []
+    for case in islice(found, count):
+        asked_in_words = worded(replace(case.task, messages=({"role": "user", "content": case.context},)))
+        cases.append(_gap_case(case, asked_in_words.messages[-1]["content"], asked_in_words.is_right))
+    return cases
+
+
+def _gapped(seed: int) -> Iterator[Gapped]:
+    """Texts with one gap that training never saw, without end."""
+    rng = Random(f"{seed} gaps")
+    while True:
         case = gapped(rng)
         if len(case.parts) == 2 and split_of(case.task.family, case.task.key) == "held_out":
-            before, after = case.parts
-            gap = case.task.answer[len(before) : len(case.task.answer) - len(after)]
+            yield case
 
-            def is_right(
-                text: str, whole: Callable[[str], bool] = case.task.is_right, sides: tuple[str, str] = (before, after)
-            ) -> bool:
-                return whole(sides[0] + text + sides[1])
 
-            found.append(GapCase(case.task.family, before, after, case.context, gap, is_right))
-    return found
+def _gap_case(case: Gapped, context: str, is_right: Callable[[str], bool]) -> GapCase:
+    before, after = case.parts
+    gap = case.task.answer[len(before) : len(case.task.answer) - len(after)]
+    return GapCase(case.task.family, before, after, context, gap, lambda text: is_right(before + text + after))
 
 
 def read_gaps(file: Path) -> list[GapCase]:
     """Gaps from lines of {"prompt": ..., "suffix": ..., "canonical_solution": ...}, as HumanEval-Infilling has them.
 
+    The file may be packed with gzip; other fields (task_id, entry_point, test) are of no use here.
     Right is a gap that is the solution but for space at its ends and at the ends of its lines; no code is run. Raises
     `EvaluationError`, which names the line.
     """
     try:
-        lines = read_regular(file, MOST_BYTES).decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = _unpacked(read_regular(file, MOST_BYTES)).decode("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError, zlib.error) as error:
         raise EvaluationError(f"{file} cannot be read ({error}); name a file of JSON lines") from None
     found = list(_read_lines(file, lines))
     if not found:
         raise EvaluationError(f"{file} has no gaps; write one JSON object a line")
     return found
+
+
+def _unpacked(content: bytes) -> bytes:
+    """A file's bytes, those of a gzip file unpacked, as such benchmarks are published."""
+    if not content.startswith(GZIP):
+        return content
+    unpacking = zlib.decompressobj(wbits=31)
+    unpacked = unpacking.decompress(content, MOST_BYTES)
+    if not unpacking.eof:
+        raise OSError(f"it is cut off, or has more than {MOST_BYTES:,} bytes unpacked")
+    return unpacked
 
 
 def _read_lines(file: Path, lines: list[str]) -> Iterator[GapCase]:
@@ -115,6 +143,22 @@ def form_cases(count: int, seed: int) -> list[FormCase]:
     rng = Random(f"{seed} forms")
     tasks = [draw(FAMILIES["to_json"], rng, "held_out") for _ in range(count)]
     return [FormCase(task.messages[-1]["content"], json.loads(task.answer)) for task in tasks]
+
+
+def worded_form_cases(count: int, seed: int) -> list[FormCase]:
+    """The same, asked for in words."""
+    asks = "Write what is said here as JSON with the keys name, age and city:"
+    return [replace(case, context=f"{asks} {_sentence(case.context)}") for case in form_cases(count, seed)]
+
+
+def _sentence(context: str) -> str:
+    return context.partition(": ")[2]
+
+
+def worded_question_cases(count: int, seed: int) -> list[QuestionCase]:
+    """Questions of which the state says what it is, where it is a bare list."""
+    cases = question_cases(count, seed)
+    return [case if case.state[-1] in ".}" else replace(case, state=f"A list: {case.state}") for case in cases]
 
 
 def question_cases(count: int, seed: int) -> list[QuestionCase]:

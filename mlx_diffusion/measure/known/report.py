@@ -6,18 +6,41 @@ Knows nothing of how a way finds what it finds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mlx_diffusion.display import interval, per_cent, table
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure.answers.statistics import wilson
-from mlx_diffusion.measure.known.cases import form_cases, gap_cases, question_cases, read_gaps
+from mlx_diffusion.measure.answers.suites import WORDED_PREFIX
+from mlx_diffusion.measure.known.cases import (
+    form_cases,
+    gap_cases,
+    question_cases,
+    read_gaps,
+    worded_form_cases,
+    worded_gap_cases,
+    worded_question_cases,
+)
 from mlx_diffusion.measure.known.runs import Model, WayFigures, run_forms, run_gaps, run_questions
 
-SUITES = ("infill", "forms", "decisions")
+CASES: Mapping[
+    str, Callable[[int, int], Sequence[Any]]
+] = {  # the worded ones for checkpoints that did not train on them
+    "infill": gap_cases,
+    "forms": form_cases,
+    "decisions": question_cases,
+    "worded-infill": worded_gap_cases,
+    "worded-forms": worded_form_cases,
+    "worded-decisions": worded_question_cases,
+}
+RUNS: Mapping[str, Callable[[Model, Any, Callable[[str], None]], list[WayFigures]]] = {
+    "infill": run_gaps,
+    "forms": run_forms,
+    "decisions": run_questions,
+}
 DEFAULT_COUNT = 200
 
 
@@ -31,7 +54,11 @@ class KnownReport:
 
     def as_dict(self) -> dict[str, Any]:
         """All figures, for JSON."""
-        ways = [dataclasses.asdict(own) | {"calibration_error": own.calibration_error} for own in self.figures]
+        ways = [
+            dataclasses.asdict(own)
+            | {"calibration_error": own.calibration_error, "error_by_chance": own.error_by_chance}
+            for own in self.figures
+        ]
         return {"model": self.model, "seed": self.seed, "ways": ways}
 
     def text(self, markdown: bool = False) -> str:
@@ -43,11 +70,19 @@ class KnownReport:
                 f"{per_cent(own.right / own.count)} ({interval(*wilson(own.right, own.count))})",
                 str(own.count),
                 "–" if own.positions is None else f"{own.positions:.0f}",
-                "–" if own.calibration_error is None else f"{own.calibration_error:.3f}",
+                *("–" if error is None else f"{error:.3f}" for error in (own.calibration_error, own.error_by_chance)),
             ]
             for own in self.figures
         ]
-        header = ["suite", "way", "right % (95 % interval)", "cases", "positions/case", "calibration error"]
+        header = [
+            "suite",
+            "way",
+            "right % (95 % interval)",
+            "cases",
+            "positions/case",
+            "calibration error",
+            "by chance",
+        ]
         tables = [table(header, rows, markdown=markdown)]
         for own in self.figures:
             if own.calibration:
@@ -59,18 +94,18 @@ class KnownReport:
 def measure_known(
     name: str, model: Model, suites: Sequence[str], count: int | None, seed: int, tell: Callable[[str], None]
 ) -> KnownReport:
-    """Measure these suites: names of `SUITES`, or infill:FILE.jsonl. Raises `OptionError` and `EvaluationError`."""
+    """Measure these suites: names in `CASES`, or infill:FILE.jsonl. Raises `OptionError` and `EvaluationError`."""
     figures, count = list[WayFigures](), count or DEFAULT_COUNT
     plans = [(suite, *suite.partition(":")[::2]) for suite in suites]
     for suite, bare, file in plans:
-        if bare not in SUITES or (file and bare != "infill"):
-            raise OptionError(f"suite {suite!r} cannot be measured beside {', '.join(SUITES)}; run it by itself")
+        if bare not in CASES or (file and bare != "infill"):
+            raise OptionError(f"suite {suite!r} cannot be measured beside {', '.join(CASES)}; run it by itself")
     gaps = {suite: read_gaps(Path(file))[:count] for suite, _, file in plans if file}
-    for suite, bare, _ in plans:
-        if bare == "infill":
-            figures += run_gaps(model, gaps.get(suite) or gap_cases(count, seed), tell)
-        elif bare == "forms":
-            figures += run_forms(model, form_cases(count, seed), tell)
+    for suite, bare, file in plans:
+        cases = gaps.get(suite) or CASES[bare](count, seed)
+        if file:
+            found = run_gaps(model, cases, tell, model[0].config.canvas_length // 2)
         else:
-            figures += run_questions(model, question_cases(count, seed), tell)
+            found = RUNS[bare.removeprefix(WORDED_PREFIX)](model, cases, tell)
+        figures += [replace(own, suite=suite) for own in found]
     return KnownReport(name, seed, tuple(figures))

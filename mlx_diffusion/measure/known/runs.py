@@ -5,6 +5,7 @@ Knows nothing of how a way works inside, or of how figures are shown.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -29,7 +30,7 @@ from mlx_diffusion.tokenizer import Tokenizer
 
 BATCH = 16  # questions or forms in a pass
 BINS = 10  # of probability, in a table of calibration
-LONGEST_GAP = 32  # tokens, where nobody says how long
+LONGEST_GAP = 32  # tokens of an answer's, where nobody says how long
 
 T = TypeVar("T")
 Model = tuple[DiffusionGemma, Tokenizer]
@@ -63,14 +64,37 @@ class WayFigures:
             return None
         return sum(own.answers * abs(own.probability - own.right) for own in self.calibration) / self.count
 
+    @property
+    def error_by_chance(self) -> float | None:
+        """The calibration error that probabilities would show by chance if they were exactly right, on the mean.
 
-def run_gaps(model: Model, cases: Sequence[GapCase], tell: Tell) -> list[WayFigures]:
-    """Gaps of unknown and of known length on a canvas, and written from left to right by the encoder."""
+        The fewer answers there are in a bin, the further from what was said is the share that happens to be right.
+        """
+        if not self.calibration:
+            return None
+        return sum(own.answers * _mean_deviation(own.answers, own.probability) for own in self.calibration) / self.count
+
+
+def _mean_deviation(count: int, probability: float) -> float:
+    """The mean distance of a share of `count` from its probability: that of a binomial variable (de Moivre)."""
+    if not 0 < probability < 1:
+        return 0.0
+    above = min(math.floor(count * probability) + 1, count)
+    ways = math.lgamma(count + 1) - math.lgamma(above + 1) - math.lgamma(count - above + 1)
+    log = ways + above * math.log(probability) + (count - above + 1) * math.log1p(-probability)
+    return 2 * above * math.exp(log) / count
+
+
+def run_gaps(model: Model, cases: Sequence[GapCase], tell: Tell, most: int = LONGEST_GAP) -> list[WayFigures]:
+    """Gaps of unknown and of known length on a canvas, and written from left to right by the encoder.
+
+    most: tokens that a gap may have, where nobody says how long it is.
+    """
     ways: dict[str, Callable[[GapCase], tuple[str, int]]] = {
-        "canvas, length unknown": lambda case: _infilled(model, case, None),
-        "canvas, length known": lambda case: _infilled(model, case, len(model[1].encode_text(case.gap))),
-        "left to right, behind the text before": lambda case: _continued(model, case),
-        "left to right, the whole text": lambda case: _rewritten(model, case),
+        "canvas, length unknown": lambda case: _infilled(model, case, most),
+        "canvas, length known": lambda case: _infilled(model, case, None, len(model[1].encode_text(case.gap))),
+        "left to right, behind the text before": lambda case: _continued(model, case, most),
+        "left to right, the whole text": lambda case: _rewritten(model, case, most),
     }
     found = []
     for way, one in ways.items():
@@ -117,10 +141,8 @@ def run_questions(model: Model, cases: Sequence[QuestionCase], tell: Tell) -> li
     return [*found, WayFigures("decisions", "in writing", right, len(cases), positions / len(cases))]
 
 
-def _infilled(model: Model, case: GapCase, gap_tokens: int | None) -> tuple[str, int]:
-    most = min(LONGEST_GAP, model[0].config.canvas_length // 2)
+def _infilled(model: Model, case: GapCase, most: int | None, known: int | None = None) -> tuple[str, int]:
     text, cost = "", 0
-    known = gap_tokens if gap_tokens is not None and gap_tokens <= most else None
     for event in stream_infill(
         *model, case.before, case.after, context=case.context, gap_tokens=known, max_tokens=most
     ):
@@ -130,24 +152,24 @@ def _infilled(model: Model, case: GapCase, gap_tokens: int | None) -> tuple[str,
     return text, cost
 
 
-def _continued(model: Model, case: GapCase) -> tuple[str, int]:
+def _continued(model: Model, case: GapCase, most: int) -> tuple[str, int]:
     """The text before the gap stands as written; what follows is cut where the text behind it begins."""
     canvases = Canvases.of(*model, GenerationConfig(), None)
     said = context_prompt(case.context) if case.context else gaps_prompt([case.before, case.after])
     prompt = (*canvases.prompt(said), *canvases.tokenizer.encode_text(case.before))
     behind = len(canvases.tokenizer.encode_text(case.after))
-    text, cost = _written(model, prompt, "speculative", LONGEST_GAP + behind)
+    text, cost = _written(model, prompt, "speculative", most + behind)
     if text.endswith(case.after):
         return text[: len(text) - len(case.after)], cost
     return text.partition(case.after[:10])[0] if case.after else text, cost
 
 
-def _rewritten(model: Model, case: GapCase) -> tuple[str, int]:
+def _rewritten(model: Model, case: GapCase, most: int) -> tuple[str, int]:
     """The whole text is asked for, with its gap in the prompt; what is not the text given is what filled it."""
     canvases = Canvases.of(*model, GenerationConfig(), None)
     prompt = canvases.prompt(gaps_prompt([case.before, case.after], case.context))
     known = len(canvases.tokenizer.encode_text(case.before + case.after))
-    text, cost = _written(model, prompt, "speculative", LONGEST_GAP + known)
+    text, cost = _written(model, prompt, "speculative", most + known)
     return text.removeprefix(case.before).removesuffix(case.after), cost
 
 
