@@ -252,6 +252,45 @@ def test_an_object_that_may_hold_its_like_has_an_ending() -> None:
     assert place.advance(tokens) == len(tokens)
     assert place.fits(100)
 
+    tree: dict[str, Any] = {"value": {"type": "integer"}, "left": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}
+    tree = {"near": {"$ref": "#"}, **tree}
+    both = {"type": "object", "properties": tree, "required": ["value", "left"], "additionalProperties": False}
+    assert guide({"json_schema": both}).fits(60)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^[^\s@]+@[^\s@]+\.[a-z]{2,3}$",
+        r"^https?://[^\s/]+/.*\.(png|jpg)$",
+        r"^.*foo.*bar.*$",
+        r"^(\+\d{1,2}\s)?\(?\d{3}\)?[\s.-]\d{3}[\s.-]\d{4}$",
+        r"^(?P<major>\d+)\.(?:0|[1-9]\d*)(-[a-z]+)?$",
+        r"^[A-Za-z0-9+/]{40,}={0,2}$",
+    ],
+)
+def test_usual_patterns_have_endings(pattern: str) -> None:
+    ending = guide({"json_schema": {"type": "string", "pattern": pattern}}).ending()
+    assert ending is not None and regex.search(pattern, json.loads(tokenizer().decode(ending)))
+
+
+@pytest.mark.parametrize(("excluded", "other"), [("exclusiveMinimum", "maximum"), ("exclusiveMaximum", "minimum")])
+@pytest.mark.parametrize("far", [0.1, 0.5, 1, 20])
+def test_an_excluded_zero_is_no_number(excluded: str, other: str, far: float) -> None:
+    sign = 1 if other == "maximum" else -1
+    own = {"type": "number", excluded: 0, other: sign * far}
+    for text in ("0", "-0", "0.0", "-0.0", f"{sign * 0.05}", f"{sign * 30}"):
+        tokens = [*tokenizer().encode(text, False), STOPS[0]]
+        holds = 0 < sign * float(text) <= far
+        for kind, wanted in (
+            ("json_schema", own),
+            ("tools", [{"name": "f", "parameters": {"properties": {"n": own}}}]),
+        ):
+            if kind == "tools":
+                call = f"<|tool_call>call:f{{n:{text}}}<tool_call|>"
+                tokens = [*tokenizer().encode(call, False), STOPS[0]]
+            assert (guide({kind: wanted}).advance(tokens) == len(tokens)) == holds, (kind, text)
+
 
 def test_as_many_choices_as_may_be_have_an_ending() -> None:
     assert guide({"choice": [f"{number:04}" for number in range(10_000)]}).ending() is not None

@@ -14,6 +14,7 @@ from typing import Any
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.structure.call_strings import QUOTE, content, literal, quoted
 from mlx_diffusion.structure.joined_patterns import pointed
+from mlx_diffusion.structure.json_patterns import rewrite_bounds
 from mlx_diffusion.structure.schema_keywords import ASIDE
 from mlx_diffusion.visible_text import shown
 
@@ -103,6 +104,7 @@ class CallValues:
             return self._rule(f"{QUOTE} {self._rule(content(schema, where), terminal=True)} {QUOTE}")
         if kind in ("number", "integer"):
             own = {name: schema[name] for name in sorted(OWN[kind] & set(schema))}
+            rewrite_bounds(own)
             if not own:
                 return self._rule(NUMBERS[kind], terminal=True)
             return self._rule(f"%json {json.dumps({'type': kind, **own, 'x-guidance': NO_BLANKS})}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.structure.call_strings import literal
-from mlx_diffusion.structure.json_patterns import rewrite_patterns
+from mlx_diffusion.structure.json_patterns import rewrite_patterns, spelt_by
 from mlx_diffusion.structure.schema_keywords import patterns_in, plain_schema
 from mlx_diffusion.structure.tool_calls import grammar_of_tools
 from mlx_diffusion.visible_text import shown
@@ -45,7 +45,10 @@ def read_constraint(value: object) -> Constraint:
         raise OptionError(f"constraint {found}; it must be a dict with one of the keys {', '.join(KINDS)}, tools")
     [(kind, wanted)] = value.items()
     grammar = KINDS[kind](wanted)
-    literals = patterns_in(wanted) if kind in JSON_KINDS else [wanted] if isinstance(wanted, str) else wanted
+    if kind in JSON_KINDS:
+        literals = list(map(spelt_by, patterns_in(wanted)))
+    else:
+        literals = [spelt_by(wanted)] if kind == "regex" else [wanted] if isinstance(wanted, str) else wanted
     return _bounded(Constraint(kind, grammar, "\0".join(literals).encode()))
 
 

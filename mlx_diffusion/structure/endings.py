@@ -37,6 +37,7 @@ CLOSING = tuple(b"}])>")
 DETOURS = (*b"\\", 0xC3)  # letters that may follow, but that others must follow in turn
 FREE = 64  # letters that may follow; where there are more, a few stand for all
 LITERALS = 1_000  # letters that are told apart, at most
+PATIENCE = 3  # times that a letter is taken where nothing changes, before others are
 SUFFIX = 4  # of them by which places are told apart
 
 
@@ -203,16 +204,21 @@ def _ways(probe: Pathfinder, literals: bytes, worn: Worn | None = None) -> Itera
             deferred.append(way)
         else:
             yield way
-    yield from sorted(deferred, key=lambda way: (way.letters[0] in DETOURS, _strange(before, way.letters[0], literals)))
+    used = Counter[int]() if worn is None else worn.get(mask, Counter())
+
+    def late(way: Way) -> tuple[bool, int, int]:
+        letter = way.letters[0]
+        return letter in DETOURS, used[letter] // PATIENCE, _strange(before, letter, literals)
+
+    yield from sorted(deferred, key=late)
 
 
 def _strange(before: int, letter: int, literals: bytes) -> int:
     """How little a letter looks as if it led on: not so if it goes on with a literal, a little if it begins one."""
     if letter >= END or before >= END:
         return 1
-    if bytes((before, letter)) in literals:
-        return 0
-    return 1 if literals[:1] == bytes((letter,)) or bytes((0, letter)) in literals else 2
+    begins = literals[:1] == bytes((letter,)) or bytes((0, letter)) in literals
+    return 0 if bytes((before, letter)) in literals else 1 if begins else 2
 
 
 def _tries(mask: bytes, literals: bytes, worn: Worn | None) -> Iterator[list[int]]:
@@ -220,7 +226,8 @@ def _tries(mask: bytes, literals: bytes, worn: Worn | None) -> Iterator[list[int
     likely, late = _order(mask, literals)
     used = None if worn is None else worn.get(mask)
     if used is not None:
-        likely = tuple(sorted(likely, key=lambda letter: used[letter] if letter in WORDS else 0))
+        words = iter(sorted((letter for letter in likely if letter in WORDS), key=used.__getitem__))
+        likely = tuple(next(words) if letter in WORDS else letter for letter in likely)
     return ([letter] for letter in (*likely, *late))
 
 
@@ -230,7 +237,7 @@ def _order(mask: bytes, literals: bytes) -> tuple[tuple[int, ...], tuple[int, ..
     letters = letters_in(mask)
     known = set(letters) - {END}
     special = [letter for letter in letters if letter > END]
-    told = literals[:LITERALS]
+    told = literals[:LITERALS].replace(b"\0", b"")
     order = [*IN_TEXT, *told] if len(letters) > FREE else [*EARLY, *told, *letters]
     late = dict.fromkeys(letter for letter in (*DETOURS, *BLANKS) if letter in known and letter not in told)
     likely = dict.fromkeys(letter for letter in (*special, *order) if letter in known and letter not in late)

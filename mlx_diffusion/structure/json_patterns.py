@@ -6,11 +6,15 @@ February in every year. Knows nothing of tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from mlx_diffusion.structure.schema_keywords import schemas_in
 
+_FOR = {r"\d": "0", r"\w": "a", r"\s": " ", r"\S": "a", r"\D": "a", r"\W": " ", r"\p": "a", r"\P": " ", r"\b": ""}
+_SIGNS = {"^": "", "$": "", ".": "\0", "|": "\0", "?": "", "*": "\0", "+": "", "(": "", ")": ""}  # of patterns
+NEAREST = 1e-9  # to zero, of numbers that are not to be zero
 _ODD = "xucpPSWD0"  # letters of escapes that may stand for control characters
 _CONTROLS, _SHORT = r"[^\x00-\x1f\x7f]", r"[\x08\t\n\f\r]"  # all but control characters; those with short escapes
 DATE = (
@@ -25,11 +29,23 @@ def rewrite_patterns(schema: Any) -> None:
     for _, one in list(schemas_in(schema, "")):
         if isinstance(one.get("pattern"), str):
             one["pattern"] = exact(one["pattern"])
+        rewrite_bounds(one)
         named = one.get("patternProperties")
         if isinstance(named, dict):
             one["patternProperties"] = {exact(name): value for name, value in named.items()}
         if one.get("format") in ("date", "date-time") and isinstance(one.setdefault("allOf", []), list):
             one["allOf"].append({"pattern": f"^{DATE}"})
+
+
+def rewrite_bounds(one: dict[str, Any]) -> None:
+    """Zero as a bound that is left out: llguidance lets it in where the other bound is nearer to it than 1."""
+    for excluded, bound, nearest, farther in (
+        ("exclusiveMinimum", "minimum", NEAREST, max),
+        ("exclusiveMaximum", "maximum", -NEAREST, min),
+    ):
+        if one.get(excluded) == 0 and isinstance(one.get(bound, 0), int | float):
+            one[bound] = farther(nearest, one.get(bound, nearest))
+            del one[excluded]
 
 
 def exact(pattern: str) -> str:
@@ -41,6 +57,21 @@ def exact(pattern: str) -> str:
         elif part[:2] in ("\\p", "\\P"):
             part = _spelt(f"[{part}]")
         found += part
+    return found
+
+
+def spelt_by(pattern: str) -> str:
+    """Letters that texts of a pattern are likely to have, in its order, a NUL where they need not be neighbours."""
+    found = ""
+    counts = re.compile(r"(?<!\\)\{[0-9,]*\}|\(\?(:|P?<\w+>)")
+    for part in parts_of(counts.sub("", pattern)):
+        inner = part[1:-1] if part[0] == "[" else part
+        if part[0] == "[" and inner.startswith("^"):
+            found += "\0"
+            continue
+        first = inner[:2] if inner.startswith("\\") else inner[:1]
+        plain = len(first) == 2 or part[0] == "[" or first not in _SIGNS
+        found += _FOR.get(first, first[-1:]) if plain else _SIGNS[first]
     return found
 
 

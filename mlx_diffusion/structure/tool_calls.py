@@ -12,6 +12,7 @@ from typing import Any
 from mlx_diffusion.errors import OptionError, PromptError
 from mlx_diffusion.messages import check_tools
 from mlx_diffusion.structure.call_values import CallValues
+from mlx_diffusion.structure.json_patterns import spelt_by
 from mlx_diffusion.structure.schema_keywords import patterns_in, plain_schema
 from mlx_diffusion.visible_text import shown
 
@@ -41,7 +42,7 @@ def grammar_of_tools(value: Mapping[Any, Any]) -> tuple[str, bytes]:
     if choice == "auto":
         start = "TEXT? (call TEXT?)*" if parallel else "TEXT? call?"
     call = f"call: <|tool_call> ({' | '.join(calls)}) <tool_call|>"
-    patterns = [pattern for name in called for pattern in patterns_in(schemas[name])]
+    patterns = [spelt_by(pattern) for name in called for pattern in patterns_in(schemas[name])]
     return "\n".join([f"start: {start}", "TEXT: /(?s:.+)/", call, *values.lines]), "\0".join(patterns).encode()
 
 
