@@ -15,7 +15,7 @@ from mlx_diffusion.regular_files import read_regular
 MOST_BYTES = 4_000_000  # of a file
 
 
-def add_constraint(parser: argparse.ArgumentParser) -> None:
+def add_constraint(parser: argparse.ArgumentParser, with_tools: bool) -> None:
     """One group of options, of which one at most may be given; `constraint_of` reads them."""
     group = parser.add_argument_group("what the answer must be (one of these; never another text)")
     one = group.add_mutually_exclusive_group()
@@ -24,14 +24,14 @@ def add_constraint(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--regex", metavar="PATTERN", help="what a regular expression matches as a whole")
     one.add_argument("--choice", action="append", metavar="TEXT", help="one of several texts; give each of them")
     one.add_argument("--grammar", metavar="FILE", help="a text of a grammar: Lark's notation, or GBNF")
-    one.add_argument(
-        "--tool-choice", metavar="CHOICE", help="auto, required or a name: calls of --tools with arguments as declared"
-    )
+    if with_tools:
+        said = "auto, required or a name: calls of --tools with arguments as declared"
+        one.add_argument("--tool-choice", metavar="CHOICE", help=said)
 
 
 def constraint_of(args: argparse.Namespace, tools: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any] | None:
     """The constraint that was given on the command line, of tools where they may be called. Raises OptionError."""
-    if args.tool_choice is not None:
+    if getattr(args, "tool_choice", None) is not None:
         if tools is None:
             raise OptionError("--tool-choice is among tools; declare them with --tools")
         return {"tools": tools, "choice": args.tool_choice}

@@ -67,7 +67,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     chat.add_argument("--think", action="store_true", help="let the model think before it answers, if it can")
     chat.add_argument("--tools", metavar="FILE", help="functions that it may call: a JSON list, as for OpenAI's API")
 
-    add_constraint(parser)
+    add_constraint(parser, with_tools=True)
     add_generation_options(parser)
 
 

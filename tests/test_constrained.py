@@ -202,3 +202,11 @@ def test_the_command_holds_an_answer_to_a_file(tmp_path: Path, capsys: pytest.Ca
     ):
         assert main(["generate", *options, *prompt]) in (1, 2)
         assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_chat_holds_its_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    message = ["chat", "--no-save", "--mode", "autoregressive", "-m", "Is it so?"]
+    assert main([*message, "--choice", "yes", "--choice", "no"]) == 0
+    assert capsys.readouterr().out.strip() in ("yes", "no")
+    assert main([*message, "--regex", "("]) in (1, 2)
+    assert "constraint regex cannot be held" in capsys.readouterr().err.splitlines()[-1]

@@ -7,7 +7,8 @@ the parts work.
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from mlx_diffusion.cli.arguments import (
     REAL_MODEL,
@@ -19,6 +20,7 @@ from mlx_diffusion.cli.arguments import (
     build_config,
 )
 from mlx_diffusion.cli.chat.one_message import read_message
+from mlx_diffusion.cli.constraints import add_constraint, constraint_of
 from mlx_diffusion.cli.messages import say
 from mlx_diffusion.cli.streams import err, has_all_characters, out_json
 from mlx_diffusion.errors import DiffusionError
@@ -82,12 +84,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--plain", action="store_true", help="no canvas: text once it is final, as into a pipe")
     parser.add_argument("--no-save", action="store_true", help="keep neither the conversation nor what was typed")
     parser.add_argument("--json", action="store_true", help="with -m, one JSON object: text, finish_reason, stats, ...")
+    add_constraint(parser, with_tools=False)
     add_generation_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Converse, or answer one message; returns the exit code."""
-    config = build_config(args)
+    config, constraint = build_config(args), constraint_of(args)
     if args.system is not None and not is_unicode(args.system):
         args.usage_error("--system is not valid Unicode text; pass it as UTF-8")
     message = read_message(args)
@@ -99,19 +102,24 @@ def run(args: argparse.Namespace) -> int:
     from mlx_diffusion.cli.chat.terminal_state import no_echo
 
     with no_echo():
-        return _run(args, config, message)
+        return _run(args, config, constraint, message)
 
 
-def _run(args: argparse.Namespace, config: GenerationConfig, message: str | None) -> int:
+def _run(
+    args: argparse.Namespace, config: GenerationConfig, constraint: Mapping[str, Any] | None, message: str | None
+) -> int:
     from mlx_diffusion.cli.chat.conversation import Conversation
     from mlx_diffusion.cli.chat.speaker import load_speaker
     from mlx_diffusion.measure import beyond_demo
+    from mlx_diffusion.structure.constraint import read_constraint
 
     if message is not None and args.model == "demo":
         err(TOY_NOTICE, end="")
         if (doubt := beyond_demo(message)) is not None:
             say(doubt)
-    speaker = load_speaker(args.model, args.revision)
+    if constraint is not None:
+        read_constraint(constraint)  # lest a conversation begin that has no answer
+    speaker = load_speaker(args.model, args.revision, constraint)
     if not speaker.has_chat_template:
         args.usage_error(f"{args.model} has no chat template, so one cannot chat with it; use `mlx-diffusion generate`")
     speaker.settings(config)

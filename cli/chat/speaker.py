@@ -64,6 +64,7 @@ class CheckpointSpeaker:
     name: str
     model: DiffusionGemma
     tokenizer: Tokenizer
+    constraint: Mapping[str, Any] | None = None  # what each answer must be
 
     def __post_init__(self) -> None:
         config = self.model.config
@@ -84,7 +85,13 @@ class CheckpointSpeaker:
     def answer(self, prompt: Sequence[int], config: GenerationConfig) -> Generator[Event, None, None]:
         prefixes = self._prefixes_for(len(prompt))
         yield from stream_generate(
-            self.model, self.tokenizer, list(prompt), config=config, prefixes=prefixes, drafts=self.drafts
+            self.model,
+            self.tokenizer,
+            list(prompt),
+            config=config,
+            prefixes=prefixes,
+            drafts=self.drafts,
+            constraint=self.constraint,
         )
 
     def decoding(self, settings: Settings) -> StoppedDecoding:
@@ -106,6 +113,8 @@ class CheckpointSpeaker:
         return self.prefixes
 
 
-def load_speaker(name: str, revision: str | None = None) -> CheckpointSpeaker:
+def load_speaker(
+    name: str, revision: str | None = None, constraint: Mapping[str, Any] | None = None
+) -> CheckpointSpeaker:
     """Load "demo", a folder or a Hub id. Raises CheckpointError."""
-    return CheckpointSpeaker(visible(name), *open_model(name, say, revision))
+    return CheckpointSpeaker(visible(name), *open_model(name, say, revision), constraint)
