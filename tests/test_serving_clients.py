@@ -53,3 +53,11 @@ def test_lists_that_clients_send_empty_ask_for_nothing(server: Served) -> None:
 
 def test_a_method_that_a_path_lacks_is_answered_with_those_that_it_has(server: Served) -> None:
     assert server.http.get("/v1/messages").headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    "fields", ['"seed": 1, "seed": 2', '"seed": 1, "logit_bias": {"5": 1, "5": 1}', '"stop": null, "stop": null']
+)
+def test_a_field_that_stands_twice_is_refused(server: Served, fields: str) -> None:
+    got = server.http.post("/v1/completions", content=f'{{"prompt": "a", {fields}}}')
+    assert got.status_code == 400 and "stands twice" in got.json()["error"]["message"]

@@ -30,6 +30,7 @@ from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.processes import computing
 from mlx_diffusion.tokenizer import Tokenizer
 
+BESIDE = 8  # into so many parts a prompt's part is divided, and one more of them is encoded beside it
 DAMAGED = "its weights are damaged or were converted wrongly; download or convert the checkpoint again"
 
 
@@ -111,8 +112,13 @@ class Engine:
         return events
 
     def _encode(self, rows: Sequence[Row]) -> list[Event]:
-        """Encode the next part of as many rows as the largest of their parts allows for; they then queue up anew."""
-        most = max(row.request.settings.prefill_step_size for row in rows)
+        """Encode the next part of as many rows as a little more than the largest of their parts allows for.
+
+        They then queue up anew. The little more is for who comes while a long prompt is encoded: its own is short, and
+        goes with the next part of the long one.
+        """
+        largest = max(row.request.settings.prefill_step_size for row in rows)
+        most = largest + largest // BESIDE
         chosen: list[Row] = []
         passages: list[Passage] = []
         for row in rows:

@@ -5,7 +5,9 @@ Knows nothing of any interface.
 
 from __future__ import annotations
 
-from typing import Self
+import json
+from collections.abc import Sequence
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,9 +23,11 @@ class Body(BaseModel):
     def read(cls, body: bytes) -> Self:
         """Raises RequestError, one sentence that names the field."""
         try:
-            return cls.model_validate_json(body)
+            made = cls.model_validate_json(body)
         except ValidationError as error:
             raise first_of(error) from None
+        json.loads(body, object_pairs_hook=_without_twins)  # of two values pydantic would take one without a word
+        return made
 
 
 def first_of(error: ValidationError) -> RequestError:
@@ -37,3 +41,13 @@ def first_of(error: ValidationError) -> RequestError:
         return bad(f"{'.'.join(place)} is missing", name)
     said = problem["msg"][:1].lower() + problem["msg"][1:]
     return bad(f"{'.'.join(place) or 'the body'}: {said}", name)
+
+
+def _without_twins(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the body. Raises RequestError for one that has a field twice."""
+    made: dict[str, Any] = {}
+    for name, value in fields:
+        if name in made:
+            raise bad(f"{name[:80]!r} stands twice in one object; send it once", name[:80])
+        made[name] = value
+    return made

@@ -61,7 +61,7 @@ class Service:
     def check_name(self, name: str | None) -> None:
         """Raises RequestError for a model that is not served."""
         if name not in (None, self.name):
-            raise RequestError(404, f"the model {name!r} is not served; this server has {self.name!r}",
+            raise RequestError(404, f"the model {(name or '')[:80]!r} is not served; this server has {self.name!r}",
                                code="model_not_found", param="model")  # fmt: skip
 
     def wanted(self, body: ChatRequest | CompletionRequest) -> Wanted:
