@@ -200,6 +200,7 @@ def doubled(depth: int) -> dict[str, Any]:
         ({"grammar": ' {"grammars": []}'}, "use json_schema"),
         ({"regex": "(" * 1000}, "…"),
         ({"regex": ""}, "at least one character"),
+        ({"regex": "\\"}, "ends with a backslash"),
         ({"regex": "("}, "unclosed group"),
         ({"regex": "(?=a)b"}, "look-around"),
         ({"regex": "\ud800"}, "not valid Unicode"),

@@ -83,7 +83,10 @@ def _json_grammar(schema: str) -> str:
 def _of_regex(pattern: object) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_regex(_text("regex", pattern))
+    text = _text("regex", pattern)
+    if (len(text) - len(text.rstrip("\\"))) % 2:  # it would escape what closes the expression in llguidance's notation
+        raise OptionError("constraint regex ends with a backslash that escapes nothing; write two for one")
+    return LLMatcher.grammar_from_regex(text)
 
 
 def _of_grammar(grammar: object) -> str:
