@@ -15,8 +15,8 @@ OTHERS = ("mode", "sweep", "recipes", "workers", "batch_size", "max_tokens", "ou
 
 
 def is_known(suite: str) -> bool:
-    """Whether a suite is one of these, or of gaps in a file."""
-    return suite.partition(":")[0] in SUITES
+    """Whether a suite is one of these, or of gaps or schemas in a file."""
+    return suite.partition(":")[0] in SUITES or suite.startswith("schema:")
 
 
 def run_known(args: argparse.Namespace, suites: list[str]) -> int:

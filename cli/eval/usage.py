@@ -24,7 +24,7 @@ suites:
   "checker" (contains, number, json, permutation, insertion, removal, replacement, latin, sudoku) may stand for "answer"
   infill, forms, decisions: texts known in part, by themselves and beside their rivals; worded-infill, worded-forms and
   worded-decisions: the same in words; infill:FILE.jsonl reads gaps in the form of HumanEval-Infilling, packed or not,
-  and compares with the solution (nothing of it is run)
+  and compares with the solution (nothing of it is run); schema:FILE.jsonl reads schemas in the form of JSONSchemaBench
 
 modes:
   reference         canvases, denoised by the published sampler

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from mlx_diffusion.errors import EvaluationError
 from mlx_diffusion.json_files import bounded_json
@@ -94,14 +95,24 @@ def read_gaps(file: Path) -> list[GapCase]:
     Right is a gap that is the solution but for space at its ends and at the ends of its lines; no code is run. Raises
     `EvaluationError`, which names the line.
     """
+    found = [_gap_of(entry, file, number) for number, entry in read_lines(file)]
+    if not found:
+        raise EvaluationError(f"{file} has no gaps; write one JSON object a line")
+    return found
+
+
+def read_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    """The JSON of every line, with its number; the file may be packed with gzip. Raises `EvaluationError`."""
     try:
         lines = _unpacked(read_regular(file, MOST_BYTES)).decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError, zlib.error) as error:
         raise EvaluationError(f"{file} cannot be read ({error}); name a file of JSON lines") from None
-    found = list(_read_lines(file, lines))
-    if not found:
-        raise EvaluationError(f"{file} has no gaps; write one JSON object a line")
-    return found
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield number, bounded_json(line)
+            except ValueError as error:
+                raise EvaluationError(f"{file}, line {number}: no JSON ({error})") from None
 
 
 def _unpacked(content: bytes) -> bytes:
@@ -115,23 +126,13 @@ def _unpacked(content: bytes) -> bytes:
     return unpacked
 
 
-def _read_lines(file: Path, lines: list[str]) -> Iterator[GapCase]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = bounded_json(line)
-        except ValueError as error:
-            raise EvaluationError(f"{file}, line {number}: no JSON ({error})") from None
-        parts = [entry.get(name) if isinstance(entry, dict) else None for name in ("prompt", "suffix")]
-        gap = entry.get("canonical_solution") if isinstance(entry, dict) else None
-        if not all(isinstance(part, str) for part in (*parts, gap)):
-            raise EvaluationError(f"{file}, line {number}: write prompt, suffix and canonical_solution, all text")
-
-        def is_right(text: str, wanted: str = str(gap)) -> bool:
-            return _bare(text) == _bare(wanted)
-
-        yield GapCase(file.stem, str(parts[0]), str(parts[1]), "", str(gap), is_right)
+def _gap_of(entry: Any, file: Path, number: int) -> GapCase:
+    parts = [entry.get(name) if isinstance(entry, dict) else None for name in ("prompt", "suffix")]
+    gap = entry.get("canonical_solution") if isinstance(entry, dict) else None
+    if not all(isinstance(part, str) for part in (*parts, gap)):
+        raise EvaluationError(f"{file}, line {number}: write prompt, suffix and canonical_solution, all text")
+    wanted = _bare(str(gap))
+    return GapCase(file.stem, str(parts[0]), str(parts[1]), "", str(gap), lambda text: _bare(text) == wanted)
 
 
 def _bare(text: str) -> list[str]:

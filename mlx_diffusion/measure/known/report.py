@@ -1,4 +1,4 @@
-"""The suites `infill`, `forms` and `decisions` of an evaluation, run on a checkpoint and shown as tables.
+"""The suites `infill`, `forms` and `decisions`, and those of schemas in files, run on a checkpoint, as tables.
 
 Knows nothing of how a way finds what it finds.
 """
@@ -25,6 +25,7 @@ from mlx_diffusion.measure.known.cases import (
     worded_question_cases,
 )
 from mlx_diffusion.measure.known.runs import Model, WayFigures, run_forms, run_gaps, run_questions
+from mlx_diffusion.measure.known.schemas import read_schemas, run_schemas
 
 CASES: Mapping[
     str, Callable[[int, int], Sequence[Any]]
@@ -41,6 +42,7 @@ RUNS: Mapping[str, Callable[[Model, Any, Callable[[str], None]], list[WayFigures
     "forms": run_forms,
     "decisions": run_questions,
 }
+FILES: Mapping[str, Callable[[Path], list[Any]]] = {"infill": read_gaps, "schema": read_schemas}
 DEFAULT_COUNT = 200
 
 
@@ -94,16 +96,21 @@ class KnownReport:
 def measure_known(
     name: str, model: Model, suites: Sequence[str], count: int | None, seed: int, tell: Callable[[str], None]
 ) -> KnownReport:
-    """Measure these suites: names in `CASES`, or infill:FILE.jsonl. Raises `OptionError` and `EvaluationError`."""
+    """Measure these suites: names in `CASES`, or one of `FILES` with a file, as in infill:FILE.jsonl.
+
+    Raises `OptionError` and `EvaluationError`.
+    """
     figures, count = list[WayFigures](), count or DEFAULT_COUNT
     plans = [(suite, *suite.partition(":")[::2]) for suite in suites]
     for suite, bare, file in plans:
-        if bare not in CASES or (file and bare != "infill"):
+        if bare not in (FILES if file else CASES):
             raise OptionError(f"suite {suite!r} cannot be measured beside {', '.join(CASES)}; run it by itself")
-    gaps = {suite: read_gaps(Path(file))[:count] for suite, _, file in plans if file}
+    read = {suite: FILES[bare](Path(file))[:count] for suite, bare, file in plans if file}
     for suite, bare, file in plans:
-        cases = gaps.get(suite) or CASES[bare](count, seed)
-        if file:
+        cases = read.get(suite) or CASES[bare](count, seed)
+        if bare == "schema":
+            found = run_schemas(model, cases, tell)
+        elif file:
             found = run_gaps(model, cases, tell, model[0].config.canvas_length // 2)
         else:
             found = RUNS[bare.removeprefix(WORDED_PREFIX)](model, cases, tell)
