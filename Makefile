@@ -63,10 +63,10 @@ speed: $(VENV)/.tested
 
 quality: $(VENV)/.tested
 	@rm -f docs/quality.json
-	@$(BIN)/mlx-diffusion eval --count $(COUNT) --sweep max_denoising_steps=1,2,4,8,16,48 --mode reference \
+	@$(BIN)/mlx-diffusion eval --count $(COUNT) --batch-size 16 --sweep max_denoising_steps=1,2,4,8,16,48 --mode reference \
 	  --mode confidence:0.6 --mode confidence:0.8 --mode confidence:0.9 --output docs/quality.json
 	@$(BIN)/mlx-diffusion eval --show docs/quality.json --markdown docs/quality.md --plot docs/quality.svg >/dev/null
-	@$(BIN)/mlx-diffusion eval --count $(COUNT) --recipes 8bit,6bit,4bit,3bit,2bit,mxfp4 \
+	@$(BIN)/mlx-diffusion eval --count $(COUNT) --batch-size 16 --recipes 8bit,6bit,4bit,3bit,2bit,mxfp4 \
 	  --output docs/recipes.json --markdown docs/recipes.md >/dev/null
 	@$(BIN)/python tests/floor.py
 
