@@ -5,7 +5,8 @@
 # make picture draw the README's picture from recorded events
 # make house   draw docs/house.* anew from the modules' docstrings
 # make macs    write the tables of docs/macs.md anew from the code
-# make modes   measure the three ways of writing and write docs/modes.json, docs/drafts.json and the tables of docs/modes.md
+# make modes   measure the three ways of writing and write docs/modes.json, docs/drafts*.json, docs/rounds*.json and the
+#              tables of docs/modes.md
 # make speed   measure which levers of denoising hold on both toys, and write the tables of docs/speed.md
 # make quality measure the bundled checkpoint and write docs/quality.* and tests/floor.json; COUNT prompts a family
 #
@@ -47,13 +48,20 @@ house: $(VENV)/.made
 macs: $(VENV)/.installed
 	@$(BIN)/python tests/macs_page.py
 
+# On prompts by which no plan of drafts was chosen.
+DRAFTED = $(BIN)/mlx-diffusion eval --suite all --count $(COUNT) --batch-size $(COUNT) --seed 1
+DRAFTS = $(DRAFTED) --mode autoregressive --mode "speculative:M1 Ultra" --mode "speculative:M4 Pro" \
+  --mode "speculative:M5 Max (40)"
+ROUNDS = $(DRAFTED) --mode speculative --sweep draft_width=32
+
 modes: $(VENV)/.tested
-	@rm -f docs/modes.json docs/drafts.json
+	@rm -f docs/modes.json docs/drafts.json docs/drafts-strict.json docs/rounds.json docs/rounds-strict.json
 	@$(BIN)/mlx-diffusion eval --suite all --count $(COUNT) --batch-size 16 --mode reference --mode autoregressive \
 	  --mode speculative --sweep temperature=0,1 --output docs/modes.json >/dev/null
-	@$(BIN)/mlx-diffusion eval --suite all --count $(COUNT) --batch-size $(COUNT) --mode autoregressive \
-	  --mode "speculative:M1 Ultra" --mode "speculative:M4 Pro" --mode "speculative:M5 Max (40)" \
-	  --output docs/drafts.json >/dev/null
+	@$(DRAFTS) --output docs/drafts.json >/dev/null
+	@$(DRAFTS) --model training/weights/strict --output docs/drafts-strict.json >/dev/null
+	@$(ROUNDS) --output docs/rounds.json >/dev/null
+	@$(ROUNDS) --model training/weights/strict --output docs/rounds-strict.json >/dev/null
 	@$(BIN)/python tests/modes_page.py
 
 speed: $(VENV)/.tested

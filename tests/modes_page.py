@@ -1,4 +1,4 @@
-"""Writes the tables of docs/modes.md anew, from docs/modes.json and drafts.json: `make modes`.
+"""Writes the tables of docs/modes.md anew, from docs/modes.json, drafts*.json and rounds*.json: `make modes`.
 
 A test compares them with the page.
 """
@@ -16,10 +16,13 @@ from mlx_diffusion.measure.answers.evaluation import Evaluation, PromptOutcome
 from mlx_diffusion.measure.answers.figures import Figures, family_figures
 from mlx_diffusion.measure.answers.predicted_speed import predicted_speeds
 from mlx_diffusion.measure.answers.tables import accuracy_text, figure
+from mlx_diffusion.measure.passes import count_rounds
 from mlx_diffusion.measure.tasks import DEPENDENT, DETERMINISTIC
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE, RECORD, DRAFTS = DOCS / "modes.md", DOCS / "modes.json", DOCS / "drafts.json"
+PAGE, RECORD = DOCS / "modes.md", DOCS / "modes.json"
+DRAFTS, STRICT = DOCS / "drafts.json", DOCS / "drafts-strict.json"
+ROUNDS = (DOCS / "rounds.json", DOCS / "rounds-strict.json")
 WAYS = {  # what the page calls them, and what the record does
     "denoised": "reference",
     "plain": "autoregressive temperature=0",
@@ -34,65 +37,91 @@ MIXED = {  # greedy where one answer is right, sampled where several are
 
 
 class DraftsPage:
-    """The tables of drafts that were planned for chips, each priced on its own."""
+    """The tables of drafts that were planned for chips, each priced on its own, and of drafts of one width."""
 
-    def __init__(self, record: Evaluation) -> None:
-        self.record = record
-        plain, drafted = "autoregressive", {label: f"speculative:{label}" for label in LABELS}
-        self.plain = record.labels.index(plain)
-        self.drafted = {chip: record.labels.index(label) for chip, label in drafted.items()}
+    def __init__(self, bundled: Evaluation, strict: Evaluation, rounds: Sequence[Evaluation]) -> None:
+        self.bundled, self.strict, self.rounds = bundled, strict, rounds
+        groups = {family: [family] for family in bundled.families}
+        self.groups = groups | {"*determined*": list(DETERMINISTIC), "*all*": bundled.families}
         self._predicted = cache(self._predict)  # two tables ask for each
 
     def tables(self) -> list[str]:
         """All of them, in Markdown."""
-        groups = {family: [family] for family in self.record.families}
-        groups |= {"*determined*": list(DETERMINISTIC), "*all*": self.record.families}
-        speeds = [[group, *self._speeds(families)] for group, families in groups.items()]
-        passes = [[group, *self._passes(families)] for group, families in groups.items()]
+        speeds = [f"{way}, {chip}" for chip in LABELS for way in ("plain", "drafted")]
+        gains = [f"{what}, {chip}" for what in ("speed-up", "passes/token", "strict: speed-up") for chip in LABELS]
+        columns = [f"{what}, {toy_of(record)}" for record in self.rounds for what in ("rounds/answer", "tokens/round")]
         return [
-            record_table(self.record, "drafts"),
-            table(
-                ["tokens/second", *(f"{way}, {chip}" for chip in LABELS for way in ("plain", "drafted"))], speeds, True
-            ),
-            table(
-                ["drafted", *(f"{what}, {chip}" for chip in LABELS for what in ("speed-up", "passes/token"))],
-                passes,
-                True,
-            ),
+            record_table("drafts", self.bundled, self.strict),
+            self._table("tokens/second", speeds, self._speeds),
+            self._table("drafted", gains, self._gains),
+            self._table("one width", columns, self._rounds),
         ]
 
+    def _table(self, title: str, columns: Sequence[str], cells: Callable[[Sequence[str]], Sequence[str]]) -> str:
+        """A row for each family, and for all that are determined, and for all."""
+        rows = [[group, *cells(families)] for group, families in self.groups.items()]
+        return table([title, *columns], rows, markdown=True)
+
     def _speeds(self, families: Sequence[str]) -> list[str]:
-        return [f"{speed:.0f}" for chip in LABELS for speed in self._of_chip(families, chip)]
+        return [f"{speed:.0f}" for chip in LABELS for speed in self._both_speeds(self.bundled, families, chip)]
 
-    def _passes(self, families: Sequence[str]) -> list[str]:
-        cells = []
-        for chip in LABELS:
-            plain, drafted = self._of_chip(families, chip)
-            found = Figures.of(self._outcomes(self.drafted[chip], families), 0.0, self.record.canvas_length)
-            cells += [f"{drafted / plain:.2f}", figure(found.passes_per_token, 2)]
-        return cells
+    def _gains(self, families: Sequence[str]) -> list[str]:
+        gains = [
+            drafted / plain
+            for record in (self.bundled, self.strict)
+            for plain, drafted in (self._both_speeds(record, families, chip) for chip in LABELS)
+        ]
+        passes = [
+            figure(Figures.of(outcomes, 0.0, self.bundled.canvas_length).passes_per_token, 2)
+            for outcomes in (outcomes_of(self.bundled, f"speculative:{chip}", families) for chip in LABELS)
+        ]
+        cells = [f"{gain:.2f}" for gain in gains]
+        return cells[: len(LABELS)] + passes + cells[len(LABELS) :]
 
-    def _of_chip(self, families: Sequence[str], chip: str) -> tuple[float, float]:
-        """Predicted tokens a second of plain and of drafted writing."""
-        plain, drafted = (self._predicted(variant, tuple(families)) for variant in (self.plain, self.drafted[chip]))
-        return plain[chip], drafted[chip]
+    def _both_speeds(self, record: Evaluation, families: Sequence[str], chip: str) -> tuple[float, float]:
+        """Predicted tokens a second on a chip, of plain writing and of drafts that were planned for it."""
+        plain, drafted = (
+            self._predicted(record is self.strict, label, tuple(families))[chip]
+            for label in ("autoregressive", f"speculative:{chip}")
+        )
+        return plain, drafted
 
-    def _predict(self, variant: int, families: tuple[str, ...]) -> dict[str, float]:
+    def _predict(self, is_strict: bool, label: str, families: tuple[str, ...]) -> dict[str, float]:
         """Predicted tokens a second, by chip."""
-        speeds = predicted_speeds(self._outcomes(variant, families), self.record.canvas_length)
+        record = self.strict if is_strict else self.bundled
+        speeds = predicted_speeds(outcomes_of(record, label, families), record.canvas_length)
         assert speeds is not None
         return speeds
 
-    def _outcomes(self, variant: int, families: Sequence[str]) -> list[PromptOutcome]:
-        return [outcome for family in families for outcome in self.record.cells[variant, family].outcomes]
+    def _rounds(self, families: Sequence[str]) -> list[str]:
+        cells = []
+        for record in self.rounds:
+            outcomes = outcomes_of(record, record.labels[0], families)
+            rounds = sum(count_rounds(outcome.all_work(record.canvas_length)) for outcome in outcomes)
+            tokens = sum(outcome.tokens - 1 for outcome in outcomes)  # the first one comes with the prompt
+            cells += [f"{rounds / len(outcomes):.2f}", f"{tokens / rounds:.2f}"]
+        return cells
 
 
-def record_table(record: Evaluation, name: str) -> str:
+def outcomes_of(record: Evaluation, label: str, families: Sequence[str]) -> list[PromptOutcome]:
+    """What one way made of the prompts of some families."""
+    variant = record.labels.index(label)
+    return [outcome for family in families for outcome in record.cells[variant, family].outcomes]
+
+
+def toy_of(record: Evaluation) -> str:
+    """The name of a checkpoint, without its folders."""
+    return Path(record.header["model"]).name
+
+
+def record_table(name: str, *records: Evaluation) -> str:
     """What was measured: of which weights, on which prompts."""
-    head, plan = record.header, record.plan
-    prompts = sum(family["prompts"] for family in plan["families"].values())
-    cells = [head["model"], f"`{head['checkpoint']}`", str(prompts), str(plan["seed"]), head["device"]]
-    return table([name, "checkpoint", "prompts", "seed", "device"], [cells], markdown=True)
+    rows = []
+    for record in records:
+        head, plan = record.header, record.plan
+        prompts = sum(family["prompts"] for family in plan["families"].values())
+        rows.append([toy_of(record), f"`{head['checkpoint']}`", str(prompts), str(plan["seed"]), head["device"]])
+    return table([name, "checkpoint", "prompts", "seed", "device"], rows, markdown=True)
 
 
 class Page:
@@ -104,7 +133,7 @@ class Page:
 
     def tables(self) -> list[str]:
         """All of them, in Markdown."""
-        return [record_table(self.record, "record"), self._overall(), self._accuracy(), self._cost(), self._speed()]
+        return [record_table("record", self.record), self._overall(), self._accuracy(), self._cost(), self._speed()]
 
     def _overall(self) -> str:
         rows = []
@@ -157,7 +186,8 @@ class Page:
 
 def with_tables(page: str) -> str:
     """The page with every table replaced by the one of its record, found by the first two cells of its header."""
-    for made in (*Page(Evaluation.read(RECORD)).tables(), *DraftsPage(Evaluation.read(DRAFTS)).tables()):
+    drafts = DraftsPage(Evaluation.read(DRAFTS), Evaluation.read(STRICT), [Evaluation.read(file) for file in ROUNDS])
+    for made in (*Page(Evaluation.read(RECORD)).tables(), *drafts.tables()):
         beginning = "|".join(made.split("|", 3)[:3])
         found = re.search(re.escape(beginning) + r"[^\n]*(\n\|[^\n]*)*", page)
         assert found is not None, beginning

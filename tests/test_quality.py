@@ -46,7 +46,7 @@ def test_the_recipes_page_is_what_its_file_gives() -> None:
 
 def test_the_records_are_the_bundled_checkpoint_s() -> None:
     assert RECORD.header["checkpoint"] == fingerprint(DEMO_FOLDER), "the weights changed: run make quality"
-    for file in (modes_page.RECORD, modes_page.DRAFTS):
+    for file in (modes_page.RECORD, modes_page.DRAFTS, modes_page.ROUNDS[0]):
         assert Evaluation.read(file).header["checkpoint"] == fingerprint(DEMO_FOLDER), (
             "the weights changed: run make modes"
         )
