@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
@@ -25,6 +26,12 @@ RUNS = json.loads((FIXTURES / "runs.json").read_text())
 settings.register_profile("repeatable", deadline=None, derandomize=True)  # the same examples on every machine
 settings.load_profile("repeatable")
 CHECKPOINTS = sorted({run["checkpoint"] for run in RUNS} - {"demo"})
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays to the end: the garbage collector need not go through it at every full pass."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,9 @@ def read_run(run: dict[str, Any]) -> ReferenceRun:
     return ReferenceRun(name=run["name"], checkpoint=folder, max_new_tokens=run["max_new_tokens"], tape=tape, **arrays)
 
 
-@pytest.fixture(params=RUNS, ids=lambda run: run["name"])
+@pytest.fixture(scope="module", params=RUNS, ids=lambda run: run["name"])
 def reference_run(request: pytest.FixtureRequest) -> ReferenceRun:
-    """Every recorded run in turn."""
+    """Every recorded run in turn, read-only: it is read once for all tests of a module."""
     return read_run(request.param)
 
 

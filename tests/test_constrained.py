@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ import regex
 from schemas import recursive, schema
 
 from mlx_diffusion import OptionError, PrefixStore, generate, stream_generate
+from mlx_diffusion.checkpoint.config import LayerType
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.events import Event, Finish, Segment
@@ -32,16 +34,18 @@ RECORD = {
     "required": ["name", "age", "city"],
     "additionalProperties": False,
 }
+BOTH_KINDS: tuple[LayerType, ...] = ("sliding_attention", "full_attention")
 CHAT = [{"role": "user", "content": "As JSON: Bob is 12 and lives in Paris."}]
 
 
 @cache
 def loaded(checkpoint: str) -> tuple[DiffusionGemma, Tokenizer]:
-    """The bundled checkpoint, or one like it with weights that know nothing."""
+    """The bundled checkpoint, or a small one of its vocabulary with weights that know nothing."""
     model, tokenizer = load(DEMO_FOLDER)
     if checkpoint == "random":
         mx.random.seed(5)
-        model = DiffusionGemma(model.config, model.generation_defaults)
+        small = replace(model.config, hidden_size=32, intermediate_size=32, num_experts=2, layer_types=BOTH_KINDS)
+        model = DiffusionGemma(small, model.generation_defaults)
     return model, tokenizer
 
 

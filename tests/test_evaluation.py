@@ -184,8 +184,9 @@ def test_prompts_of_a_batch_are_drafted_in_turn_and_teach_each_other() -> None:
     plain, drafted = (run_batch(engine, engine.tokenizer, made, way, "copy", 0).outcomes for way in (0, 1))
     assert [one.answer for one in plain] == [one.answer for one in drafted]
     assert run_batch(engine, engine.tokenizer, made, 1, "copy", 0).outcomes == drafted
-    widths = [width for one in drafted for kind, width, _ in one.work or () if kind == "beside"]
-    assert len(widths) > 1 and widths[-1] < widths[0], "the answers were found to be short"
+    alone = [run_batch(engine, engine.tokenizer, replace(made, batch_size=1), 1, "copy", n).outcomes[0] for n in (0, 1)]
+    assert alone[0] == drafted[0] and alone[1].answer == drafted[1].answer
+    assert alone[1].work != drafted[1].work, "it has learned from the first"
 
 
 def test_an_option_that_no_mode_has_is_refused() -> None:

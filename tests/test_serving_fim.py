@@ -21,7 +21,8 @@ from mlx_diffusion.serving.jobs import Wish
 gaps, service = (pytest.importorskip(f"mlx_diffusion.serving.{name}") for name in ("gaps", "service"))
 
 PREFIX, SUFFIX = "The fox ", " the oak."
-QUICK: dict[str, Any] = {"max_denoising_steps": 6, "seed": 3}
+QUICK: dict[str, Any] = {"max_denoising_steps": 3, "max_tokens": 4, "seed": 3}
+LLAMA: dict[str, Any] = {"max_denoising_steps": 3, "n_predict": 4, "seed": 3}  # the same, as llama.cpp spells it
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def last_of(text: str) -> dict[str, Any]:
 def test_every_form_has_the_text_that_infill_gives(server: Served) -> None:
     own = infill(MODEL, TOKENIZER, PREFIX, SUFFIX, **QUICK)
     beside = infill(MODEL, TOKENIZER, PREFIX, SUFFIX, context="a.txt\noak", **QUICK)
-    sides = {"input_prefix": PREFIX[:3], "prompt": PREFIX[3:], "input_suffix": SUFFIX, **QUICK}
+    sides = {"input_prefix": PREFIX[:3], "prompt": PREFIX[3:], "input_suffix": SUFFIX, **LLAMA}
     assert server.post("/infill", **sides).json()["content"] == own
     extra = [{"filename": "a.txt", "text": "oak"}]
     assert server.post("/infill", input_extra=extra, **sides).json()["content"] == beside
@@ -46,26 +47,28 @@ def test_every_form_has_the_text_that_infill_gives(server: Served) -> None:
     assert json.loads(streamed.split("\n\n")[0].removeprefix("data: "))["content"] == own and last_of(streamed)["stop"]
     body = {"prompt": PREFIX, "suffix": SUFFIX, "model": "demo"}
     for path, seed in (("/v1/fim/completions", {"random_seed": 3}), ("/v1/completions", {"seed": 3})):
-        got = server.post(path, **body, **seed, max_denoising_steps=6).json()
+        got = server.post(path, **body, **seed, max_denoising_steps=3, max_tokens=4).json()
         assert got["choices"][0]["text"] == own and got["usage"]["total_tokens"] > 0
     streamed = server.post("/v1/fim/completions", stream=True, **body, **QUICK).text
     assert last_of(streamed)["choices"][0]["delta"]["content"] == own and streamed.endswith("[DONE]\n\n")
     echoed = server.post("/v1/completions", echo=True, n=2, **body, **QUICK).json()["choices"]
     assert echoed[0]["text"] == PREFIX + own and len(echoed) == 2
-    plain = server.post("/api/generate", stream=False, **body, options={"seed": 3, "temperature": 0.1}).json()
-    assert plain["response"] == infill(MODEL, TOKENIZER, PREFIX, SUFFIX, seed=3) and plain["ignored"] == ["temperature"]
+    options = {"seed": 3, "num_predict": 4, "temperature": 0.1}
+    plain = server.post("/api/generate", stream=False, **body, options=options)
+    assert plain.json()["ignored"] == ["temperature"]
+    assert plain.json()["response"] == infill(MODEL, TOKENIZER, PREFIX, SUFFIX, seed=3, max_tokens=4)
 
 
 def test_editors_are_told_what_was_ignored_and_given_what_they_ask_for(server: Served) -> None:
-    sides = {"input_prefix": PREFIX, "input_suffix": SUFFIX, **QUICK}
+    sides = {"input_prefix": PREFIX, "input_suffix": SUFFIX, **LLAMA}
     sampling = {"samplers": ["top_k"], "top_k": 40, "n_indent": 2, "cache_prompt": True, "t_max_predict_ms": 1000}
-    got = server.post("/infill", n_predict=128, **sampling, **sides).json()
+    got = server.post("/infill", **sampling, **sides).json()
     assert set(got["ignored"]) == set(sampling) and got["tokens_predicted"] > 0
     asked = ["content", "timings/predicted_n", "timings/nothing"]
     assert set(server.post("/infill", response_fields=asked, **sides).json()) == set(asked[:2])
     assert server.post("/infill", n_predict=0, samplers=[]).json()["content"] == ""
     assert (
-        server.post("/infill", **sides | {"max_denoising_steps": 1}).status_code == 200
+        server.post("/infill", **sides | {"max_denoising_steps": 1, "n_predict": 128}).status_code == 200
     )  # fewer than lengths are tried for
     assert server.post("/infill", stop=["\n", "zzz"], **sides).json()["content"] == got["content"].split("\n")[0]
 
