@@ -108,8 +108,11 @@ def damaged_small():
     return open_source("toy/damaged").read_small("tokenizer.json").hex()
 
 def turn_a_bit(path):
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with path.open("r+b") as file:  # in place: emptied for a moment, it would end too early for who reads it meanwhile
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
 
 def damaged_in_the_cache():
     source, refused = open_source("toy/altered"), []
