@@ -23,6 +23,7 @@ from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.rules import Canvas, Confidence, Policy
 from mlx_diffusion.events import Draft, Event, Finish, Prefill, Segment
 from mlx_diffusion.loading import load
+from mlx_diffusion.modes import Mode
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import View
 from mlx_diffusion.options import GenerationConfig
@@ -186,17 +187,42 @@ def test_nobody_waits_for_a_long_prompt() -> None:
     assert kinds[:first].count("Draft0") == 4
 
 
-def test_a_short_prompt_does_not_queue_behind_a_long_one() -> None:
-    """It joins while the long one is encoded, goes with the next part of that, and is writing in the pass behind."""
+@pytest.mark.parametrize("mode, own_passes", [("reference", 1 + 2), ("autoregressive", 1), ("speculative", 1)])
+@pytest.mark.parametrize("length, count", [(2, 1), (20, 3), (60, 1)])
+def test_a_short_prompt_waits_for_no_pass_of_a_long_one(mode: Mode, own_passes: int, length: int, count: int) -> None:
+    """Those who join while the long one is encoded need only their own passes until there is text, however many they
+    are; and the long one goes on in the same ones."""
     model, tokenizer = loaded(FIXTURES / "hub")
-    own = model.generation_defaults.resolve(GenerationConfig(max_tokens=16, prefill_step_size=24))
+    options = GenerationConfig(max_tokens=16, prefill_step_size=64, mode=mode)
+    if mode == "reference":
+        options = replace(options, max_denoising_steps=2, confidence_threshold=1e-9)
+    own = model.generation_defaults.resolve(options)
     engine = Engine(model, tokenizer)
-    engine.add(Request(tuple(range(10, 90)), own, SeededDraws.of(0, 96), Policy()))
-    engine.advance()
-    short = engine.add(Request((20, 21, 22), own, SeededDraws.of(1, 96), Policy()))
-    events = [event for _ in range(2) for event in engine.advance()]
-    assert any(isinstance(event, Draft) and event.row == short for event in events)
-    assert any(isinstance(event, Prefill) and event.row != short for event in events)
+    long = engine.add(Request(tuple(range(10, 90)) * 5, own, SeededDraws.of(0, 96), Policy()))
+    for _ in range(2):
+        engine.advance()
+    for seed in range(count):
+        engine.add(Request(tuple(range(20, 20 + length)), own, SeededDraws.of(seed, 96), Policy()))
+    events = [event for _ in range(own_passes) for event in engine.advance()]
+    assert {event.row for event in events if isinstance(event, Segment)} == set(range(1, count + 1))
+    assert length * count > 8 or any(event.row == long for event in events)
+    while engine:
+        events += engine.advance()
+    assert isinstance(events[-1], Finish) and events[-1].row == long
+
+
+def test_a_long_prompt_is_not_passed_over_twice() -> None:
+    """Short ones that come one after another leave it every second pass."""
+    model, tokenizer = loaded(FIXTURES / "hub")
+    own = model.generation_defaults.resolve(GenerationConfig(max_tokens=1, prefill_step_size=64, mode="autoregressive"))
+    engine = Engine(model, tokenizer)
+    engine.add(Request(tuple(range(10, 90)) * 5, own, SeededDraws.of(0, 96), Policy()))
+    encoded = 0
+    for seed in range(10):
+        if len(engine) < 2:
+            engine.add(Request(tuple(range(20, 80)), own, SeededDraws.of(seed, 96), Policy()))
+        encoded += any(isinstance(event, Prefill) for event in engine.advance())
+    assert encoded == 5
 
 
 def test_dropping_is_final_and_forgives() -> None:

@@ -1,8 +1,8 @@
 """The engine: requests come and go, and each call advances all of them by one pass of the network.
 
 A pass encodes the next parts of prompts, finished canvases, and tokens with the drafts behind them; or it lets every
-canvas take a denoising step. Where both are to be done they take turns, so that nobody waits for a long prompt. A row
-that has ended leaves at once. Knows nothing of prompts as text, of terminals or of who asks.
+canvas take a denoising step. A row that has ended leaves at once. Knows nothing of prompts as text, of terminals or of
+who asks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mlx_diffusion.engine.causal_row import CausalRow
 from mlx_diffusion.engine.choice import Choice
 from mlx_diffusion.engine.denoising_row import DenoisingRow
 from mlx_diffusion.engine.memory_limits import memory_limits
+from mlx_diffusion.engine.pass_order import PassOrder
 from mlx_diffusion.engine.pauses import pause
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row
@@ -30,7 +31,6 @@ from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.processes import computing
 from mlx_diffusion.tokenizer import Tokenizer
 
-BESIDE = 8  # into so many parts a prompt's part is divided, and one more of them is encoded beside it
 DAMAGED = "its weights are damaged or were converted wrongly; download or convert the checkpoint again"
 
 
@@ -66,7 +66,7 @@ class Engine:
         self.failed: dict[int, CheckpointError] = {}  # rows that the last pass ended without a `Finish`, and why
         self._rows: dict[int, Row] = {}
         self._added = 0
-        self._encoded_last = False
+        self._order = PassOrder()
         self.runs_ahead = not on_cpu()  # begin the next steps before the last are read: a GPU would stand idle
         self._begun: dict[int, Begun] = {}  # steps that are under way, by row
 
@@ -99,8 +99,8 @@ class Engine:
         self.failed = {}
         encoding = [row for row in self._rows.values() if row.encodes]
         denoising = [row for row in self._rows.values() if not row.encodes]
-        self._encoded_last = bool(encoding) and not (denoising and self._encoded_last)
-        events = self._encode(encoding) if self._encoded_last else self._denoise(denoising)
+        is_encoding = self._order.encodes(encoding, denoising)
+        events = self._encode(encoding) if is_encoding else self._denoise(denoising)
         for index in self.failed:
             self.drop(index)
         for row in [row for row in self._rows.values() if row.reason is not None]:
@@ -112,21 +112,9 @@ class Engine:
         return events
 
     def _encode(self, rows: Sequence[Row]) -> list[Event]:
-        """Encode the next part of as many rows as a little more than the largest of their parts allows for.
-
-        They then queue up anew. The little more is for who comes while a long prompt is encoded: its own is short, and
-        goes with the next part of the long one.
-        """
-        largest = max(row.request.settings.prefill_step_size for row in rows)
-        most = largest + largest // BESIDE
-        chosen: list[Row] = []
-        passages: list[Passage] = []
-        for row in rows:
-            passage = row.passage()
-            if passages and sum(p.tokens.shape[0] for p in passages) + passage.tokens.shape[0] > most:
-                break
-            chosen.append(row)
-            passages.append(passage)
+        """Encode the next part of as many rows as go together. They then queue up anew."""
+        scheduled = self._order.passages(rows)
+        chosen, passages = list(scheduled), list(scheduled.values())
         hidden = self.model.encode(passages)
         choices, beside = self._choices(chosen, passages, hidden), self._steps_beside(chosen, passages, hidden)
         drafted = [_shown(turn, one) for turn, one in beside.values()]  # and no signal for a step that never comes
@@ -180,6 +168,7 @@ class Engine:
         events: list[Event] = []
         for row in rows:
             turn, stepped, flags = begun[row.index]
+            self._order.denoised((turn.canvas.tokens if turn.positions is None else turn.positions).shape[0])
             finished, is_nan = np.array(flags).tolist()
             if is_nan:
                 where = f"block {row.block}, step {row.step}"

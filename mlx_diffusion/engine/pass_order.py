@@ -1,0 +1,58 @@
+"""The order of passes: which of them encode and which denoise, and whose tokens an encoding one takes along.
+
+Canvases and prompts take turns, so that nobody waits for a long prompt: between two parts of one, the canvases have as
+many positions as a part. Knows nothing of how a pass is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlx_diffusion.engine.row import Row
+from mlx_diffusion.network.rows import Passage
+
+BESIDE = 8  # into so many parts a prompt's part is divided, and one more of them is encoded beside it
+
+
+class PassOrder:
+    """Remembers who had the last passes."""
+
+    def __init__(self) -> None:
+        self._encoded_last = False
+        self._left_out = False  # whether the last pass that encoded had no room for all
+        self._owed = 0  # positions that canvases may have before the next part of a long prompt
+
+    def encodes(self, encoding: Sequence[Row], denoising: Sequence[Row]) -> bool:
+        """Whether the next pass is to encode, where these rows want it to and those do not."""
+        half_way = all(row.in_prompt and row.encoder_positions for row in encoding)
+        waits = self._encoded_last or (half_way and self._owed > 0)
+        self._encoded_last = bool(encoding) and not (denoising and waits)
+        return self._encoded_last
+
+    def passages(self, rows: Sequence[Row]) -> dict[Row, Passage]:
+        """The next parts of as many rows as a little more than the largest of their parts allows for.
+
+        The little more is for who comes while a long prompt is encoded: its own is short, and goes with the next part
+        of the long one, or ahead of it, as do all parts that are shorter. Who was left out is first the next time.
+        """
+        largest = max(row.request.settings.prefill_step_size for row in rows)
+        most = largest + largest // BESIDE
+        chosen: dict[Row, Passage] = {}
+        taken, self._owed = 0, largest
+        for row in rows if self._left_out else sorted(rows, key=_next_part):
+            passage = row.passage()
+            if chosen and taken + passage.tokens.shape[0] > most:
+                break
+            chosen[row] = passage
+            taken += passage.tokens.shape[0]
+        self._left_out = len(chosen) < len(rows)
+        return {row: chosen[row] for row in rows if row in chosen}
+
+    def denoised(self, positions: int) -> None:
+        """Canvases have had so many positions of a pass."""
+        self._owed -= positions
+
+
+def _next_part(row: Row) -> int:
+    """How many tokens of a row are encoded next."""
+    return min(len(row.waiting), row.request.settings.prefill_step_size)
