@@ -4,10 +4,12 @@ Knows nothing of what is computed.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
+from itertools import cycle
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -16,8 +18,11 @@ After = Callable[[list[mx.array], list[mx.array]], list[mx.array]]  # (arrays, e
 LEAST_WORK = 2**24  # multiplications in a product, some milliseconds of work; smaller ones are not worth splitting
 LEAST_BYTES = 2**18  # of an array; waiting until smaller ones are freed costs time and does not lower the peak
 
+Result = TypeVar("Result")
+Arrays = TypeVar("Arrays", bound=Any)  # an array, or a named tuple of arrays
 
 _assumed_gpu = ContextVar("_assumed_gpu", default=False)
+_is_spread = ContextVar("_is_spread", default=False)  # this is a task of `spread`
 
 
 def on_cpu() -> bool:
@@ -55,22 +60,40 @@ def cores() -> int:
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
 
 
-def over_cores(product: Callable[..., mx.array], work: int, *arrays: mx.array, axis: int = 0) -> mx.array:
-    """`product(*arrays)`, on all cores of a CPU if its `work`, in multiplications, is worth it; the bits are the same.
+def spread(tasks: Sequence[Callable[[], Result]], work: int) -> list[Result]:
+    """What the tasks give, lazily: on a CPU on all cores in turn if their `work`, in multiplications, is worth it.
 
-    On a CPU, MLX runs everything in one stream on one core. Here each core has a stream of its own and gets a part of
-    the arrays, cut along `axis`, which must be an axis of the result too.
+    On a CPU, MLX runs everything in one stream on one core. Here each core has a stream of its own; the bits are the
+    same. What is spread within a task stays on the core of that task.
+    """
+    if not on_cpu() or work < LEAST_WORK or len(tasks) == 1 or cores() == 1 or _is_spread.get():
+        return [task() for task in tasks]
+    token, results = _is_spread.set(True), []
+    try:
+        for task, stream in zip(tasks, cycle(_streams()), strict=False):
+            with mx.stream(stream):
+                results.append(task())
+    finally:
+        _is_spread.reset(token)
+    return results
+
+
+def over_cores(product: Callable[..., Arrays], work: int, *arrays: mx.array, axis: int = 0) -> Arrays:
+    """`product(*arrays)`, `spread` over the cores: each gets a part of the arrays, cut along `axis`.
+
+    It must be an axis of the results too, which are an array or a named tuple of arrays.
     """
     rows = arrays[0].shape[axis]
     count = min(cores(), rows)
-    if not on_cpu() or work < LEAST_WORK or count == 1:
+    if not on_cpu() or work < LEAST_WORK or count == 1 or _is_spread.get():
         return product(*arrays)
     cuts = [rows * part // count for part in range(1, count)]
-    results = []
-    for stream, *parts in zip(_streams()[:count], *(mx.split(array, cuts, axis) for array in arrays), strict=True):
-        with mx.stream(stream):
-            results.append(product(*parts))
-    return mx.concatenate(results, axis)
+    parts = zip(*(mx.split(array, cuts, axis) for array in arrays), strict=True)
+    results: list[Any] = spread([partial(product, *own) for own in parts], work)
+    if isinstance(results[0], mx.array):
+        return mx.concatenate(results, axis)  # type: ignore[return-value]  # the product gives arrays
+    joined: Arrays = type(results[0])(*(mx.concatenate(list(own), axis) for own in zip(*results, strict=True)))
+    return joined
 
 
 @cache

@@ -46,12 +46,14 @@ def test_all_cores_compute_what_one_does(recipe: str, tmp_path: Path, monkeypatc
 
     def step() -> list[np.ndarray]:
         model, _ = load(tmp_path / "converted")
-        cache = model.make_cache()
-        model.encode([Passage(mx.arange(20, 31), cache)])
-        gumbel = mx.zeros((7, model.config.vocab_size))
-        view = View(mx.arange(40, 47), model.no_signal(7), cache.prefix())
-        (seen,) = model.survey([view], [mx.array([0.5])], [gumbel])
-        return [np.array(array) for array in (*cache.arrays(), *seen.survey)]
+        caches = [model.make_cache() for _ in range(4)]
+        for cache, end in zip(caches, (31, 24, 22, 40), strict=True):
+            model.encode([Passage(mx.arange(20, end), cache)])
+        gumbels = [mx.random.key(row) for row in range(4)]
+        views = [View(mx.arange(40, 47 - row), model.no_signal(7 - row), caches[row].prefix()) for row in range(4)]
+        seen = model.survey(views, [mx.array([0.5])] * 4, gumbels)
+        encoded = [array for cache in caches for array in cache.arrays()]
+        return [np.array(array) for array in [*encoded, *(one for row in seen for one in row.survey)]]
 
     alone = step()
     streams = set()

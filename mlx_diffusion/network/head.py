@@ -9,7 +9,7 @@ width exists. `survey_logits` is the slow twin. Knows nothing of layers, steps o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -52,13 +52,14 @@ def survey_vocabulary(
     that MLX holds few at a time: lazily, in one graph, where `after` is `mx.depends`.
     """
     vocab_size = table.weight.shape[0]
+    heat = temperature if isinstance(temperature, mx.array) else mx.full((hidden.shape[0], 1), temperature)
     chunks: list[_Chunk] = []
     width = columns(vocab_size)
     for first, rows in zip(range(0, vocab_size, width), Rows.of(table).split(width), strict=True):
         if chunks:
             hidden, *sources = after([hidden, *sources], list(chunks[-1]))
         start = mx.array(first, dtype=mx.int32)
-        found = run(_chunk, None, hidden, rows.plain(), softcap, temperature, noise(sources, first), start)
+        found = run(_chunk, None, hidden, rows.plain(), softcap, heat, noise(sources, first), start)
         chunks.append(_Chunk(*found))
     return Survey(*run(_joined, None, [tuple(chunk) for chunk in chunks], hidden, embedding_scale))
 
@@ -171,12 +172,21 @@ def _chunk(
     hidden: mx.array,
     table: tuple[Any, ...],
     softcap: float,
-    temperature: float | mx.array,
+    temperature: mx.array,
     noise: mx.array,
     first: mx.array,
 ) -> _Chunk:
-    """What the columns from `first` say: hidden [N, D], table as `Rows.plain` gives it, noise [N, columns]."""
+    """What the columns from `first` say: hidden [N, D], table as `Rows.plain` gives it, temperature [N, 1], noise
+    [N, columns]."""
     rows = Rows.of_plain(table)
+    said = partial(_said, rows, softcap, first)
+    return over_cores(said, 2 * hidden.size * rows.weight.shape[0], hidden, temperature, noise)
+
+
+def _said(
+    rows: Rows, softcap: float, first: mx.array, hidden: mx.array, temperature: mx.array, noise: mx.array
+) -> _Chunk:
+    """The same of some of the positions."""
     logits = softcapped(rows.project(hidden), softcap) / temperature
     noisy = logits + noise
     argmax, sample = (mx.argmax(scores, axis=-1, keepdims=True) for scores in (logits, noisy))

@@ -5,14 +5,11 @@ Knows nothing of attention, caches, or which pass (encode or denoise) is running
 
 from __future__ import annotations
 
-from functools import partial
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from mlx_diffusion.checkpoint.config import LayerType, ModelConfig
-from mlx_diffusion.device import over_cores
 from mlx_diffusion.network.switch import SwitchLinear
 from mlx_diffusion.tuning import tuning
 
@@ -131,15 +128,13 @@ class Experts(nn.Module):
         Rows are sorted by expert, so each matrix is read once, where there are enough of them on this device.
         """
         top_k = experts.shape[-1]
-        work = 3 * experts.size * x.shape[-1] * self.down_proj.input_dims
         if experts.shape[0] >= tuning().sort_from:
             order = mx.argsort(experts.flatten())  # [T * A]
             rows, chosen = mx.expand_dims(x[order // top_k], -2), experts.flatten()[order]
-            y = over_cores(partial(self._feed_forward, in_order=True), work, rows, chosen)
-            y = y.squeeze(-2)[mx.argsort(order)]
+            y = self._feed_forward(rows, chosen, in_order=True).squeeze(-2)[mx.argsort(order)]
         else:
             rows = mx.repeat(mx.expand_dims(x, -2), top_k, axis=0)
-            y = over_cores(partial(self._feed_forward, in_order=False), work, rows, experts.flatten()).squeeze(-2)
+            y = self._feed_forward(rows, experts.flatten(), in_order=False).squeeze(-2)
         y = y.reshape(*experts.shape, -1).astype(mx.float32)  # [T, A, D]
         return (y * weights[..., None]).sum(axis=-2).astype(x.dtype)
 

@@ -6,13 +6,14 @@ Knows nothing of embeddings, of the head, or of the layers before and after.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_diffusion.checkpoint.config import SLIDING, LayerType, ModelConfig
-from mlx_diffusion.device import After
+from mlx_diffusion.device import After, over_cores, spread
 from mlx_diffusion.network import masks
 from mlx_diffusion.network.attention import Attention, Projected, attend_both_ways, attend_causally
 from mlx_diffusion.network.cache import KeysValues, LayerCache, SeenKeys
@@ -50,6 +51,12 @@ class Layer(nn.Module):
         self.post_feedforward_layernorm_2 = nn.RMSNorm(hidden, eps=eps)
         self.encoder_scalar = mx.ones((1,))
         self.decoder_scalar = mx.ones((1,))
+        # What each number of a position is multiplied with, before it attends and after.
+        kv_heads, head_dim = config.head_shape(layer_type)
+        heads, chosen = config.num_attention_heads, config.top_k_experts
+        self._widths_before = (heads + 2 * kv_heads) * head_dim
+        inner = config.intermediate_size + chosen * config.moe_intermediate_size
+        self._widths_after = heads * head_dim + 3 * inner
 
     def encode(
         self,
@@ -96,17 +103,26 @@ class Layer(nn.Module):
         prefixes, kept: this layer's keys and values of each row's prefix, and of its canvas before this step. Returns
         [N, D] and the keys and values of each canvas.
         """
-        attended, canvases = [], []
         rows = Projected(*run(Layer.project, self, x)).rows(flat)
-        for view, row, (prefix, seen), old in zip(views, rows, prefixes, kept, strict=True):
-            turned = self.self_attn.turned(row, view.prefix.position, view.placed(row.queries.shape[2]), run)
-            canvas, present = view.canvas_keys(turned, old)
-            attended.append(run(attend_both_ways, None, turned.queries, canvas, present, prefix, seen))
-            canvases.append(view.trimmed(canvas))
-        return run(Layer.decoded, self, x, flat.join(attended)), canvases
+        each = list(zip(rows, views, prefixes, kept, strict=True))
+        work = sum(2 * row.queries.size * _count(view, prefix) for row, view, (prefix, _), _ in each)
+        attended, canvases = zip(*spread([partial(self._attended, run, *own) for own in each], work), strict=True)
+        return run(Layer.decoded, self, x, flat.join(attended)), list(canvases)
+
+    def _attended(
+        self, run: Run, row: Projected, view: View, behind: SeenKeys, old: KeysValues | None
+    ) -> tuple[mx.array, KeysValues]:
+        """What one canvas attends to, [A, H, S], and its keys and values."""
+        turned = self.self_attn.turned(row, view.prefix.position, view.placed(row.queries.shape[2]), run)
+        canvas, present = view.canvas_keys(turned, old)
+        attended = run(attend_both_ways, None, turned.queries, canvas, present, *behind)
+        return attended, view.trimmed(canvas)
 
     def project(self, x: mx.array) -> Projected:
         """What the positions of all rows, x [N, D], bring into attention."""
+        return over_cores(self._projected, x.size * self._widths_before, x)
+
+    def _projected(self, x: mx.array) -> Projected:
         return self.self_attn.project(self.input_layernorm(x).astype(self.self_attn.dtype))
 
     def decoded(self, x: mx.array, attended: mx.array) -> mx.array:
@@ -121,6 +137,9 @@ class Layer(nn.Module):
         return mx.concatenate([mx.broadcast_to(scalar, (count, 1)) for scalar, count in own])
 
     def _after_attention(self, x: mx.array, attended: mx.array) -> mx.array:
+        return over_cores(self._fed_forward, x.size * self._widths_after, x, attended)
+
+    def _fed_forward(self, x: mx.array, attended: mx.array) -> mx.array:
         """Products are done in their matrices' type, which may be float16; the residual stream, x, keeps its own."""
         own, products = x.dtype, self.self_attn.dtype
         r = x + self.post_attention_layernorm(self.self_attn.output(attended).astype(own))
@@ -129,6 +148,11 @@ class Layer(nn.Module):
         routed = self.experts(self.pre_feedforward_layernorm_2(r).astype(products), experts, weights)
         dense = self.post_feedforward_layernorm_1(unshrunk(dense, own))
         return r + self.post_feedforward_layernorm(dense + self.post_feedforward_layernorm_2(unshrunk(routed, own)))
+
+
+def _count(view: View, prefix: KeysValues | tuple[()]) -> int:
+    """How many keys a canvas attends to."""
+    return view.length + (prefix[0].shape[2] if prefix else 0)
 
 
 def encoder_blocks(config: ModelConfig, layer_type: LayerType, offset: int, count: int) -> list[Block]:
