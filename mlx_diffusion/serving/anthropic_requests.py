@@ -11,18 +11,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mlx_diffusion.serving.bodies import Body
+from mlx_diffusion.serving.bodies import Body, Count
 from mlx_diffusion.serving.openai_requests import ChatRequest
 from mlx_diffusion.serving.problems import bad
 from mlx_diffusion.serving.tool_choices import NamedChoice, NamedFunction
 
 
+class CacheControl(Body):
+    """Where a prompt is to be kept. All prompts are."""
+
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+    scope: str | None = None
+
+
 class TextBlock(Body):
-    """Some text. What `cache_control` asks for happens to all prompts."""
+    """Some text."""
 
     type: Literal["text"]
     text: str
-    cache_control: dict[str, Any] | None = None
+    cache_control: CacheControl | None = None
 
 
 class ThinkingBlock(Body):
@@ -40,7 +48,7 @@ class ToolUseBlock(Body):
     id: str
     name: str
     input: dict[str, Any]
-    cache_control: dict[str, Any] | None = None
+    cache_control: CacheControl | None = None
 
 
 class ToolResultBlock(Body):
@@ -50,7 +58,7 @@ class ToolResultBlock(Body):
     tool_use_id: str
     content: str | list[TextBlock] = ""
     is_error: bool | None = None
-    cache_control: dict[str, Any] | None = None
+    cache_control: CacheControl | None = None
 
 
 Block = Annotated[TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
@@ -87,7 +95,7 @@ class DeclaredTool(Body):
     description: str | None = None
     input_schema: dict[str, Any]
     type: Literal["custom"] | None = None
-    cache_control: dict[str, Any] | None = None
+    cache_control: CacheControl | None = None
 
 
 class ToolChoice(Body):
@@ -113,10 +121,12 @@ class Thinking(Body):
     answer, which ends where they pass the budget."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    budget_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = None
 
     @property
     def first(self) -> bool | None:
+        if self.budget_tokens is not None and self.type != "enabled":
+            raise bad(f"budget_tokens belong to thinking of type enabled, and not {self.type}", "thinking")
         return None if self.type == "adaptive" else self.type == "enabled"
 
 
@@ -139,7 +149,7 @@ class CountRequest(Body):
                                               **({"description": tool.description} if tool.description else {})}}
             for tool in self.tools or []
         ]  # fmt: skip
-        return ChatRequest(
+        return ChatRequest.of(
             model=self.model,
             messages=[*messages, *(message for turn in self.messages for message in turn.messages())],
             tools=tools or None,
@@ -152,13 +162,13 @@ class CountRequest(Body):
 class MessagesRequest(CountRequest):
     """The body of /v1/messages."""
 
-    max_tokens: int
+    max_tokens: Count
     stream: bool | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Count | None = None
     stop_sequences: list[str] | None = None
-    metadata: dict[str, Any] | None = None  # says who asks, which changes no answer
+    metadata: dict[Literal["user_id"], str | None] | None = None  # says who asks, which changes no answer
     service_tier: Literal["auto", "standard_only"] | None = None
 
     @property

@@ -17,9 +17,11 @@ from starlette.routing import Route
 from mlx_diffusion.events import Finish, Segment, Stats
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.anthropic_requests import CountRequest, MessagesRequest
+from mlx_diffusion.serving.conversations import check_conversation
 from mlx_diffusion.serving.error_forms import ANTHROPIC, error_form
 from mlx_diffusion.serving.exchange import AnswerStream, read_body, unless_gone
 from mlx_diffusion.serving.metrics import Spent
+from mlx_diffusion.serving.openai_requests import ChatRequest
 from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.service import Service, Wanted
 from mlx_diffusion.serving.turns import Piece, Thought, ToolCall, arguments_text
@@ -51,7 +53,7 @@ class AnthropicRoutes:
     def read_messages(self, raw: bytes) -> tuple[MessagesRequest, Wanted]:
         """The body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = MessagesRequest.read(raw)
-        return body, self._service.wanted(body.as_openai())
+        return body, self._wanted(body.as_openai())
 
     async def count_tokens(self, request: Request) -> Response:
         raw = await read_body(request, self._service.engine.limits)
@@ -59,7 +61,11 @@ class AnthropicRoutes:
 
     def count(self, raw: bytes) -> int:
         """How many tokens a body's prompt has. Raises OptionError, PromptError and RequestError."""
-        return len(self._service.wanted(CountRequest.read(raw).as_chat())[0].tokens)
+        return len(self._wanted(CountRequest.read(raw).as_chat())[0].tokens)
+
+    def _wanted(self, chat: ChatRequest) -> Wanted:
+        check_conversation(chat.messages, by_id=True)
+        return self._service.wanted(chat)
 
 
 class AnthropicAnswer:

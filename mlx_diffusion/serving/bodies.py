@@ -6,12 +6,30 @@ Knows nothing of any interface.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    model_validator,
+)
 
 from mlx_diffusion.serving.problems import RequestError, bad
+
+MOST_DIGITS = 300
+MOST_STEPS = 1000  # that a request may ask for
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Positive = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Count = Annotated[int, Field(lt=2**63)]  # of whatever; the options themselves know their least
 
 
 class Body(BaseModel):
@@ -26,7 +44,35 @@ class Body(BaseModel):
             made = cls.model_validate_json(body)
         except ValidationError as error:
             raise first_of(error) from None
-        json.loads(body, object_pairs_hook=_without_twins)  # of two values pydantic would take one without a word
+        # Of two values pydantic would take one without a word, and it takes numbers that JSON does not have.
+        json.loads(
+            body, object_pairs_hook=_without_twins, parse_constant=_number, parse_float=_number, parse_int=_number
+        )
+        return made
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:
+        """The body with these fields. Raises RequestError, one sentence that names the field."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise first_of(error) from None
+
+
+class AsSent(Body):
+    """A part of a body that is checked and then handed on as it was sent, to the order of its fields."""
+
+    _sent: dict[str, Any] = PrivateAttr()
+
+    @property
+    def sent(self) -> dict[str, Any]:
+        return self._sent
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep(cls, given: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        made = check(given)
+        made._sent = given.sent if isinstance(given, AsSent) else given
         return made
 
 
@@ -41,6 +87,12 @@ def first_of(error: ValidationError) -> RequestError:
         return bad(f"{'.'.join(place)} is missing", name)
     said = problem["msg"][:1].lower() + problem["msg"][1:]
     return bad(f"{'.'.join(place) or 'the body'}: {said}", name)
+
+
+def _number(digits: str) -> None:
+    """Raises RequestError for what JSON does not have, as NaN, and for what no number here can hold."""
+    if len(digits) > MOST_DIGITS or not math.isfinite(float(digits)):
+        raise bad(f"{digits[:20]} is no number that can be taken; leave it out")
 
 
 def _without_twins(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:

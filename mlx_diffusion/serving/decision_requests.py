@@ -13,7 +13,7 @@ from pydantic import Field
 from mlx_diffusion.filling.decisions import Method, TypedQuestion, decide, text_of
 from mlx_diffusion.modes import Mode
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.serving.bodies import Body
+from mlx_diffusion.serving.bodies import Body, Seed
 from mlx_diffusion.serving.jobs import Concluded, Step, Underway, Wish
 from mlx_diffusion.serving.service import Service
 
@@ -39,7 +39,7 @@ class DecisionRequest(Body):
     method: Method = "encoder"
     passes: Annotated[int, Field(ge=1, le=3)] = 1
     samples: Annotated[int, Field(ge=1, le=64)] = 1
-    seed: int | None = None
+    seed: Seed | None = None
     mode: Mode | None = None
 
     def wish(self, service: Service) -> Wish:

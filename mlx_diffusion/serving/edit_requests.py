@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from mlx_diffusion.modes import CAUSAL, Mode
-from mlx_diffusion.serving.bodies import Body
+from mlx_diffusion.serving.bodies import Body, Count, Penalty, Positive, Seed, Share, Steps
 from mlx_diffusion.serving.openai_requests import ChatRequest, StreamOptions
 from mlx_diffusion.serving.problems import bad
 
@@ -44,16 +44,16 @@ class TaggedRequest(Body):
 
     model: str | None = None
     messages: Annotated[list[TaggedMessage], Field(min_length=1, max_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    temperature: Positive | None = None
+    top_p: Share | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     stop: str | list[str] | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     mode: Mode | None = None
-    max_denoising_steps: int | None = None
+    max_denoising_steps: Steps | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     diffusing: bool | None = None
@@ -72,7 +72,7 @@ class TaggedRequest(Body):
             if begin < 0 or text.find(f"<|/{tag}|>", begin) < 0:
                 raise bad(f"the message has no part between <|{tag}|> and <|/{tag}|>", "messages")
         wishes: dict[str, Any] = {name: getattr(self, name) for name in SAMPLERS if mode in CAUSAL}
-        return ChatRequest(
+        return ChatRequest.of(
             model=self.model,
             messages=[{"role": "user", "content": f"{self.TASK}\n\n{text}"}],
             max_tokens=self.max_tokens,

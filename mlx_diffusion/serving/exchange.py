@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
+from email.message import Message
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -20,12 +21,14 @@ from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.limits import Limits
 from mlx_diffusion.serving.problems import RequestError
 
+JSON = "application/json"
 EVENTS = "text/event-stream"
 ResultT = TypeVar("ResultT")
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The request's body. Raises RequestError for one that is too long or too slow."""
+    """The request's body. Raises RequestError for one that is too long or too slow, or says that it is no JSON."""
+    _check_type(request.headers.get("content-type"))
     parts, length = list[bytes](), 0
     try:
         async with asyncio.timeout(limits.body_seconds):
@@ -37,6 +40,17 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     except TimeoutError:
         raise RequestError(408, f"the body did not come within {count_of(limits.body_seconds, 'second')}") from None
     return b"".join(parts)
+
+
+def _check_type(said: str | None) -> None:
+    """Raises RequestError for a type of the body that is not JSON's in UTF-8; a body without one may be JSON."""
+    if said is None:
+        return
+    message = Message()
+    message["content-type"] = said
+    kind, charset = message.get_content_type(), message.get_content_charset("utf-8")
+    if kind != JSON or charset not in ("utf-8", "us-ascii"):
+        raise RequestError(415, f"the body is said to be {said[:80]!r}; send {JSON}, in UTF-8")
 
 
 class AnswerStream(StreamingResponse):

@@ -12,9 +12,12 @@ from pydantic import Field
 
 from mlx_diffusion.modes import Mode
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.serving.bodies import Body
+from mlx_diffusion.serving.bodies import Body, Penalty, Positive, Seed, Share, Steps
 from mlx_diffusion.serving.openai_requests import StreamOptions
 from mlx_diffusion.serving.problems import bad
+
+Rest = Annotated[int, Field(ge=-1, lt=2**63)]  # -1: as many as there are
+Milliseconds = Annotated[float, Field(ge=-1)]
 
 
 class GapRequest(Body):
@@ -26,11 +29,11 @@ class GapRequest(Body):
     stream: bool | None = None
     stop: str | list[str] | None = None
     mode: Mode | None = None
-    max_denoising_steps: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
+    max_denoising_steps: Steps | None = None
+    temperature: Positive | None = None
+    top_p: Share | None = None
+    top_k: Rest | None = None
+    min_p: Share | None = None
 
     @property
     def ignored(self) -> list[str]:
@@ -59,16 +62,16 @@ class InfillRequest(GapRequest):
     input_suffix: str = ""
     input_extra: list[ExtraText] | None = None
     prompt: str = ""
-    n_predict: Annotated[int, Field(ge=-1)] | None = None
-    seed: int | None = None
+    n_predict: Rest | None = None
+    seed: Seed | None = None
     samplers: list[str] | None = None
-    n_indent: int | None = None
+    n_indent: Rest | None = None
     cache_prompt: bool | None = None
-    t_max_prompt_ms: float | None = None
-    t_max_predict_ms: float | None = None
-    id_slot: int | None = None
-    n_probs: int | None = None
-    repeat_penalty: float | None = None
+    t_max_prompt_ms: Milliseconds | None = None
+    t_max_predict_ms: Milliseconds | None = None
+    id_slot: Rest | None = None
+    n_probs: Rest | None = None
+    repeat_penalty: Positive | None = None
     response_fields: list[str] | None = None
 
     @property
@@ -96,12 +99,12 @@ class FimRequest(GapRequest):
 
     prompt: str
     suffix: str | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    random_seed: int | None = None
-    seed: int | None = None
-    min_tokens: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = None
+    random_seed: Seed | None = None
+    seed: Seed | None = None
+    min_tokens: Rest | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     stream_options: StreamOptions | None = None
     metadata: dict[str, Any] | None = None  # says who asks, which changes no answer
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from mlx_diffusion.filling.forms import fill
 from mlx_diffusion.modes import Mode
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.serving.bodies import Body
+from mlx_diffusion.serving.bodies import Body, Seed, Steps
 from mlx_diffusion.serving.jobs import Concluded, Step, Wish
 from mlx_diffusion.serving.problems import bad
 from mlx_diffusion.serving.service import Service
@@ -30,9 +30,9 @@ class FormRequest(Body):
     context: str | list[str] = ""
     language: str = ""
     show_text: bool | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     mode: Mode | None = None
-    max_denoising_steps: int | None = None
+    max_denoising_steps: Steps | None = None
 
     def wish(self, service: Service) -> Wish:
         """The form as work of its own, in whose passes others' come between. Raises OptionError and RequestError."""

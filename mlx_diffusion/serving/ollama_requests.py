@@ -5,16 +5,19 @@ Knows nothing of how an answer is made or written.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from mlx_diffusion.serving.bodies import Body
+from pydantic import Field
+
+from mlx_diffusion.serving.bodies import Body, Count, Seed
+from mlx_diffusion.serving.conversations import NO_IMAGES, OfferedTool, SpokenMessage
 from mlx_diffusion.serving.openai_requests import ChatRequest, CompletionRequest
 from mlx_diffusion.serving.problems import bad
 
 SAME = ("temperature", "seed", "top_k", "top_p", "min_p", "stop")
 RENAMED = {"repeat_penalty": "repetition_penalty", "repeat_last_n": "repetition_context_size"}
-NO_IMAGES = "images are not read by this server; leave them out"
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", *RENAMED.values())
+Duration = Annotated[str, Field(pattern=r"^-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+$|^-?\d+$")]  # as Go writes it
 EVERYTHING = (-1, -2)  # as num_predict: as many tokens as may be
 
 
@@ -25,20 +28,30 @@ class OllamaShow(Body):
     name: str | None = None
     verbose: bool | None = None  # what is told is told either way
 
+    @property
+    def asked(self) -> str:
+        """The model's name. Raises RequestError."""
+        if None not in (self.model, self.name) and self.model != self.name:
+            raise bad("model and name differ; send model", "name")
+        name = self.name if self.model is None else self.model
+        if name is None:
+            raise bad("model is missing", "model")
+        return plain_name(name)
+
 
 class OllamaOptions(Body):
     """How to write; num_ctx is the least context that is wanted, in tokens."""
 
     temperature: float | None = None
-    seed: int | None = None
-    top_k: int | None = None
+    seed: Seed | None = None
+    top_k: Count | None = None
     top_p: float | None = None
     min_p: float | None = None
     stop: str | list[str] | None = None
     repeat_penalty: float | None = None
-    repeat_last_n: int | None = None
-    num_predict: int | None = None
-    num_ctx: int | None = None
+    repeat_last_n: Count | None = None
+    num_predict: Count | None = None
+    num_ctx: Annotated[int, Field(ge=1)] | None = None
 
 
 class OllamaRequest(Body):
@@ -49,7 +62,7 @@ class OllamaRequest(Body):
     options: OllamaOptions | None = None
     think: bool | None = None
     format: str | dict[str, Any] | None = None
-    keep_alive: str | int | float | None = None
+    keep_alive: Duration | Annotated[float, Field(gt=-(2**63), lt=2**63)] | None = None
 
     @property
     def streams(self) -> bool:
@@ -80,15 +93,13 @@ class OllamaRequest(Body):
 class OllamaChat(OllamaRequest):
     """The body of /api/chat."""
 
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None = None
+    messages: list[SpokenMessage]
+    tools: list[OfferedTool] | None = None
 
     def as_chat(self, context: int, most: int) -> ChatRequest:
         """The same in OpenAI's form. Raises RequestError."""
-        if any(message.get("images") for message in self.messages):
-            raise bad(NO_IMAGES, "messages")
         wishes = self.wishes(context, most)
-        return ChatRequest(messages=self.messages, tools=self.tools, enable_thinking=self.think, **wishes)
+        return ChatRequest.of(messages=self.messages, tools=self.tools, enable_thinking=self.think, **wishes)
 
 
 class OllamaGenerate(OllamaRequest):
@@ -105,7 +116,7 @@ class OllamaGenerate(OllamaRequest):
         if self.system or self.think:
             raise bad("a gap is filled without system and think; leave them out, or suffix", "suffix")
         wishes = {name: value for name, value in self.wishes(context, most).items() if name not in SAMPLING}
-        return CompletionRequest(prompt=self.prompt, suffix=self.suffix, **wishes)
+        return CompletionRequest.of(prompt=self.prompt, suffix=self.suffix, **wishes)
 
     @property
     def ignored(self) -> list[str]:
@@ -121,10 +132,10 @@ class OllamaGenerate(OllamaRequest):
         if self.raw:
             if self.system or self.think is not None:
                 raise bad("system and think are for the chat template, which raw: true leaves out", "raw")
-            return CompletionRequest(prompt=self.prompt, **wishes)
+            return CompletionRequest.of(prompt=self.prompt, **wishes)
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": self.prompt})
-        return ChatRequest(messages=messages, enable_thinking=self.think, **wishes)
+        return ChatRequest.of(messages=messages, enable_thinking=self.think, **wishes)
 
 
 def plain_name(name: str) -> str:

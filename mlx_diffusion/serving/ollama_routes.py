@@ -18,11 +18,12 @@ from starlette.routing import Route
 from mlx_diffusion import __version__
 from mlx_diffusion.events import Finish, Segment, Stats
 from mlx_diffusion.serving.answers import Answers
+from mlx_diffusion.serving.conversations import check_conversation
 from mlx_diffusion.serving.error_forms import OLLAMA, error_form
 from mlx_diffusion.serving.exchange import AnswerStream, read_body, unless_gone
 from mlx_diffusion.serving.gaps import gaps_of
 from mlx_diffusion.serving.metrics import Spent
-from mlx_diffusion.serving.ollama_requests import OllamaChat, OllamaGenerate, OllamaRequest, OllamaShow, plain_name
+from mlx_diffusion.serving.ollama_requests import OllamaChat, OllamaGenerate, OllamaRequest, OllamaShow
 from mlx_diffusion.serving.problems import RequestError
 from mlx_diffusion.serving.service import Service, Wanted
 from mlx_diffusion.serving.turns import Piece, Thought, ToolCall
@@ -60,7 +61,7 @@ class OllamaRoutes:
 
     async def show(self, request: Request) -> Response:
         body = OllamaShow.read(await read_body(request, self._service.engine.limits))
-        self._service.check_name(plain_name(body.model or body.name or ""))
+        self._service.check_name(body.asked)
         config = self._service.engine.model.config
         facts = {"general.architecture": FAMILY, f"{FAMILY}.context_length": self._service.context,
                  f"{FAMILY}.embedding_length": config.hidden_size, f"{FAMILY}.block_count": len(config.layer_types),
@@ -80,6 +81,7 @@ class OllamaRoutes:
     def read_chat(self, raw: bytes) -> tuple[OllamaRequest, Wanted, OllamaAnswer]:
         """A chat's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = OllamaChat.read(raw)
+        check_conversation(body.messages, by_id=False)
         wanted = self._service.wanted(body.as_chat(*self._bounds))
         return body, wanted, OllamaAnswer(self._service, wanted, is_chat=True, is_raw=False)
 

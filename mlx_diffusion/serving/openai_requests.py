@@ -14,7 +14,8 @@ from pydantic import Field
 from mlx_diffusion.display import count_of
 from mlx_diffusion.modes import Mode
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.serving.bodies import Body
+from mlx_diffusion.serving.bodies import Body, Count, Penalty, Seed, Steps
+from mlx_diffusion.serving.conversations import OfferedTool, SpokenMessage
 from mlx_diffusion.serving.limits import Limits
 from mlx_diffusion.serving.problems import bad
 from mlx_diffusion.serving.tool_choices import NamedChoice, form_of_calls
@@ -72,36 +73,39 @@ class TextOptions(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
+    max_tokens: Count | None = None
+    seed: Seed | None = None
     mode: Mode | None = None
     stop: str | list[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Count | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    repetition_context_size: int | None = None
+    repetition_context_size: Count | None = None
     logit_bias: dict[str, float] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    max_denoising_steps: int | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    max_denoising_steps: Steps | None = None
     entropy_bound: float | None = None
     t_min: float | None = None
     t_max: float | None = None
-    stability_threshold: int | None = None
+    stability_threshold: Count | None = None
     confidence_threshold: float | None = None
-    canvas_length: int | None = None
+    canvas_length: Count | None = None
     early_end: float | None = None
     lock_threshold: float | None = None
-    refresh_every: int | None = None
+    refresh_every: Count | None = None
     crop_threshold: float | None = None
-    first_canvas: int | None = None
-    draft_width: int | None = None
-    draft_steps: int | None = None
+    first_canvas: Count | None = None
+    draft_width: Count | None = None
+    draft_steps: Steps | None = None
     constraint: dict[str, Any] | None = None  # what the text must be, as `generate` takes it
     x_diffusion_drafts: bool | None = None
-    user: str | None = None  # says who asks, which changes no answer
+    user: str | None = None  # says who asks, which changes no answer, as do the next three
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
@@ -151,11 +155,11 @@ class TextOptions(Body):
 class ChatRequest(TextOptions):
     """The body of a request for the next message of a conversation."""
 
-    messages: list[dict[str, Any]]
-    max_completion_tokens: int | None = None
+    messages: list[SpokenMessage]
+    max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[OfferedTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: AnswerFormat | None = None
@@ -195,7 +199,7 @@ class ChatRequest(TextOptions):
         forms = {
             "response_format": self.response_format.constraint if self.response_format else None,
             "constraint": self.constraint,
-            "tool_choice": form_of_calls(self.tools or [], self.tool_choice, self.parallel_tool_calls is not False),
+            "tool_choice": form_of_calls(self.declared_tools, self.tool_choice, self.parallel_tool_calls is not False),
         }
         given = [name for name, form in forms.items() if form is not None]
         if len(given) > 1:
@@ -203,8 +207,18 @@ class ChatRequest(TextOptions):
         return forms[given[0]] if given else None
 
     @property
+    def declared_tools(self) -> Sequence[Mapping[str, Any]]:
+        return [tool.sent for tool in self.tools or []]
+
+    @property
     def offered_tools(self) -> Sequence[Mapping[str, Any]] | None:
-        return None if self.tool_choice == "none" else self.tools or None
+        """The tools that the model is told of."""
+        return None if self.tool_choice == "none" else self.declared_tools or None
+
+    @property
+    def conversation(self) -> Sequence[Mapping[str, Any]]:
+        """The messages as they were sent."""
+        return [message.sent for message in self.messages]
 
 
 class CompletionRequest(TextOptions):

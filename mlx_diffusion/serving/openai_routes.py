@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlx_diffusion.serving.answers import Answers
+from mlx_diffusion.serving.conversations import check_conversation
 from mlx_diffusion.serving.error_forms import error_form
 from mlx_diffusion.serving.exchange import AnswerStream, event, read_body, unless_gone
 from mlx_diffusion.serving.gaps import gaps_of
@@ -74,6 +75,7 @@ class OpenAIRoutes:
     def read_chat(self, raw: bytes) -> tuple[ChatRequest, Wanted]:
         """A chat's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = ChatRequest.read(raw)
+        check_conversation(body.messages, by_id=True)
         return body, self._service.wanted(body)
 
     def read_completion(self, raw: bytes) -> tuple[CompletionRequest, Wanted]:

@@ -78,7 +78,7 @@ class Service:
             raise bad("messages is empty; write one for the model to answer", "messages")
         if body.offered_tools:
             make_ready_for_calls()
-        tokens = self._encode(body.messages, body.offered_tools, body.thinks)
+        tokens = self._encode(body.conversation, body.offered_tools, body.thinks)
         return self._wishes(tokens, settings, body.wanted_form)
 
     def _wishes(
