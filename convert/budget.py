@@ -1,58 +1,58 @@
-"""The recipe that loses least within a budget of bytes, by what quantising each group of matrices costs at the logits.
+"""The recipe that loses least within a budget of bytes, by what rounding each matrix costs at the logits.
 
 What is measured of a source is kept in the program's state folder, so that an interrupted conversion goes on with the
-same recipe, and another budget needs no second measurement. Knows nothing of how losses are measured.
+same recipe, and another budget needs little more. Knows nothing of how losses are measured.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 
-from mlx_diffusion import __version__
 from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder
-from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.formats import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, QuantSpec
 from mlx_diffusion.checkpoint.headers import Tensor
-from mlx_diffusion.checkpoint.pieces import apply_recipe
-from mlx_diffusion.checkpoint.recipes import Recipe, Rule, rule_text
+from mlx_diffusion.checkpoint.pieces import Piece, apply_recipe
+from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe, Rule
 from mlx_diffusion.checkpoint.tensor_names import DECODER, UNQUANTISED_PARTS, module_of, part_of
 from mlx_diffusion.convert.gguf_source import gguf_file
 from mlx_diffusion.convert.knapsack import Option, least_loss
+from mlx_diffusion.convert.ledger import Ledger
+from mlx_diffusion.convert.loss_law import loss_factors, overall_loss
 from mlx_diffusion.display import count_of, size_text
-from mlx_diffusion.errors import OptionError
-from mlx_diffusion.json_files import bounded_json
-from mlx_diffusion.measure.sensitivity import Change, sensitivities
-from mlx_diffusion.state import StateError, state_folder
-from mlx_diffusion.whole_files import write_whole
+from mlx_diffusion.errors import CheckpointError, OptionError
+from mlx_diffusion.measure.probe import KINDS
 
-FORMATS = tuple(QuantSpec(group, bits, "affine") for bits in (2, 3, 4, 5, 6, 8) for group in (64, 32))
-MOST_BITS_IN_32 = 4  # of groups of 32, where groups of 64 divide the rows too: more bits gain more than smaller groups
-FIXED: Rule = ("*", QuantSpec(64, 8, "affine"))  # of the routers, which are small and choose for all that follows
-# A matrix that is a group of its own, or the beginning that a group's matrices share.
-GROUP = re.compile(
-    rf"(?P<whole>{re.escape(DECODER)}(?:embed_tokens|layers\.\d+\.experts\.\w+))"
-    rf"|(?P<beginning>{re.escape(DECODER)}(?:self_conditioning|layers\.\d+\.(?:self_attn|mlp)))\.\w+"
+FORMATS = (
+    *(QuantSpec(group, bits, "affine") for bits in AFFINE_BITS for group in AFFINE_GROUPS),
+    *(QuantSpec(*FIXED_MODES[mode], mode) for mode in ("mxfp4", "nvfp4")),
 )
-LAYER = re.compile(r"\.layers\.(\d+)\.")
+MEASURED_BITS = (3, 4)  # large enough errors to stand out, small enough for losses to grow with their squares
+RIVALS = 2  # the largest named recipes that fit are measured beside what was solved
+FIXED: Rule = ("*", QuantSpec(64, 8, "affine"))  # of the routers, which are small and choose for all that follows
 
 
 @dataclass(frozen=True)
-class Group:
-    """Matrices that are kept alike: a rule's pattern, their modules, their layer, and bytes by format."""
+class FreeMatrix:
+    """A matrix, or that of all experts of a layer, whose format is sought: its module, and its bytes by format."""
 
-    pattern: str
-    modules: tuple[str, ...]
-    layer: int | None
+    module: str
     nbytes: Mapping[QuantSpec, int]
 
-    def change(self, spec: QuantSpec) -> Change:
-        return Change(tuple(module.removeprefix(DECODER) for module in self.modules), self.layer, spec)
+    @property
+    def path(self) -> str:
+        return self.module.removeprefix(DECODER)
+
+    @property
+    def measured(self) -> tuple[QuantSpec, ...]:
+        """The formats that its loss is measured in: the largest groups of a few bits."""
+        affine = [spec for spec in self.nbytes if spec.mode == "affine"]
+        return tuple(
+            max((spec for spec in affine if spec.bits == bits), key=lambda spec: spec.group_size)
+            for bits in MEASURED_BITS
+        )
 
 
 def recipe_within(
@@ -81,89 +81,72 @@ def budget_recipe(source: Path, budget: int, tell: Callable[[float, str], None])
     """
     checkpoint = Checkpoint.open_source(source)
     tensors = [one.tensor for one in checkpoint.sources]
-    groups = groups_of(tensors)
-    fixed = sum(piece.nbytes for piece in apply_recipe(_others(tensors, groups), Recipe("rest", (FIXED,))))
-    smallest = fixed + sum(min(group.nbytes.values()) for group in groups)
+    matrices = matrices_of(tensors)
+    fixed = sum(piece.nbytes for piece in apply_recipe(_others(tensors, matrices), Recipe("rest", (FIXED,))))
+    smallest = fixed + sum(min(matrix.nbytes.values()) for matrix in matrices)
     if budget < smallest:
         raise OptionError(
             f"a budget of {size_text(budget)} is too small: the least that this checkpoint takes is "
             f"{size_text(smallest)} ({count_of(smallest, 'byte')})"
         )
-    losses = _losses(checkpoint, groups, tell)
-    choices = [[Option(group.nbytes[spec], losses[group.pattern, spec]) for spec in group.nbytes] for group in groups]
-    chosen = least_loss(choices, budget - fixed)
+    ledger = Ledger.of(checkpoint, tell)
+    rules = ledger.chosen(budget)
+    if rules is None:
+        solved = _solved(matrices, budget - fixed, ledger)
+        rivals = [(FIXED, *solved), *rivals_within(budget, tensors)]
+        losses = ledger.losses_of([formats_of(apply_recipe(tensors, Recipe("rival", one))) for one in rivals])
+        rules = min(zip(map(overall_loss, losses), rivals, strict=True), key=itemgetter(0))[1]
+        ledger.keep_chosen(budget, rules)
+    return Recipe(f"budget-{size_text(budget).replace(' ', '')}", (), rules)
+
+
+def _solved(matrices: Sequence[FreeMatrix], nbytes: int, ledger: Ledger) -> list[Rule]:
+    """The rules that should lose least: a format for each matrix."""
+    errors = ledger.errors({matrix.path: tuple(matrix.nbytes) for matrix in matrices})
+    measured = ledger.measured({matrix.path: matrix.measured for matrix in matrices})
+    factors = loss_factors([measured[matrix.path] for matrix in matrices], len(KINDS))
+    choices = [
+        [Option(matrix.nbytes[spec], factor * errors[matrix.path][spec]) for spec in matrix.nbytes]
+        for matrix, factor in zip(matrices, factors, strict=True)
+    ]
+    chosen = least_loss(choices, nbytes)
     assert chosen is not None
-    rules = [(group.pattern, list(group.nbytes)[number]) for group, number in zip(groups, chosen, strict=True)]
-    return Recipe(f"budget-{size_text(budget).replace(' ', '')}", (), (FIXED, *rules))
+    return [(matrix.module, list(matrix.nbytes)[number]) for matrix, number in zip(matrices, chosen, strict=True)]
 
 
-def groups_of(tensors: Sequence[Tensor]) -> list[Group]:
-    """The groups of a checkpoint, each with the formats whose groups divide its rows."""
-    found: dict[str, list[Tensor]] = {}
-    layers: dict[str, int | None] = {}
-    for tensor in tensors:
-        if part_of(tensor.name) in UNQUANTISED_PARTS:
+def rivals_within(budget: int, tensors: Sequence[Tensor]) -> list[tuple[Rule, ...]]:
+    """The rules of the largest named recipes that fit."""
+    sizes = {}
+    for recipe in RECIPES.values():
+        try:
+            nbytes = sum(piece.nbytes for piece in apply_recipe(tensors, recipe))
+        except CheckpointError:  # its groups do not divide the rows
             continue
-        match = GROUP.fullmatch(module_of(tensor.name))
-        if match:
-            pattern = match["whole"] or f"{match['beginning']}.*"
-            found.setdefault(pattern, []).append(tensor)
-            layer = LAYER.search(pattern)
-            layers[pattern] = int(layer[1]) if layer else None
-    groups = []
-    for pattern, own in found.items():
+        if nbytes <= budget:
+            sizes[recipe.rules] = nbytes
+    return sorted(sizes, key=sizes.__getitem__)[-RIVALS:]
+
+
+def matrices_of(tensors: Sequence[Tensor]) -> list[FreeMatrix]:
+    """The matrices that a format is sought for, each with the formats whose groups divide its rows."""
+    found = []
+    for tensor in tensors:
+        part = part_of(tensor.name)
+        if part in UNQUANTISED_PARTS or part == "router" or tensor.shape[-1] % min(AFFINE_GROUPS):
+            continue
         sizes = {
-            spec: sum(piece.nbytes for piece in apply_recipe(own, Recipe("one", (("*", spec),))))
+            spec: sum(piece.nbytes for piece in apply_recipe([tensor], Recipe("one", (("*", spec),))))
             for spec in FORMATS
-            if _is_worth_trying(spec, [tensor.shape[-1] for tensor in own])
+            if tensor.shape[-1] % spec.group_size == 0
         }
-        if sizes:
-            groups.append(Group(pattern, tuple(module_of(tensor.name) for tensor in own), layers[pattern], sizes))
-    return groups
+        found.append(FreeMatrix(module_of(tensor.name), sizes))
+    return found
 
 
-def _is_worth_trying(spec: QuantSpec, widths: Sequence[int]) -> bool:
-    if any(width % spec.group_size for width in widths):
-        return False
-    return spec.group_size == 64 or spec.bits <= MOST_BITS_IN_32 or any(width % 64 for width in widths)
-
-
-def _others(tensors: Sequence[Tensor], groups: Sequence[Group]) -> list[Tensor]:
-    taken = {module for group in groups for module in group.modules}
+def _others(tensors: Sequence[Tensor], matrices: Sequence[FreeMatrix]) -> list[Tensor]:
+    taken = {matrix.module for matrix in matrices}
     return [tensor for tensor in tensors if module_of(tensor.name) not in taken]
 
 
-def _losses(
-    checkpoint: Checkpoint, groups: Sequence[Group], tell: Callable[[float, str], None]
-) -> dict[tuple[str, QuantSpec], float]:
-    """The loss of each group in each format: measured, or read where the same was measured before."""
-    wanted = [(group, spec) for group in groups for spec in group.nbytes]
-    names = [rule_text((group.pattern, spec)) for group, spec in wanted]
-    file = _file_of(checkpoint)
-    known = _read(file)
-    if not known.keys() >= set(names):
-        found = sensitivities(checkpoint, [group.change(spec) for group, spec in wanted], tell)
-        known = dict(zip(names, found, strict=True))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, (json.dumps(known, indent=1) + "\n").encode(), error=StateError)
-    return {(group.pattern, spec): known[name] for (group, spec), name in zip(wanted, names, strict=True)}
-
-
-def _file_of(checkpoint: Checkpoint) -> Path:
-    """The place of what is measured of these weights by these versions."""
-    digest = hashlib.sha256(repr((__version__, version("mlx"))).encode())
-    for file in checkpoint.files:
-        found = file.stat()
-        digest.update(repr((str(file.resolve()), found.st_size, found.st_mtime_ns)).encode())
-    return state_folder(os.environ) / "sensitivities" / f"{digest.hexdigest()[:32]}.json"
-
-
-def _read(file: Path) -> dict[str, float]:
-    """What was measured; nothing where the file is not whole, and all is measured again."""
-    try:
-        content = bounded_json(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    return {name: loss for name, loss in content.items() if isinstance(loss, float) and 0 <= loss < float("inf")}
+def formats_of(pieces: Sequence[Piece]) -> dict[str, QuantSpec]:
+    return {piece.module.removeprefix(DECODER): piece.spec for piece in pieces if piece.spec is not None}
