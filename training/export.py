@@ -51,10 +51,11 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--width", type=int, default=1, help="as in training")
     args = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-    model = architecture.build(tokenizer).eval()
+    model = architecture.build(tokenizer, args.width).eval()
     state = torch.load(args.run / "state.pt", weights_only=True)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():

@@ -12,22 +12,22 @@ CANVAS_LENGTH = 64
 CONTEXT = 2048
 
 
-def build(tokenizer: PreTrainedTokenizerFast) -> DiffusionGemmaForBlockDiffusion:
-    """A fresh model of about 1.7 million parameters for this tokenizer."""
+def build(tokenizer: PreTrainedTokenizerFast, width: int = 1) -> DiffusionGemmaForBlockDiffusion:
+    """A fresh model of about 1.7 million parameters for this tokenizer, or of so many times the width and experts."""
     token = tokenizer.convert_tokens_to_ids
     text = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "intermediate_size": 128,
+        "hidden_size": 128 * width,
+        "intermediate_size": 128 * width,
         "moe_intermediate_size": 64,
         "num_hidden_layers": 5,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "num_global_key_value_heads": 1,
+        "num_attention_heads": 4 * width,
+        "num_key_value_heads": 2 * width,
+        "num_global_key_value_heads": 1 * width,
         "head_dim": 32,
         "global_head_dim": 64,
-        "num_experts": 8,
-        "top_k_experts": 2,
+        "num_experts": 8 * width,
+        "top_k_experts": 2 * width,
         "sliding_window": 64,
         "max_position_embeddings": CONTEXT,
         "layer_types": [
@@ -78,6 +78,12 @@ def initialise(model: DiffusionGemmaForBlockDiffusion) -> None:
     for layers in (model.model.decoder.layers, model.model.encoder.language_model.layers):
         for layer in layers:
             layer.layer_scalar.requires_grad_(True)
+
+
+def text_tensors(model: DiffusionGemmaForBlockDiffusion) -> dict[str, torch.Tensor]:
+    """What is trained, by name: all parameters outside the vision tower, and the layer scalars."""
+    parameters = {n: p for n, p in model.named_parameters() if "vision_tower" not in n and "embed_vision" not in n}
+    return parameters | {n: b for n, b in model.named_buffers() if n.endswith("layer_scalar")}
 
 
 def copy_weights(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:

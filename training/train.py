@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=0.003)
     parser.add_argument("--init", type=Path, help="a checkpoint to start from, in place of random weights")
+    parser.add_argument("--width", type=int, default=1, help="as `training.widen` makes it: 2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=100)
     args = parser.parse_args()
@@ -100,11 +101,9 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_flush_denormal(True)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-    model = architecture.build(tokenizer).train()
+    model = architecture.build(tokenizer, args.width).train()
     replace_norms(model)
-    vision = ("vision_tower", "embed_vision")
-    trained = {n: p for n, p in model.named_parameters() if not any(part in n for part in vision)}
-    trained |= {n: b for n, b in model.named_buffers() if n.endswith("layer_scalar")}
+    trained = architecture.text_tensors(model)
     matrices = [p for n, p in trained.items() if p.dim() > 1 and "embed_tokens" not in n and "router" not in n]
     others = [p for p in trained.values() if not any(p is m for m in matrices)]
     muon = Muon(matrices, lr=args.muon_lr)
