@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder
 from mlx_diffusion.checkpoint.formats import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, QuantSpec
@@ -17,7 +18,8 @@ from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.pieces import Piece, apply_recipe
 from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe, Rule
 from mlx_diffusion.checkpoint.tensor_names import DECODER, UNQUANTISED_PARTS, module_of, part_of
-from mlx_diffusion.convert.gguf_source import gguf_file
+from mlx_diffusion.convert.gguf_checkpoint import GgufCheckpoint
+from mlx_diffusion.convert.gguf_source import GgufSource, gguf_file
 from mlx_diffusion.convert.knapsack import Option, least_loss
 from mlx_diffusion.convert.ledger import Ledger
 from mlx_diffusion.convert.loss_law import loss_factors, overall_loss
@@ -63,23 +65,28 @@ def recipe_within(
     *,
     stream: bool,
     rules: Sequence[str],
+    tokenizer: str | Path | None,
 ) -> Recipe:
     """The recipe that loses least within a budget, for a conversion with these arguments. Raises OptionError."""
     if stream:
         raise OptionError("budget= measures the source's weights, which stream=True drops; leave out one of them")
     if rules:
         raise OptionError(f"rules=['{rules[0]}'] would change what budget= solves for; leave out one of them")
-    if gguf_file(source) is not None:
-        raise OptionError(f"budget= cannot measure {source}, a GGUF; convert it with recipe='bf16' first")
-    return budget_recipe(find_folder(source, revision), budget, tell)
+    path = gguf_file(source)
+    if path is None:
+        return budget_recipe(Checkpoint.open_source(find_folder(source, revision)), budget, tell)
+    with TemporaryDirectory() as name:  # for the tokenizer, which is inside of the file
+        unpacked = GgufSource(path, None if tokenizer is None else Path(tokenizer))
+        for small in unpacked.small_files():
+            (Path(name) / small).write_bytes(unpacked.read_small(small))
+        return budget_recipe(GgufCheckpoint.beside(path, Path(name)), budget, tell)
 
 
-def budget_recipe(source: Path, budget: int, tell: Callable[[float, str], None]) -> Recipe:
-    """The recipe for the checkpoint in a folder. Raises OptionError for a budget that nothing fits.
+def budget_recipe(checkpoint: Checkpoint, budget: int, tell: Callable[[float, str], None]) -> Recipe:
+    """The recipe for a checkpoint. Raises OptionError for a budget that nothing fits.
 
     `tell` is told the share that is done of the measurement, and what is at work.
     """
-    checkpoint = Checkpoint.open_source(source)
     tensors = [one.tensor for one in checkpoint.sources]
     matrices = matrices_of(tensors)
     fixed = sum(piece.nbytes for piece in apply_recipe(_others(tensors, matrices), Recipe("rest", (FIXED,))))

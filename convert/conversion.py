@@ -118,7 +118,7 @@ def convert(
         if revision is None and folder is gguf is None:  # the Hub's branch may have new commits since
             revision = earlier_revision(target, str(source), force)
     if budget:
-        chosen = _within(budget, source, revision, measuring, stream, rules)
+        chosen = _within(budget, source, revision, measuring, stream, rules, tokenizer)
     opened = _opened(source, target, tokenizer, revision, stream)
     plan = plan_conversion(opened, chosen, command)
     if plan.note:
@@ -155,10 +155,11 @@ def _within(
     tell: Callable[[float, str], None],
     stream: bool,
     rules: Sequence[str],
+    tokenizer: str | Path | None,
 ) -> Recipe:
     from mlx_diffusion.convert.budget import recipe_within  # what it measures with takes a second to import
 
-    return recipe_within(budget, source, revision, tell, stream=stream, rules=rules)
+    return recipe_within(budget, source, revision, tell, stream=stream, rules=rules, tokenizer=tokenizer)
 
 
 def _carry_out(

@@ -147,9 +147,9 @@ def test_what_was_solved_is_never_worse_than_the_recipe_of_that_size(
     def loss_of(recipe: Recipe) -> float:
         return overall_loss(meter.losses([Change(budgets.formats_of(apply_recipe(tensors, recipe)))], silent)[0])
 
-    assert loss_of(budgets.budget_recipe(source, budget, silent)) <= loss_of(RECIPES["3bit"])
+    assert loss_of(budgets.budget_recipe(checkpoint, budget, silent)) <= loss_of(RECIPES["3bit"])
     monkeypatch.setattr(budgets, "_solved", lambda matrices, nbytes, ledger: [("*", QuantSpec(64, 2, "affine"))])
-    assert budgets.budget_recipe(source, budget + 1, silent).own == RECIPES["3bit"].rules
+    assert budgets.budget_recipe(checkpoint, budget + 1, silent).own == RECIPES["3bit"].rules
 
 
 def test_a_conversion_within_a_budget(

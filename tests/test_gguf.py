@@ -28,6 +28,7 @@ from mlx_diffusion.convert.gguf_source import GgufSource  # noqa: E402
 from mlx_diffusion.convert.plan import plan_conversion  # noqa: E402
 from mlx_diffusion.convert.verify import verify  # noqa: E402
 from mlx_diffusion.errors import CheckpointError, OptionError  # noqa: E402
+from mlx_diffusion.measure import probe  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,18 @@ def test_bf16_is_the_numbers_of_every_type(
     assert report.ok, report.problems
     model, tokenizer = mlx_diffusion.load(target)
     assert isinstance(mlx_diffusion.generate(model, tokenizer, [{"role": "user", "content": "ab"}], max_tokens=8), str)
+
+
+def test_a_budget_is_solved_for_what_is_unpacked(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(probe, "TEXTS", ("ab",))
+    path = write_gguf(tmp_path / "model.gguf", random_tensors("Q8_0"))
+    budget = convert(path, tmp_path / "4bit", "4bit").total_bytes
+    made = convert(path, target, budget=budget)
+    assert made.recipe.startswith("budget-") and made.total_bytes <= budget
+    again = convert(path, tmp_path / "again", str(target / "recipe.json"))
+    assert again.total_bytes == made.total_bytes
+    assert (tmp_path / "again" / made.files[0]).read_bytes() == (target / made.files[0]).read_bytes()
 
 
 def test_config_and_defaults_come_from_the_file(tmp_path: Path, target: Path) -> None:
