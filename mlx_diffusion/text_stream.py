@@ -50,23 +50,16 @@ class TextStream:
             self._tokens, self._given = rest, len(tail)
 
 
-class StopText:
-    """A text stream that ends before a stop string; what may be the beginning of one is held back."""
+class UntilStop:
+    """Text that arrives in parts and ends before a stop string; what may be the beginning of one is held back."""
 
-    def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str]) -> None:
         self.stopped = False  # a stop string has come
-        self._stream, self._stops = stream, stops
+        self._stops = stops
         self._held = ""
 
-    def push(self, token: int) -> str:
-        """Add one token, and return the text that is now certain."""
-        return self._certain(self._stream.push([token]), last=False)
-
-    def last(self) -> str:
-        """What was held back, where nothing more comes."""
-        return self._certain(self._stream.push([], last=True), last=True)
-
-    def _certain(self, new: str, last: bool) -> str:
+    def push(self, new: str, *, last: bool = False) -> str:
+        """Add some text and return what is now certain; with `last`, also what was held back."""
         if self.stopped:
             return ""
         text = self._held + new
@@ -77,6 +70,26 @@ class StopText:
         held = 0 if last else max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
+
+
+class StopText:
+    """A text stream that ends before a stop string."""
+
+    def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
+        self._stream, self._until = stream, UntilStop(stops)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return self._until.stopped
+
+    def push(self, token: int) -> str:
+        """Add one token, and return the text that is now certain."""
+        return self._until.push(self._stream.push([token]))
+
+    def last(self) -> str:
+        """What was held back, where nothing more comes."""
+        return self._until.push(self._stream.push([], last=True), last=True)
 
 
 @dataclass

@@ -12,7 +12,9 @@ import pytest
 from served import LIMITS, MODEL, TOKENIZER, Served, served
 
 from mlx_diffusion import infill
-from mlx_diffusion.events import Segment
+from mlx_diffusion.events import Finish, Segment
+from mlx_diffusion.filling.infilling import stream_infill
+from mlx_diffusion.filling.long_gaps import NOTHING
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.answers import Answers
 from mlx_diffusion.serving.engine_thread import EngineThread
@@ -36,6 +38,14 @@ def last_of(text: str) -> dict[str, Any]:
     return dict(events[-1])
 
 
+def fim_text(streamed: str) -> str:
+    """The text of a stream in Mistral's form, whose last chunk says why it ends."""
+    *chunks, done, nothing = streamed.split("\n\n")
+    choices = [json.loads(chunk.removeprefix("data: "))["choices"][0] for chunk in chunks]
+    assert (done, nothing) == ("data: [DONE]", "") and [one["finish_reason"] for one in choices].index("stop") >= 0
+    return "".join(one["delta"]["content"] for one in choices)
+
+
 def test_every_form_has_the_text_that_infill_gives(server: Served) -> None:
     own = infill(MODEL, TOKENIZER, PREFIX, SUFFIX, **QUICK)
     beside = infill(MODEL, TOKENIZER, PREFIX, SUFFIX, context="a.txt\noak", **QUICK)
@@ -50,7 +60,7 @@ def test_every_form_has_the_text_that_infill_gives(server: Served) -> None:
         got = server.post(path, **body, **seed, max_denoising_steps=3, max_tokens=4).json()
         assert got["choices"][0]["text"] == own and got["usage"]["total_tokens"] > 0
     streamed = server.post("/v1/fim/completions", stream=True, **body, **QUICK).text
-    assert last_of(streamed)["choices"][0]["delta"]["content"] == own and streamed.endswith("[DONE]\n\n")
+    assert fim_text(streamed) == own and last_of(streamed)["usage"]["total_tokens"] > 0
     echoed = server.post("/v1/completions", echo=True, n=2, **body, **QUICK).json()["choices"]
     assert echoed[0]["text"] == PREFIX + own and len(echoed) == 2
     options = {"seed": 3, "num_predict": 4, "temperature": 0.1}
@@ -73,10 +83,34 @@ def test_editors_are_told_what_was_ignored_and_given_what_they_ask_for(server: S
     assert server.post("/infill", stop=["\n", "zzz"], **sides).json()["content"] == got["content"].split("\n")[0]
 
 
+def test_a_gap_over_several_canvases_has_the_text_that_infill_gives(server: Served) -> None:
+    """Longer than half a canvas in all forms, and streamed canvas by canvas."""
+    long: dict[str, Any] = {"max_denoising_steps": 3, "max_tokens": 60}
+    own = infill(MODEL, TOKENIZER, PREFIX, SUFFIX, seed=3, **long)
+    events = list(stream_infill(MODEL, TOKENIZER, PREFIX, SUFFIX, seed=3, **long))
+    texts = [event.text for event in events if isinstance(event, Segment)]
+    assert len(texts) > 1 and "".join(texts) == own
+    sides = {"input_prefix": PREFIX, "input_suffix": SUFFIX, "n_predict": 60, "seed": 3, "max_denoising_steps": 3}
+    assert server.post("/infill", **sides).json()["content"] == own
+    body = {"prompt": PREFIX, "suffix": SUFFIX, "model": "demo", "seed": 3, **long}
+    streamed = server.post("/v1/fim/completions", stream=True, **body).text
+    assert fim_text(streamed) == own and streamed.count('"finish_reason": null') == len(texts)
+    assert server.post("/v1/completions", **body).json()["choices"][0]["text"] == own
+    stopped = server.post("/infill", stop=[own[2:5]], **sides).json()
+    assert stopped["content"] == own[:2] and stopped["tokens_predicted"] < 46  # the second canvas is not written
+
+
 def test_the_first_stop_string_cuts_a_gap() -> None:
-    segment = Segment(0, (1,), "fig oak ant")
-    for stops, text in ((["ant", "oak"], "fig "), (["zzz"], "fig oak ant"), ([], "fig oak ant")):
-        assert [event.text for event in gaps.cut(iter([segment]), stops)] == [text]
+    parts, end = ["fig o", "ak", " an", "t"], Finish("stop", NOTHING)
+    events = [Segment(block, (block,), text) for block, text in enumerate(parts)]
+    for stops, text in (
+        (["ant", "oak"], "fig "),
+        (["zzz"], "fig oak ant"),
+        ([], "fig oak ant"),
+        (["tt"], "fig oak ant"),
+    ):
+        found = list(gaps.cut(iter([*events, end]), stops))
+        assert "".join(event.text for event in found) == text and found[-1] is end
 
 
 @pytest.mark.parametrize(
@@ -88,6 +122,10 @@ def test_the_first_stop_string_cuts_a_gap() -> None:
         ("/v1/fim/completions", {"prompt": "a", "seed": 1, "random_seed": 2}, "send one of them"),
         ("/v1/fim/completions", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ("/v1/completions", {"prompt": [1, 2], "suffix": "a"}, "the prompt must be text"),
+        ("/v1/fim/completions", {"prompt": "a", "max_tokens": 501}, "this server writes 500 at most"),
+        ("/infill", {"input_prefix": "a", "n_predict": 501}, "this server writes 500 at most"),
+        ("/infill", {"input_prefix": "fig " * 900, "n_predict": 500, "stream": True}, "leave room for a gap of"),
+        ("/infill", {"input_prefix": "fig " * 2100, "stream": True}, "shorten the text"),
         ("/v1/completions", {"prompt": "a", "suffix": "a", "temperature": 0.5}, "has no option temperature"),
         ("/v1/completions", {"prompt": "a", "mode": "autoregressive", "echo": True, "logprobs": 1}, "leave echo or"),
         ("/api/generate", {"model": "demo", "prompt": "a", "suffix": "a", "system": "b"}, "without system"),

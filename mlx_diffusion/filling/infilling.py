@@ -5,7 +5,7 @@ Only what stands in the gap is ever decoded, so that what was given stays as it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Unpack
 
@@ -15,7 +15,7 @@ from mlx_diffusion.errors import PromptError
 from mlx_diffusion.events import Event
 from mlx_diffusion.filling.canvases import Canvases
 from mlx_diffusion.filling.gaps import Length, TextGap
-from mlx_diffusion.filling.long_gaps import filled
+from mlx_diffusion.filling.long_gaps import check_room, filled
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.option_keywords import GenerationOptions
 from mlx_diffusion.options import GenerationConfig
@@ -34,6 +34,7 @@ def stream_infill(
     show_text: bool | None = None,
     config: GenerationConfig | None = None,
     prefixes: PrefixStore | None = None,
+    is_over: Callable[[str], bool] = lambda text: False,
     **options: Unpack[GenerationOptions],
 ) -> Iterator[Event]:
     """Write what belongs between `prefix` and `suffix`, as events whose `.text`, joined, is what stands in the gap.
@@ -46,6 +47,7 @@ def stream_infill(
     config, options  as in `stream_generate`, of the denoising modes; max_tokens is that of the gap, half a canvas when
                  not given. What may be longer than a canvas is written over several
     prefixes     a `PrefixStore` of this model: what it has kept is not encoded again
+    is_over      asked behind each canvas of a long gap, with the gap's text so far: whether no more of it is wanted
 
     `Draft` events show the canvas that is denoised to the end; a `Segment` brings the text of each. Raises
     `PromptError` and `OptionError` for bad values, before any work is done.
@@ -65,6 +67,7 @@ def stream_infill(
         show_text=show_text,
         config=config,
         prefixes=prefixes,
+        is_over=is_over,
         **options,
     )
 
@@ -111,6 +114,7 @@ def stream_gaps(
     show_text: bool | None = None,
     config: GenerationConfig | None = None,
     prefixes: PrefixStore | None = None,
+    is_over: Callable[[str], bool] = lambda text: False,
     **options: Unpack[GenerationOptions],
 ) -> Iterator[Event]:
     """Fill the gaps between the parts of a text, from the first to the last, each with all earlier ones in view.
@@ -127,15 +131,18 @@ def stream_gaps(
     if show_text is None:
         show_text = not context or behind > canvases.longest // 2
 
+    def first_of(known: Sequence[str]) -> TextGap:
+        said = gaps_prompt(known, context, language) if show_text else context_prompt(context, language)
+        return TextGap(known[0], known[1], canvases.prompt(said), len(known) == 2)
+
     def events() -> Iterator[Event]:
         known = list(parts)
         for row in range(len(parts) - 1):
-            said = gaps_prompt(known, context, language) if show_text else context_prompt(context, language)
-            gap = TextGap(known[0], known[1], canvases.prompt(said), len(known) == 2)
             written = ""
-            for event in filled(canvases, gap, length):
+            for event in filled(canvases, first_of(known), length, is_over):
                 written += event.text
                 yield replace(event, row=row)
             known[:2] = [known[0] + written + known[1]]
 
+    check_room(canvases, first_of(parts), length)
     return events()

@@ -6,7 +6,7 @@ is written there goes on as the text behind the gap does, that canvas is written
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,13 +37,27 @@ class Beginning:
     stats: Stats
 
 
-def filled(canvases: Canvases, gap: TextGap, length: Length) -> Iterator[Event]:
-    """Fill a gap: `Draft` events, a `Segment` for the text of each canvas, and `Finish`. Raises `PromptError`."""
+def check_room(canvases: Canvases, gap: TextGap, length: Length) -> None:
+    """Raise `PromptError` where the context has no room for a gap and the text before it."""
+    one = Length.on_one_canvas(canvases)
+    if length.most > one:
+        _check_context(canvases, gap, length)
+    elif length.most:
+        sought = TornGap.of(canvases, gap, length).sought
+        canvases.request(sought.prompt, sought.places(canvases)[-1])
+
+
+def filled(canvases: Canvases, gap: TextGap, length: Length, is_over: Callable[[str], bool]) -> Iterator[Event]:
+    """Fill a gap: `Draft` events, a `Segment` for the text of each canvas, and `Finish`. Raises `PromptError`.
+
+    is_over: given the gap's text so far, behind each canvas, whether no more of it is wanted.
+    """
     if length.most == 0:
         yield Segment(0, (), "")
         yield Finish("stop", replace(NOTHING, prompt_tokens=len(gap.prompt)))
         return
     trials, spent, block, one = list[Trial](), list[Stats](), 0, Length.on_one_canvas(canvases)
+    before = len(gap.before)
     if length.most > one:
         _check_context(canvases, gap, length)
     while length.most > one:
@@ -54,6 +68,9 @@ def filled(canvases: Canvases, gap: TextGap, length: Length) -> Iterator[Event]:
         yield Segment(block, begun.kept, begun.text)
         count = len(canvases.tokenizer.encode_text(begun.text))
         gap, block = replace(gap, before=gap.before + begun.text), block + 1
+        if is_over(gap.before[before:]):
+            yield Finish("stop", replace(_summed(spent, trials), blocks=block))
+            return
         length = Length(max(0, length.least - count), max(1, length.most - count))
     length = Length(min(length.least, one), min(length.most, one))
     for event in filled_together(canvases, [gap], length, trials):

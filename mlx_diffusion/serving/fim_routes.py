@@ -97,12 +97,15 @@ async def filled(answers: Answers, spent: Spent) -> tuple[str, Stats]:
 
 
 async def streamed(answer: LlamaAnswer | MistralAnswer, answers: Answers, spent: Spent) -> AsyncIterator[str]:
-    """The text as a stream has it: a gap is filled as a whole, so it comes in one part."""
+    """The text as a stream has it, canvas by canvas."""
     spent.note = " left"
     try:
-        text, stats = await filled(answers, spent)
-        for part in answer.parts(text, stats):
-            yield event(part)
+        async for _, found in answers:
+            if isinstance(found, Segment) and found.text:
+                yield event(answer.part(found.text))
+            elif isinstance(found, Finish):
+                spent.add([found.stats])
+                yield event(answer.end(found.stats))
         yield answer.last
         spent.note = ""
     except RequestError as error:
@@ -122,8 +125,11 @@ class LlamaAnswer:
         reply = {"content": text, "stop": True, "model": self._model, "ignored": self._ignored, **_figures(stats)}
         return {path: found for path in self._fields if (found := _at(reply, path)) is not None} or reply
 
-    def parts(self, text: str, stats: Stats) -> list[Fields]:
-        return [{"content": text, "stop": False}, self.whole("", stats)]
+    def part(self, text: str) -> Fields:
+        return {"content": text, "stop": False}
+
+    def end(self, stats: Stats) -> Fields:
+        return self.whole("", stats)
 
 
 class MistralAnswer:
@@ -140,11 +146,13 @@ class MistralAnswer:
         return {**self._head, "object": "chat.completion", "choices": [choice], "ignored": self._ignored,
                 "usage": _usage(stats)}  # fmt: skip
 
-    def parts(self, text: str, stats: Stats) -> list[Fields]:
+    def part(self, text: str, reason: str | None = None) -> Fields:
         delta = {"role": "assistant", "content": text}
-        choice = {"index": 0, "text": text, "delta": delta, "finish_reason": "stop"}
-        return [{**self._head, "object": "chat.completion.chunk", "choices": [choice], "ignored": self._ignored,
-                 "usage": _usage(stats)}]  # fmt: skip
+        choice = {"index": 0, "text": text, "delta": delta, "finish_reason": reason}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+
+    def end(self, stats: Stats) -> Fields:
+        return {**self.part("", "stop"), "ignored": self._ignored, "usage": _usage(stats)}
 
 
 def _figures(stats: Stats | None) -> Fields:

@@ -8,27 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from mlx_diffusion.events import Event, Segment
+from mlx_diffusion.events import Event, Finish, Segment
 from mlx_diffusion.filling.infilling import stream_infill
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.jobs import Wish
 from mlx_diffusion.serving.openai_requests import CompletionRequest
-from mlx_diffusion.serving.problems import bad
+from mlx_diffusion.serving.problems import bad, check_tokens
 from mlx_diffusion.serving.service import Service, Wanted
+from mlx_diffusion.text_stream import UntilStop
 
 
 def gap_wish(service: Service, prefix: str, suffix: str, config: GenerationConfig, context: str = "") -> Wish:
-    """The wish for one gap. Raises OptionError and PromptError for one that cannot be filled.
+    """The wish for one gap. Raises OptionError, PromptError and RequestError for one that cannot be filled.
 
-    config: its `max_tokens` is a bound, and one beyond the longest gap asks for no more than that.
-
-    The steps are those of `stream_infill`, with what stands behind the first stop string left out; the tokens are those
+    The steps are those of `stream_infill`, which end behind the canvas with the first stop string; the tokens are those
     of the two sides.
     """
     engine = service.engine
     settings = engine.model.generation_defaults.resolve(config)
-    if config.max_tokens is not None and config.max_tokens >= engine.model.config.canvas_length // 2:
-        config = replace(config, max_tokens=None)
+    check_tokens(config.max_tokens, engine.limits.max_tokens)
     found = stream_infill(
         engine.model,
         engine.tokenizer,
@@ -37,6 +35,7 @@ def gap_wish(service: Service, prefix: str, suffix: str, config: GenerationConfi
         context=context,
         config=replace(config, stop=None),
         prefixes=engine.prefixes,
+        is_over=lambda text: any(stop in text for stop in settings.stop),
     )
     tokens = engine.tokenizer.encode(prefix + suffix, add_special_tokens=False)
     return Wish(tokens, settings, work=cut(found, settings.stop))
@@ -63,9 +62,11 @@ def gaps_of(service: Service, body: CompletionRequest) -> Wanted:
 
 
 def cut(events: Iterator[Event], stops: Sequence[str]) -> Iterator[Event]:
-    """The same events with the text of segments cut before the first of the stop strings."""
+    """The same events with the text of segments, which join, cut before the first of the stop strings."""
+    text, last = UntilStop(stops), Segment(0, (), "")
     for event in events:
         if isinstance(event, Segment):
-            end = min((place for stop in stops if (place := event.text.find(stop)) >= 0), default=len(event.text))
-            event = replace(event, text=event.text[:end])
+            last, event = event, replace(event, text=text.push(event.text))
+        elif isinstance(event, Finish) and (rest := text.push("", last=True)):
+            yield replace(last, tokens=(), text=rest)
         yield event

@@ -116,6 +116,8 @@ class OllamaGenerate(OllamaRequest):
         if self.system or self.think:
             raise bad("a gap is filled without system and think; leave them out, or suffix", "suffix")
         wishes = {name: value for name, value in self.wishes(context, most).items() if name not in SAMPLING}
+        if self.options is not None and self.options.num_predict in EVERYTHING:
+            wishes["max_tokens"] = None  # as long as a gap is where nobody says it
         return CompletionRequest.of(prompt=self.prompt, suffix=self.suffix, **wishes)
 
     @property

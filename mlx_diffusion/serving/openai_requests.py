@@ -17,7 +17,7 @@ from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.bodies import Body, Count, Penalty, Seed, Steps
 from mlx_diffusion.serving.conversations import OfferedTool, SpokenMessage
 from mlx_diffusion.serving.limits import Limits
-from mlx_diffusion.serving.problems import bad
+from mlx_diffusion.serving.problems import bad, check_tokens
 from mlx_diffusion.serving.tool_choices import NamedChoice, form_of_calls
 
 MOST_LIKELY = 20  # tokens whose likelihoods a request may ask for, at each place
@@ -136,11 +136,7 @@ class TextOptions(Body):
             raise bad("stream_options is for streams; send stream: true with it", "stream_options")
         if self.x_diffusion_drafts and not self.stream:
             raise bad("x_diffusion_drafts is for streams; send stream: true with it", "x_diffusion_drafts")
-        if (self.wanted_tokens or 0) > limits.max_tokens:
-            raise bad(
-                f"{count_of(self.wanted_tokens or 0, 'token')} asked for; "
-                f"this server writes {limits.max_tokens} at most"
-            )
+        check_tokens(self.wanted_tokens, limits.max_tokens)
         if (self.likeliest or 0) > MOST_LIKELY:
             raise bad(f"likelihoods of {count_of(self.likeliest or 0, 'token')} asked for; {MOST_LIKELY} are the most")
         wishes: dict[str, Any] = {name: getattr(self, name) for name in SAME_NAMES}

@@ -20,6 +20,12 @@ def bad(message: str, param: str | None = None) -> RequestError:
     return RequestError(400, message, param=param)
 
 
+def check_tokens(asked: int | None, most: int) -> None:
+    """Raises RequestError where more tokens are asked for than the server writes."""
+    if (asked or 0) > most:
+        raise bad(f"{count_of(asked or 0, 'token')} asked for; this server writes {most} at most")
+
+
 def too_late(seconds: int) -> RequestError:
     return RequestError(
         504, f"the answer took longer than {count_of(seconds, 'second')}; ask for fewer tokens", code="timeout"
