@@ -80,10 +80,14 @@ def config_json(facts: GgufFacts, vocab_size: int, rotated: float) -> dict[str, 
     sliding = facts.own("attention.sliding_window_pattern", list)
     heads = facts.own("attention.head_count_kv", (list, int))
     layers = facts.own("block_count")
-    heads = heads if isinstance(heads, list) else [heads] * layers
-    if not len(sliding) == len(heads) == layers:
+    if len(sliding) != layers:  # before anything of that length is made: a file may name any number
         raise CheckpointError(
             f"{facts.where}: it has {count_of(layers, 'block')}, and says of {len(sliding)} whether they slide"
+        )
+    heads = heads if isinstance(heads, list) else [heads] * layers
+    if len(heads) != layers:
+        raise CheckpointError(
+            f"{facts.where}: it has {count_of(layers, 'block')}, and KV heads for {len(heads)} of them"
         )
     kv_heads = {
         kind: {count for slides, count in zip(sliding, heads, strict=True) if slides == kind} for kind in (0, 1)

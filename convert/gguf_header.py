@@ -53,6 +53,8 @@ def read_gguf_header(path: Path) -> GgufHeader:
     try:
         with open_regular(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _Head(content, path).read()
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"{path} cannot be read ({reason}); download it again") from None

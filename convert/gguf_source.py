@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +65,8 @@ class GgufSource(LocalSource):
         super().__init__(path.resolve().parent, label=str(path))
         self.paths = _parts(path.resolve())
         self.tokenizer = None if tokenizer is None else LocalSource(tokenizer.expanduser().resolve())
+        if tokenizer is not None and not tokenizer.expanduser().is_dir():
+            raise CheckpointError(f"{tokenizer}: no such folder; give the folder of the tokenizer's files")
         if self.tokenizer is not None and not {"tokenizer.json", "tokenizer.model"} & {*self.tokenizer.small_files()}:
             raise CheckpointError(f"{tokenizer} has no tokenizer.json; give the folder of the tokenizer's files")
 
@@ -97,6 +100,10 @@ class GgufSource(LocalSource):
 
     def tensors(self, raw: Mapping[str, Any], config: ModelConfig) -> list[SourceTensor]:
         """The tensors by the Hub's names. Raises CheckpointError for one without, or of a type that is not unpacked."""
+        found = Counter(one.name for head in self.heads for one in head.tensors)
+        twice = next((name for name, count in found.items() if count > 1), None)
+        if twice is not None:
+            raise CheckpointError(f"{self.label}: {twice} is there twice; get the file, or all of its parts, again")
         made = []
         for path, head in zip(self.paths, self.heads, strict=True):
             for one in sorted(head.tensors, key=lambda tensor: tensor.offset):

@@ -30,6 +30,8 @@ def tokenizer_files(facts: GgufFacts) -> dict[str, bytes]:
         )
     tokens = facts.texts("tokenizer.ggml.tokens")
     kinds = facts.get("tokenizer.ggml.token_type", list)
+    if not all(isinstance(kind, int) for kind in kinds):
+        raise CheckpointError(f"{facts.where}: tokenizer.ggml.token_type holds what is no number; download it again")
     if len(kinds) != len(tokens) or len({*tokens}) != len(tokens):
         raise CheckpointError(
             f"{facts.where}: it has {count_of(len(tokens), 'token')}, {len({*tokens})} of them different, and "

@@ -110,6 +110,9 @@ def test_a_tokenizer_s_folder_goes_before_the_file_s(tmp_path: Path, target: Pat
         convert(path, target)
     with pytest.raises(CheckpointError, match=r"has no tokenizer\.json; give the folder"):
         convert(path, target, tokenizer=tmp_path)
+    for nothing in (tmp_path / "none", path):
+        with pytest.raises(CheckpointError, match="no such folder; give the folder of the tokenizer"):
+            convert(path, target, tokenizer=nothing)
     convert(path, target, tokenizer=FIXTURES / "hub")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (target / name).read_bytes() == (FIXTURES / "hub" / name).read_bytes()
@@ -156,6 +159,9 @@ def test_parts_and_folders(tmp_path: Path, target: Path) -> None:
     convert(folder, target, "bf16")
     made, expected = loaded(target), loaded(tmp_path / "one")
     assert made.keys() == expected.keys() and all(mx.array_equal(made[name], expected[name]) for name in made)
+    shutil.copy(parts[0], parts[1])
+    with pytest.raises(CheckpointError, match=r"token_embd\.weight is there twice"):
+        convert(parts[0], tmp_path / "other")
     parts[1].unlink()
     with pytest.raises(CheckpointError, match=r"one of 2 parts, and m-00002-of-00002\.gguf is not beside it"):
         convert(parts[0], tmp_path / "other")
@@ -189,6 +195,9 @@ BAD: list[tuple[str, Edits]] = [
         "GGML type I32, which the gguf package does not",
         {"blk.0.ffn_up.weight": ("I32", np.zeros((256, 256), np.int32))},
     ),
+    ("token_type holds what is no number", {"tokenizer.ggml.token_type": ["x"] * 24}),
+    # A list of that length would take 16 GB.
+    ("it has 2,147,483,648 blocks", {f"{OWN}block_count": 2**31, f"{OWN}attention.head_count_kv": 1}),
 ]
 
 
@@ -233,8 +242,9 @@ def test_an_unknown_type_is_named(tmp_path: Path, target: Path) -> None:
     assert content[place] == 8
     content[place] = 199
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"blk\.0\.ffn_up\.weight is of the GGML type 199"):
+    with pytest.raises(CheckpointError, match=r"gguf: blk\.0\.ffn_up\.weight is of the GGML type 199") as caught:
         convert(path, target)
+    assert "cannot be read" not in str(caught.value)
 
 
 def test_the_package_is_named_where_it_is_missing(
