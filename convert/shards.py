@@ -119,10 +119,23 @@ def write_shard(
     """Write the file under a temporary name and rename it once it is whole; `sources` has the paths of source files.
 
     `advance` is told the bytes that were read, chunk by chunk; `note`, before the file gets its name, the digest of all
-    that was read. However this ends, no thread works on it any more.
+    that was read. However this ends, no thread works on it any more, and an error leaves nothing of it.
     """
-    found = sha256()
     part = folder / (shard.name + PART)
+    try:
+        note(_write_part(shard, sources, part, threads, advance))
+        os.replace(part, folder / shard.name)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    flush(folder)
+
+
+def _write_part(
+    shard: Shard, sources: Mapping[str, Path], part: Path, threads: Executor, advance: Callable[[int], None]
+) -> str:
+    """Write all of a file to the disk under its temporary name; returns the digest of what was read."""
+    found = sha256()
     with _open_sources(shard, sources) as files, part.open("wb") as output:
         output.write(shard.header)
         output.truncate(shard.nbytes)
@@ -146,9 +159,7 @@ def write_shard(
                 transferred.cancel()
             wait(work)  # before the files are closed
         flush_and_forget(output.fileno())
-    note(found.hexdigest())
-    os.replace(part, folder / shard.name)
-    flush(folder)
+    return found.hexdigest()
 
 
 def source_digest(shard: Shard, sources: Mapping[str, Path], threads: Executor) -> str:

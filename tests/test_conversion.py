@@ -272,6 +272,7 @@ def test_bad_numbers_stop_it_by_name_and_leave_it_unfinished(source: Path, targe
         stream.write(np.array([np.inf], np.float32).tobytes()[2:])
     with pytest.raises(CheckpointError, match=rf"model-00002-of-00003\.safetensors: {entry.tensor.name} holds NaN or"):
         convert(source, target)
+    assert sorted(path.name for path in target.iterdir()) == ["conversion.json", "model-00001-of-00003.safetensors"]
     with pytest.raises(CheckpointError, match="unfinished"):
         Checkpoint.open(target)
 
