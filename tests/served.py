@@ -1,4 +1,4 @@
-"""A server that runs in a thread for the tests, on the bundled checkpoint, and clients of it."""
+"""A server that runs in a thread for the tests, on the bundled checkpoint, and clients of it; and one in process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import model_of
+from conftest import config_dict, hub_tensors, model_of, write_checkpoint
 
+from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import find_folder
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
+from mlx_diffusion.serving.engine_thread import EngineThread
 from mlx_diffusion.serving.limits import Limits
 from mlx_diffusion.serving.prefix_folder import PrefixFolder
 from mlx_diffusion.serving.server import Address, bind, build_server
 from mlx_diffusion.tokenizer import load_tokenizer
 
 httpx, openai, _, _ = (pytest.importorskip(name) for name in ("httpx", "openai", "starlette", "uvicorn"))
+app, guard, service = (pytest.importorskip(f"mlx_diffusion.serving.{name}") for name in ("app", "guard", "service"))
+testing = pytest.importorskip("starlette.testclient")
 
 DEMO = find_folder("demo")
 MODEL, TOKENIZER = model_of(DEMO), load_tokenizer(DEMO)
@@ -82,6 +87,18 @@ def served(
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def in_process(folder: Path, limits: Limits, **config: Any) -> Iterator[tuple[Any, DiffusionGemma]]:
+    """A client of the application on random weights, which answer at once; and its model."""
+    sizes = config_dict(vocab_size=1024)
+    write_checkpoint(folder, sizes, hub_tensors(ModelConfig.from_dict(sizes, where="config")))
+    engine = EngineThread(model_of(folder), TOKENIZER, limits, 0, lambda line: None)
+    asked = service.Service(engine, "demo", GenerationConfig(**config))
+    whole = app.build_app(asked, guard.Entry(), lambda line: None)
+    with testing.TestClient(whole, base_url="http://localhost", raise_server_exceptions=False) as client:
+        yield client, engine.model
 
 
 def wait_until(true: Any, seconds: float = 30.0) -> None:

@@ -6,10 +6,11 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from served import LIMITS, MODEL, TOKENIZER, Served, served
+from served import LIMITS, MODEL, TOKENIZER, Served, in_process, served
 
 from mlx_diffusion import infill
 from mlx_diffusion.events import Finish, Segment
@@ -83,21 +84,28 @@ def test_editors_are_told_what_was_ignored_and_given_what_they_ask_for(server: S
     assert server.post("/infill", stop=["\n", "zzz"], **sides).json()["content"] == got["content"].split("\n")[0]
 
 
-def test_a_gap_over_several_canvases_has_the_text_that_infill_gives(server: Served) -> None:
-    """Longer than half a canvas in all forms, and streamed canvas by canvas."""
-    long: dict[str, Any] = {"max_denoising_steps": 3, "max_tokens": 60}
-    own = infill(MODEL, TOKENIZER, PREFIX, SUFFIX, seed=3, **long)
-    events = list(stream_infill(MODEL, TOKENIZER, PREFIX, SUFFIX, seed=3, **long))
-    texts = [event.text for event in events if isinstance(event, Segment)]
-    assert len(texts) > 1 and "".join(texts) == own
-    sides = {"input_prefix": PREFIX, "input_suffix": SUFFIX, "n_predict": 60, "seed": 3, "max_denoising_steps": 3}
-    assert server.post("/infill", **sides).json()["content"] == own
-    body = {"prompt": PREFIX, "suffix": SUFFIX, "model": "demo", "seed": 3, **long}
-    streamed = server.post("/v1/fim/completions", stream=True, **body).text
-    assert fim_text(streamed) == own and streamed.count('"finish_reason": null') == len(texts)
-    assert server.post("/v1/completions", **body).json()["choices"][0]["text"] == own
-    stopped = server.post("/infill", stop=[own[2:5]], **sides).json()
-    assert stopped["content"] == own[:2] and stopped["tokens_predicted"] < 46  # the second canvas is not written
+def test_a_gap_over_several_canvases_has_the_text_that_infill_gives(tmp_path: Path) -> None:
+    """As long as is asked for in all forms, and streamed canvas by canvas."""
+    long: dict[str, Any] = {"max_denoising_steps": 1, "max_tokens": 24, "seed": 3}
+    with in_process(tmp_path, LIMITS) as (client, model):
+        events = list(stream_infill(model, TOKENIZER, PREFIX, SUFFIX, **long))
+        texts = [event.text for event in events if isinstance(event, Segment) and event.text]
+        own = "".join(texts)
+        assert len(texts) > 2
+        sides = {"input_prefix": PREFIX, "input_suffix": SUFFIX, "n_predict": 24, "seed": 3, "max_denoising_steps": 1}
+        whole = client.post("/infill", json=sides).json()
+        assert whole["content"] == own
+        body = {"prompt": PREFIX, "suffix": SUFFIX, "model": "demo", **long}
+        streamed = client.post("/v1/fim/completions", json=body | {"stream": True}).text
+        assert fim_text(streamed) == own and streamed.count('"finish_reason": null') == len(texts)
+        assert client.post("/v1/completions", json=body).json()["choices"][0]["text"] == own
+        plain = {"model": "demo", "prompt": PREFIX, "suffix": SUFFIX, "stream": False}
+        got = client.post("/api/generate", json=plain | {"options": {"num_predict": 10, "seed": 3}}).json()
+        assert got["response"] == infill(model, TOKENIZER, PREFIX, SUFFIX, seed=3, max_tokens=10)
+        stop = texts[0][1:3]
+        stopped = client.post("/infill", json=sides | {"stop": [stop]}).json()
+        assert stopped["content"] == own[: own.index(stop)]
+        assert stopped["tokens_predicted"] < whole["tokens_predicted"]  # no canvas is written behind it
 
 
 def test_the_first_stop_string_cuts_a_gap() -> None:

@@ -9,22 +9,13 @@ from typing import Any
 
 import hypothesis
 import pytest
-from conftest import config_dict, hub_tensors, model_of, write_checkpoint
 from hypothesis import strategies as st
 from mutations import changed_json, changes, json_text
+from served import in_process
 
-from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.folder import find_folder
-from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.serving.engine_thread import EngineThread
 from mlx_diffusion.serving.limits import Limits
-from mlx_diffusion.tokenizer import load_tokenizer
 
-pytest.importorskip("httpx")
-testing = pytest.importorskip("starlette.testclient")
-app, guard, openapi, service = (
-    pytest.importorskip(f"mlx_diffusion.serving.{name}") for name in ("app", "guard", "openapi", "service")
-)
+openapi = pytest.importorskip("mlx_diffusion.serving.openapi")
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))
 LIMITS = Limits(max_requests=2, max_tokens=8, max_bytes=50_000)
@@ -98,14 +89,8 @@ BODIES: dict[str, list[dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The whole application on random weights, with the bundled checkpoint's tokenizer."""
-    folder, config = tmp_path_factory.mktemp("random"), config_dict(vocab_size=1024)
-    write_checkpoint(folder, config, hub_tensors(ModelConfig.from_dict(config, where="config")))
-    engine = EngineThread(model_of(folder), load_tokenizer(find_folder("demo")), LIMITS, 0, lambda line: None)
-    asked = service.Service(engine, "demo", GenerationConfig(max_tokens=4, max_denoising_steps=2))
-    whole = app.build_app(asked, guard.Entry(), lambda line: None)
-    with testing.TestClient(whole, base_url="http://localhost", raise_server_exceptions=False) as found:
-        yield found
+    with in_process(tmp_path_factory.mktemp("random"), LIMITS, max_tokens=4, max_denoising_steps=2) as (asked, _):
+        yield asked
 
 
 def sentence_of(path: str, error: Any) -> str:
