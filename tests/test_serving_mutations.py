@@ -152,6 +152,20 @@ def test_a_body_of_another_type_is_refused(client: Any, path: str) -> None:
     assert refused(client, path, b"{", **{"content-type": "Application/JSON; charset=UTF-8"})
 
 
+@pytest.mark.parametrize(
+    "path, wrong, said",
+    [
+        ("/v1/chat/completions", {"stop": 5}, "stop: input should be a valid string, or input should be a valid array"),
+        ("/v1/chat/completions", {"stop": ["a", 5]}, "stop.1: input should be a valid string"),
+        ("/v1/completions", {"prompt": [[1], [2, "a"]]}, "prompt.1.1: input should be a valid integer"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "'text', 'thinking'"),
+    ],
+)
+def test_the_sentence_says_where_a_value_is_wrong(client: Any, path: str, wrong: dict[str, Any], said: str) -> None:
+    assert said in (refused(client, path, json.dumps(BODIES[path][0] | wrong).encode()) or "")
+
+
 TOLD = {"role": "tool", "content": "fig"}
 CALLED = {"role": "assistant", "tool_calls": [CALL]}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
@@ -23,6 +24,10 @@ from pydantic import (
 from mlx_diffusion.serving.problems import RequestError, bad
 
 MOST_DIGITS = 300
+MOST_SAID = 3  # of what a value may be
+KIND = re.compile(
+    r"str|int|float|bool|(constrained-|function-|list\[|dict\[|literal\[|tagged-union|nullable).*|[A-Z]\w+"
+)
 MOST_STEPS = 1000  # that a request may ask for
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
@@ -77,16 +82,23 @@ class AsSent(Body):
 
 
 def first_of(error: ValidationError) -> RequestError:
-    """The first of a body's problems."""
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = [str(part) for part in problem["loc"]]
-    name = place[0] if place else None
-    if problem["type"] == "extra_forbidden":
-        return bad(f"{'.'.join(place)} is not known to this server; leave it out", name)
-    if problem["type"] == "missing":
-        return bad(f"{'.'.join(place)} is missing", name)
-    said = problem["msg"][:1].lower() + problem["msg"][1:]
-    return bad(f"{'.'.join(place) or 'the body'}: {said}", name)
+    """The first of a body's problems; of a value that may be of several kinds, the one that is furthest inside."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    first = _place(problems[0]["loc"])
+    place = max((found for one in problems if (found := _place(one["loc"]))[: len(first)] == first), key=len)
+    problems = [one for one in problems if _place(one["loc"]) == place]
+    where, name = ".".join(place), place[0] if place else None
+    if problems[0]["type"] == "extra_forbidden":
+        return bad(f"{where} is not known to this server; leave it out", name)
+    if problems[0]["type"] == "missing":
+        return bad(f"{where} is missing", name)
+    said = list(dict.fromkeys(one["msg"][:1].lower() + one["msg"][1:] for one in problems))
+    return bad(f"{where or 'the body'}: {', or '.join(said[:MOST_SAID])}", name)
+
+
+def _place(loc: Sequence[int | str]) -> list[str]:
+    """Where a problem is, without the names of the kinds that a value may have."""
+    return [str(part) for part in loc if not (isinstance(part, str) and KIND.fullmatch(part))]
 
 
 def _number(digits: str) -> None:
