@@ -165,7 +165,7 @@ BAD = [
     ("fp8", {f"{EXPERT}.weight": None}, "weight_scale is there without .*1.up_proj.weight"),
     (
         "fp8",
-        {f"{EXPERT}.weight_scale_inv": ("F32", np.ones((1, 1), np.float32))},
+        {f"{EXPERT}.weight_scale_inv": ("F32", np.ones((1, 1), np.float32)), f"{EXPERT}.weight_scale": None},
         "belongs to a format that is not read",
     ),
     (

@@ -121,6 +121,11 @@ def test_what_repeats_something_else_is_an_error(name: str, message: str, tmp_pa
         ("model.encoder.embed_audio.embedding_projection.weight", bf16(np.ones((8, 64))), "is no embedder of audio"),
         ("model.encoder.embed_audio.x", ("U8", np.zeros(4, np.uint8)), "is no embedder of audio"),
         ("model.decoder.extra.weight", bf16(np.ones(3)), "no part of DiffusionGemma"),
+        ("lm_head.weight", ("I16", np.ones((64, 64), np.int16)), "by its name, and holds I16, not one of"),
+        ("model.decoder.rotary_emb.inv_freq", ("F64", np.ones(8)), "by its name, and holds F64, not one of"),
+        # Python makes no number of so many digits.
+        (f"model.decoder.layers.{'9' * 5000}.self_attn.rotary_emb.inv_freq", bf16(np.ones(8)), "no part of Diffusion"),
+        (f"model.decoder.layers.0.experts.{'9' * 5000}.up_proj.weight", bf16(np.ones((8, 64))), "no part of Diffusion"),
     ],
 )
 def test_what_headers_tell_is_an_error_at_once(

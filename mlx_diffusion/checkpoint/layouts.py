@@ -21,9 +21,10 @@ from mlx_diffusion.errors import CheckpointError
 
 # Scales of activations and of caches, which weights alone have no use for.
 UNUSED = re.compile(r".+\.(input_scale|input_global_scale|[kv]_scale|[qkv]_scale_inv)")
-SCALE = re.compile(r"(.+)\.weight_(scale|scale_2|global_scale|scale_inv|zero_point|packed)")
+SCALE = re.compile(r"(.+)\.weight_(scale|scale_2|global_scale|packed)")
+UNREAD = re.compile(r".+\.weight_(scale_inv|zero_point)")  # of other formats
 EXPERT = re.compile(
-    r"(model\.(?:decoder|encoder\.language_model)\.layers\.\d+\.experts)\.(\d+)\.(gate|up|down)_proj\.weight"
+    r"(model\.(?:decoder|encoder\.language_model)\.layers\.\d+\.experts)\.(\d{1,9})\.(gate|up|down)_proj\.weight"
 )
 FUSED = {"gate": "gate_up_proj", "up": "gate_up_proj", "down": "down_proj"}
 BESIDE = {"scale": ("weight", "weight_packed"), "scale_2": ("weight_scale",), "global_scale": ("weight_packed",)}
@@ -89,6 +90,11 @@ def check_loadable(tensors: Iterable[SourceTensor], where: str) -> None:
 def _matrices(found: Mapping[str, StoredTensor], where: str) -> list[SourceTensor]:
     """Every tensor with the scales beside it, by the name that it has where it is plain."""
     made = []
+    other = next(filter(UNREAD.fullmatch, found), None)
+    if other is not None:  # before its matrix is missed a scale that this format does not have
+        raise CheckpointError(
+            f"{where}: {other} belongs to a format that is not read; known are FP8 with one scale a row, and NVFP4"
+        )
     for name, entry in found.items():
         if UNUSED.fullmatch(name):
             continue
@@ -99,10 +105,6 @@ def _matrices(found: Mapping[str, StoredTensor], where: str) -> list[SourceTenso
             made.append(_scaled(base, entry, found, where) if scaled else _plain(entry, where))
         elif scale[2] == "packed":
             made.append(_packed(scale[1], entry, found, where))
-        elif scale[2] in ("scale_inv", "zero_point"):
-            raise CheckpointError(
-                f"{where}: {name} belongs to a format that is not read; known are FP8 with one scale a row, and NVFP4"
-            )
         elif f"{scale[1]}.scales" in found:  # MLX's own NVFP4, with a scale a row
             made.append(_plain(entry, where))
         elif not any(f"{scale[1]}.{beside}" in found for beside in BESIDE[scale[2]]):

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.checkpoint.config import FULL, SLIDING, LayerType, ModelConfig
+from mlx_diffusion.checkpoint.headers import ITEM_BYTES
 from mlx_diffusion.checkpoint.stored import SourceTensor, Span
 from mlx_diffusion.checkpoint.tensor_names import DECODER, EMBEDDINGS
 from mlx_diffusion.checkpoint.text_tensors import FLOATING
@@ -22,7 +23,7 @@ from mlx_diffusion.errors import CheckpointError
 
 ENCODER = "model.encoder.language_model."  # whose only tensors of its own are the layers' scalars
 ROTARY = re.compile(
-    r"model\.(?:decoder|encoder\.language_model)\.(?:layers\.(\d+)\..+\.)?rotary_emb\."
+    r"model\.(?:decoder|encoder\.language_model)\.(?:layers\.(\d{1,9})\..+\.)?rotary_emb\."
     r"(?:(sliding_attention|full_attention)_)?(?:original_)?inv_freq"
 )
 AUDIO = re.compile(r"model\.(?:encoder\.)?embed_audio\..+")
@@ -101,10 +102,15 @@ def without_copies(tensors: Sequence[SourceTensor], config: ModelConfig, where: 
         original, rotary = original_of(name), ROTARY.fullmatch(name)
         if name in kept:
             continue
-        if rotary:
-            _stand_beside(kept, Frequencies(one, _frequencies(config, rotary[1], rotary[2])))
-        elif AUDIO.fullmatch(name):
+        if AUDIO.fullmatch(name):
             _check_audio(one, config, where)
+        elif one.tensor.dtype in ITEM_BYTES and one.tensor.dtype not in FLOATING:  # other names are of encodings
+            raise CheckpointError(
+                f"{where}: {name} repeats another tensor by its name, and holds {one.tensor.dtype}, not one of "
+                f"{', '.join(FLOATING)}; remove it"
+            )
+        elif rotary:
+            _stand_beside(kept, Frequencies(one, _frequencies(config, rotary[1], rotary[2])))
         elif found[original].tensor.shape == one.tensor.shape:
             kept[original] = replace(kept[original], checks=(*kept[original].checks, Copy(one)))
         else:
