@@ -27,7 +27,14 @@ from mlx_diffusion.checkpoint.hub_errors import http_error, hub_errors
 from mlx_diffusion.checkpoint.hub_files import hub_headers
 from mlx_diffusion.checkpoint.layouts import unclaimed
 from mlx_diffusion.checkpoint.stored import SourceTensor
-from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_links, check_plain, is_whole, weight_names
+from mlx_diffusion.checkpoint.weight_files import (
+    INDEX_FILE,
+    check_links,
+    check_plain,
+    is_whole,
+    refuse_gguf,
+    weight_names,
+)
 from mlx_diffusion.convert.gguf_source import GgufSource, gguf_file
 from mlx_diffusion.convert.hub_digests import check_content, digests_of
 from mlx_diffusion.convert.known_files import is_small
@@ -108,6 +115,7 @@ class HubSource:
 
     def read_small(self, name: str) -> bytes:
         if name not in self._sizes:
+            refuse_gguf(self._sizes, self.label)
             raise CheckpointError(f"{self.label} has no {name}, so it is no checkpoint of DiffusionGemma")
         check_small(self._sizes[name], f"{self.label}/{name}")
         with hub_errors(self.label, GO_ON, self.revision):

@@ -84,13 +84,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "toy/other": replace(whole, files=whole.files | {"config.json": other}),
         "toy/gptq": replace(whole, files=whole.files | {"config.json": gptq}),
         "toy/empty": Repo({"README.md": b"x"}),
+        "toy/gguf": Repo({"README.md": b"x", "toy-Q4_K.gguf": b"GGUF" + bytes(4000)}),
     }
     with FakeHub(repos).running() as hub:
         yield Desk(folder, hub)
 
 
 def test_what_cannot_be_loaded_is_refused_before_its_weights_come(desk: Desk) -> None:
-    answers = desk.ask("toy/fp8", "toy/bare", "toy/other", "toy/gptq", "toy/empty")
+    answers = desk.ask("toy/fp8", "toy/bare", "toy/other", "toy/gptq", "toy/empty", "toy/gguf")
     for answer, name in zip(answers, ("toy/fp8", "toy/bare"), strict=False):
         assert answer[0] == "CheckpointError" and f"{name} is in FP8" in answer[1]
         assert f"mlx-diffusion convert {name} OUTPUT --recipe 8bit" in answer[1]
@@ -102,7 +103,8 @@ def test_what_cannot_be_loaded_is_refused_before_its_weights_come(desk: Desk) ->
     assert (
         "model_type is 'gemma4'" in answers[2][1] and "of gptq" in answers[3][1] and "no config.json" in answers[4][1]
     )
-    assert not desk.sent("toy/other") and not desk.sent("toy/gptq")
+    assert "toy/gguf holds toy-Q4_K.gguf" in answers[5][1] and "convert toy-Q4_K.gguf OUTPUT" in answers[5][1]
+    assert not desk.sent("toy/other") and not desk.sent("toy/gptq") and not desk.sent("toy/gguf").get("toy-Q4_K.gguf")
 
 
 def test_only_what_is_needed_is_fetched_and_serves_offline(desk: Desk) -> None:

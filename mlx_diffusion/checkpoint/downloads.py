@@ -14,7 +14,7 @@ from mlx_diffusion.checkpoint.description import described
 from mlx_diffusion.checkpoint.hub_errors import hub_errors
 from mlx_diffusion.checkpoint.hub_files import hub_headers, hub_sizes
 from mlx_diffusion.checkpoint.layouts import check_loadable
-from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_links, is_whole, weight_names
+from mlx_diffusion.checkpoint.weight_files import INDEX_FILE, check_links, is_whole, refuse_gguf, weight_names
 from mlx_diffusion.errors import CheckpointError
 from mlx_diffusion.json_files import read_json
 from mlx_diffusion.template_files import ADDITIONAL
@@ -35,7 +35,8 @@ def hub_folder(repo_id: str, revision: str | None = None) -> Path:
         folder = _small_files(repo_id, revision)
     if not (folder / "config.json").is_file():
         check_links(folder)
-    if not (folder / "config.json").is_file():
+        with hub_errors(repo_id, revision=revision):
+            refuse_gguf(hub_sizes(repo_id, folder.name) or (), repo_id)
         raise CheckpointError(f"{repo_id} has no config.json, so it is no checkpoint of DiffusionGemma")
     raw = read_json(folder / "config.json")
     config = ModelConfig.from_dict(raw, where=f"{repo_id}/config.json")

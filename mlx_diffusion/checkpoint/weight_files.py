@@ -84,18 +84,23 @@ def weight_names(names: Collection[str], read_index: Callable[[], Mapping[str, A
         return found
     found = sorted(_loose(names))
     if not found:
-        gguf = sorted(name for name in names if name.lower().endswith(".gguf") and name[0] != ".")
-        if gguf:
-            raise CheckpointError(
-                f"{where} holds {gguf[0]}, and MLX does not compute with GGUF; convert the file, once it is on this "
-                f"machine: {shlex.join(['mlx-diffusion', 'convert', gguf[0], 'OUTPUT'])}"
-            )
+        refuse_gguf(names, where)
         pickled = sorted(name for name in names if name.endswith(PICKLED) and name[0] != ".")
         reason = f"only {pickled[0]}, which can run code and is never read" if pickled else "so no weights"
         raise CheckpointError(f"{where} has no safetensors file, {reason}; get a checkpoint in safetensors")
     check_plain(found, where)
     _check_numbers(found, f"{where} has")
     return found
+
+
+def refuse_gguf(names: Iterable[str], where: str) -> None:
+    """Refuse a GGUF among these files, if there is one, with the command that converts it. Raises CheckpointError."""
+    gguf = min((name for name in names if name.lower().endswith(".gguf") and name[0] != "."), default=None)
+    if gguf is not None:
+        raise CheckpointError(
+            f"{where} holds {gguf}, and MLX does not compute with GGUF; convert the file, once it is on this "
+            f"machine: {shlex.join(['mlx-diffusion', 'convert', gguf, 'OUTPUT'])}"
+        )
 
 
 def _check_numbers(names: Iterable[str], who: str) -> None:
