@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from served import Served, served
@@ -42,6 +45,40 @@ def test_the_page_names_no_address_and_nothing_that_it_lacks() -> None:
     assert "[hidden] { display: none !important; }" in FILES["style.css"]  # or a panel's own display would win
     ids = re.findall(r'(?:aria-\w+|for)="([a-z-]+)"', FILES["index.html"])
     assert {one for one in ids if one not in ("true", "false", "polite")} <= named
+
+
+def test_a_button_that_cannot_be_used_keeps_the_focus() -> None:
+    assert not re.search(r"<button[^>]* disabled", FILES["index.html"])
+    for name, text in FILES.items():  # browsers take the focus from what is disabled
+        assert set(re.findall(r"([\w.]+|\))\.disabled = ", text)) <= {"settings.temperature"}, name
+
+
+TABS = """
+const kept = new Map();
+globalThis.localStorage = { getItem: (name) => kept.get(name) ?? null, setItem: (name, text) => kept.set(name, text) };
+globalThis.addEventListener = () => {};
+const { Conversations } = await import(process.argv[1]);
+const [one, other] = [new Conversations(), new Conversations()];
+const say = (tab, content) => {
+  tab.current.messages.push({ role: "user", content });
+  tab.keep(tab.current);
+};
+say(one, "a");
+say(other, "b");
+say(one, "c");
+const first = one.current;
+other.remove(first.id);
+console.log(JSON.stringify([other.all.map((each) => each.messages.length), one.has(first), one.has(other.current)]));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="runs a script of the page in Node")
+def test_conversations_of_two_tabs_of_a_browser_are_both_kept(tmp_path: Path) -> None:
+    place = tmp_path / "conversations.mjs"
+    place.write_text(FILES["conversations.js"], encoding="utf-8")
+    command = ["node", "--input-type=module", "--eval", TABS, str(place)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said.split() == ["[[1],false,true]"]
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])

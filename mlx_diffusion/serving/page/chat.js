@@ -1,6 +1,7 @@
 // The chat: messages, answers that come into focus, and what can be done about them.
 
 import { CanvasView } from "./canvas.js";
+import { onUse, setUsable } from "./controls.js";
 import { Conversations, title } from "./conversations.js";
 import { element, markdown } from "./markdown.js";
 import { stream } from "./server.js";
@@ -48,7 +49,7 @@ class MessageView {
 
 export class Chat {
   constructor() {
-    this.conversations = new Conversations();
+    this.conversations = new Conversations(() => this.showList());
     this.log = by("log");
     by("compose").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -60,8 +61,8 @@ export class Chat {
         this.send();
       }
     });
-    by("stop").addEventListener("click", () => this.stop());
-    by("retry").addEventListener("click", () => this.retry());
+    onUse(by("stop"), () => this.stop());
+    onUse(by("retry"), () => this.retry());
     by("new").addEventListener("click", () => this.begin());
     this.showAll();
   }
@@ -84,14 +85,21 @@ export class Chat {
   }
 
   showAll() {
-    const { all, current } = this.conversations;
-    by("conversations").replaceChildren(...all.map((one) => this.entry(one, one === current)));
+    const { messages } = this.conversations.current;
+    this.showList();
     this.log.replaceChildren();
-    for (const message of current.messages) {
+    for (const message of messages) {
       new MessageView(message, this.log);
     }
+    by("empty").hidden = messages.length > 0;
+    this.log.hidden = !messages.length;
     this.log.scrollTop = this.log.scrollHeight;
     this.setBusy(false);
+  }
+
+  showList() {
+    const { all, current } = this.conversations;
+    by("conversations").replaceChildren(...all.map((one) => this.entry(one, one.id === current.id)));
   }
 
   entry(conversation, isOpen) {
@@ -111,9 +119,9 @@ export class Chat {
   }
 
   setBusy(busy) {
-    by("stop").disabled = !busy;
-    by("send").disabled = busy;
-    by("retry").disabled = busy || this.conversations.current.messages.at(-1)?.role !== "assistant";
+    setUsable(by("stop"), busy);
+    setUsable(by("send"), !busy);
+    setUsable(by("retry"), !busy && this.conversations.current.messages.at(-1)?.role === "assistant");
     this.log.setAttribute("aria-busy", String(busy));
   }
 
@@ -149,7 +157,7 @@ export class Chat {
     conversation.messages.push(message);
     const asking = new AbortController();
     this.asking = asking;
-    this.conversations.keep();
+    this.conversations.keep(conversation);
     this.showAll();
     this.setBusy(true);
     const view = new MessageView(message, { append: (made) => this.log.lastElementChild.replaceWith(made) });
@@ -158,7 +166,7 @@ export class Chat {
     try {
       for await (const chunk of stream("v1/chat/completions", asked, asking.signal)) {
         measured.take(chunk);
-        this.take(chunk, message, view);
+        this.keepingEnd(() => this.take(chunk, message, view));
       }
       by("status").textContent = "The answer is complete.";
     } catch (error) {
@@ -168,16 +176,25 @@ export class Chat {
     }
     message.figures = measured.text(asked.seed);
     this.asking = undefined;
-    if (this.conversations.all.includes(conversation)) {
-      this.conversations.write();
+    if (this.conversations.has(conversation)) {
+      this.conversations.keep(conversation);
+      this.showList();
     }
-    view.show();
+    this.keepingEnd(() => view.show());
     this.setBusy(false);
+  }
+
+  // Change the log; where its end was in sight, it is afterwards.
+  keepingEnd(change) {
+    const atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60;
+    change();
+    if (atEnd) {
+      this.log.scrollTop = this.log.scrollHeight;
+    }
   }
 
   take(chunk, message, view) {
     const delta = chunk.choices[0]?.delta ?? {};
-    const atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60;
     if (delta.content || delta.reasoning_content) {
       message.content += delta.content ?? "";
       message.thoughts += delta.reasoning_content ?? "";
@@ -189,9 +206,6 @@ export class Chat {
       if (!view.canvas.element.isConnected) {
         view.show(true);
       }
-    }
-    if (atEnd) {
-      this.log.scrollTop = this.log.scrollHeight;
     }
   }
 }

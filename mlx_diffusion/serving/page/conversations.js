@@ -14,9 +14,16 @@ function read() {
 
 // Conversations as {id, messages: [{role, content, thoughts, figures}]}, the latest first.
 export class Conversations {
-  constructor() {
+  // changed: called when another tab of the browser has kept or removed one.
+  constructor(changed) {
     this.all = read();
     this.begin();
+    addEventListener("storage", (event) => {
+      if (event.key === PLACE) {
+        this.follow();
+        changed();
+      }
+    });
   }
 
   // Go on with an empty conversation, which is kept once it has messages.
@@ -29,16 +36,27 @@ export class Conversations {
   }
 
   remove(id) {
-    this.all = this.all.filter((one) => one.id !== id);
+    this.all = read().filter((one) => one.id !== id);
     if (this.current.id === id) {
       this.begin();
     }
     this.write();
   }
 
-  keep() {
-    this.all = [this.current, ...this.all.filter((one) => one !== this.current)].slice(0, MOST);
+  // Keep a conversation as it stands, ahead of all that there are by now: other tabs of the browser keep theirs, too.
+  keep(conversation) {
+    this.all = [conversation, ...read().filter((one) => one.id !== conversation.id)].slice(0, MOST);
     this.write();
+  }
+
+  // Whether a conversation is still there; another tab may have removed it.
+  has(conversation) {
+    return read().some((one) => one.id === conversation.id);
+  }
+
+  // Take in what other tabs have kept; the conversation at hand stays as it is here.
+  follow() {
+    this.all = read().map((one) => (one.id === this.current.id ? this.current : one));
   }
 
   // Where the browser's room is full, the oldest conversations go.

@@ -1,5 +1,6 @@
 // The tab for decisions: questions about a text, and what is said of each answer.
 
+import { onUse, setUsable } from "./controls.js";
 import { element } from "./markdown.js";
 import { post } from "./server.js";
 
@@ -56,6 +57,7 @@ class QuestionView {
 export function setUpDecisions() {
   let views = [];
   let made = 0;
+  let asking;
 
   function add() {
     made += 1;
@@ -70,22 +72,31 @@ export function setUpDecisions() {
 
   async function ask() {
     const status = by("decide-status");
-    by("ask").disabled = true;
+    if (asking) {
+      return;
+    }
+    if (!views.length) {
+      status.textContent = "There is no question yet; add one.";
+      return;
+    }
+    asking = new AbortController();
+    setUsable(by("ask"), false);
     status.textContent = "The model is deciding.";
     const began = performance.now();
     try {
       const questions = Object.fromEntries(views.map((view, number) => [`question ${number + 1}`, view.asked]));
-      const { answers } = await post("v1/systemone", { state: by("state").value, questions });
+      const { answers } = await post("v1/systemone", { state: by("state").value, questions }, asking.signal);
       views.forEach((view, number) => view.show(answers[`question ${number + 1}`]));
       status.textContent = `Decided in ${((performance.now() - began) / 1000).toFixed(2)} s.`;
     } catch (error) {
-      status.textContent = `Not decided: ${error.message}.`;
+      status.textContent = asking.signal.aborted ? "Stopped." : `Not decided: ${error.message}.`;
     }
-    by("ask").disabled = false;
+    asking = undefined;
+    setUsable(by("ask"), true);
   }
 
   by("more").addEventListener("click", () => add().text.focus());
-  by("ask").addEventListener("click", ask);
+  onUse(by("ask"), ask);
   by("decide").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -93,4 +104,5 @@ export function setUpDecisions() {
     }
   });
   add();
+  return { stop: () => asking?.abort() };
 }

@@ -1,5 +1,6 @@
 // The tab for gaps: what is missing at the cursor, or in place of what is marked.
 
+import { onUse, setUsable } from "./controls.js";
 import { post } from "./server.js";
 
 const by = (id) => document.getElementById(id);
@@ -9,9 +10,9 @@ export function setUpFilling() {
   let asking, last;
 
   function setBusy(busy) {
-    by("fill-in").disabled = busy;
-    by("other").disabled = busy || !last;
-    by("undo").disabled = busy || !last;
+    setUsable(by("fill-in"), !busy);
+    setUsable(by("other"), !busy && Boolean(last));
+    setUsable(by("undo"), !busy && Boolean(last));
   }
 
   // Fill the gap between two places of a text.
@@ -49,23 +50,24 @@ export function setUpFilling() {
   }
 
   const fillAtCursor = () => fill(box.value, box.selectionStart, box.selectionEnd);
-  by("fill-in").addEventListener("click", fillAtCursor);
+  onUse(by("fill-in"), fillAtCursor);
   box.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       fillAtCursor();
     }
   });
-  by("other").addEventListener("click", () => {
+  onUse(by("other"), () => {
     by("fill-seed").value = String(Number(by("fill-seed").value) + 1);
     fill(last.text, last.start, last.end);
   });
-  by("undo").addEventListener("click", () => {
+  onUse(by("undo"), () => {
     box.value = last.text;
     box.focus();
     box.setSelectionRange(last.start, last.end);
     last = undefined;
     setBusy(false);
   });
+  setBusy(false);
   return { stop: () => asking?.abort() };
 }

@@ -1,5 +1,6 @@
 // The tab for forms: a text with slots, what may stand in each, and what the model puts there.
 
+import { onUse, setUsable } from "./controls.js";
 import { element } from "./markdown.js";
 import { post } from "./server.js";
 
@@ -59,7 +60,7 @@ export function setUpForms() {
       return;
     }
     asking = new AbortController();
-    by("fill-form").disabled = true;
+    setUsable(by("fill-form"), false);
     status.textContent = "The model is filling the form.";
     const began = performance.now();
     try {
@@ -74,11 +75,11 @@ export function setUpForms() {
       status.textContent = asking.signal.aborted ? "Stopped." : `Not filled: ${error.message}.`;
     }
     asking = undefined;
-    by("fill-form").disabled = false;
+    setUsable(by("fill-form"), true);
   }
 
   by("form-text").addEventListener("input", follow);
-  by("fill-form").addEventListener("click", fill);
+  onUse(by("fill-form"), fill);
   by("form").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();

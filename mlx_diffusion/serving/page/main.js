@@ -4,6 +4,7 @@ import { Chat } from "./chat.js";
 import { setUpDecisions } from "./decide.js";
 import { setUpFilling } from "./fill.js";
 import { setUpForms } from "./form.js";
+import { element } from "./markdown.js";
 import { get } from "./server.js";
 import { offer } from "./settings.js";
 
@@ -38,23 +39,23 @@ async function showFacts() {
   try {
     const facts = await get("facts");
     place.textContent = facts.model;
+    place.className = "quiet";
     offer(facts.modes, facts.mode);
   } catch (error) {
-    place.textContent = `The server does not answer: ${error.message}`;
+    const again = element("button", { type: "button", textContent: "Try again" });
+    again.addEventListener("click", showFacts);
+    place.replaceChildren(`Not ready: ${error.message}. `, again);
     place.className = "bad";
   }
 }
 
 setUpTabs();
 const chat = new Chat();
-const filling = setUpFilling();
-const forms = setUpForms();
-setUpDecisions();
+const others = [setUpFilling(), setUpForms(), setUpDecisions()];
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     chat.stop();
-    filling.stop();
-    forms.stop();
+    others.forEach((one) => one.stop());
   } else if (event.altKey && event.code === "KeyN") {
     event.preventDefault();
     chat.begin();

@@ -33,14 +33,21 @@ function inline(text) {
 }
 
 function codeBlock(text, language) {
+  const code = element("code", { textContent: text });
   const copy = element("button", { type: "button", textContent: "Copy" });
   copy.setAttribute("aria-label", `Copy this code${language ? `, ${language}` : ""}`);
   copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(text);
-    copy.textContent = "Copied";
+    try {
+      await navigator.clipboard.writeText(text);
+      copy.textContent = "Copied";
+    } catch { // browsers let pages copy from this machine or by TLS alone
+      getSelection().selectAllChildren(code);
+      copy.textContent = "Selected";
+    }
   });
-  const pre = element("pre", { tabIndex: 0 }, element("code", { textContent: text }));
-  return element("div", { className: "code" }, pre, copy);
+  return element("div", { className: "code" },
+    element("div", { className: "head" }, element("span", { textContent: language }), copy),
+    element("pre", { tabIndex: 0 }, code));
 }
 
 function table(rows) {

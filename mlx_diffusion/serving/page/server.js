@@ -1,22 +1,46 @@
 // Asks the server that this page came from; knows nothing of what is shown.
 
 const KEY = "mlx-diffusion-key";
+const GONE = "the server cannot be reached; see whether it still runs";
+const BROKEN = "the connection broke off before the answer's end";
+
+const by = (id) => document.getElementById(id);
+let asking; // for the key; requests that need it wait for the same answer
 
 function headers() {
   const key = sessionStorage.getItem(KEY);
   return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 }
 
-// Ask for the key in the page's dialog; the key is forgotten with the browser's tab.
+// Ask for the key in the page's dialog; the key is forgotten with the browser's tab. Throws where none is given.
 function askKey() {
-  const dialog = document.getElementById("key-dialog");
+  const [dialog, box] = [by("key-dialog"), by("key")];
+  by("key-wrong").hidden = !sessionStorage.getItem(KEY);
+  by("no-key").onclick = () => dialog.close();
+  box.value = "";
+  dialog.returnValue = "";
   dialog.showModal();
-  return new Promise((done) => {
+  return new Promise((done, fail) => {
     dialog.addEventListener("close", () => {
-      sessionStorage.setItem(KEY, document.getElementById("key").value);
-      done();
+      asking = undefined;
+      if (dialog.returnValue && box.value) {
+        sessionStorage.setItem(KEY, box.value);
+        done();
+      } else {
+        sessionStorage.removeItem(KEY);
+        fail(new Error("the server asks for a key, and none was given"));
+      }
     }, { once: true });
   });
+}
+
+// What a request comes to; in words of this page where the network fails, and as it is where it was stopped.
+async function reach(work, signal, said) {
+  try {
+    return await work;
+  } catch (error) {
+    throw signal?.aborted ? error : new Error(said);
+  }
 }
 
 async function refused(response) {
@@ -29,9 +53,10 @@ async function refused(response) {
 
 async function ask(path, options) {
   for (;;) {
-    const response = await fetch(path, { ...options, headers: headers(), cache: "no-store" });
+    const sent = fetch(path, { ...options, headers: headers(), cache: "no-store" });
+    const response = await reach(sent, options.signal, GONE);
     if (response.status === 401) {
-      await askKey();
+      await (asking ??= askKey());
     } else if (!response.ok) {
       throw await refused(response);
     } else {
@@ -41,11 +66,12 @@ async function ask(path, options) {
 }
 
 export async function get(path) {
-  return (await ask(path, {})).json();
+  return reach((await ask(path, {})).json(), undefined, BROKEN);
 }
 
 export async function post(path, body, signal) {
-  return (await ask(path, { method: "POST", body: JSON.stringify(body), signal })).json();
+  const response = await ask(path, { method: "POST", body: JSON.stringify(body), signal });
+  return reach(response.json(), signal, BROKEN);
 }
 
 // The chunks of a stream as they come, in whatever parts the network brings them.
@@ -56,7 +82,7 @@ export async function* stream(path, body, signal) {
   let waiting = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reach(reader.read(), signal, BROKEN);
       waiting += decoder.decode(value, { stream: !done });
       const events = waiting.split("\n\n");
       waiting = events.pop();
@@ -72,7 +98,7 @@ export async function* stream(path, body, signal) {
         yield chunk;
       }
       if (done) {
-        throw new Error("the connection broke off before the answer's end");
+        throw new Error(BROKEN);
       }
     }
   } finally {

@@ -18,7 +18,7 @@ export function offer(modes, chosen) {
 export function options() {
   const { mode, seed, tokens, temperature } = settings;
   return {
-    mode: mode.value,
+    ...(mode.value ? { mode: mode.value } : {}),
     seed: Number(seed.value),
     ...(tokens.value ? { max_tokens: Number(tokens.value) } : {}),
     ...(temperature.value && !temperature.disabled ? { temperature: Number(temperature.value) } : {}),
