@@ -23,6 +23,7 @@ from mlx_diffusion.convert.gguf_source import GgufSource, gguf_file
 from mlx_diffusion.convert.knapsack import Option, least_loss
 from mlx_diffusion.convert.ledger import Ledger
 from mlx_diffusion.convert.loss_law import loss_factors, overall_loss
+from mlx_diffusion.convert.unpacked import UnpackedCheckpoint
 from mlx_diffusion.display import count_of, size_text
 from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.measure.probe import KINDS
@@ -34,6 +35,7 @@ FORMATS = (
 MEASURED_BITS = (3, 4)  # large enough errors to stand out, small enough for losses to grow with their squares
 RIVALS = 2  # the largest named recipes that fit are measured beside what was solved
 FIXED: Rule = ("*", QuantSpec(64, 8, "affine"))  # of the routers, which are small and choose for all that follows
+NARROW = QuantSpec(32, 8, "affine")  # where groups of 64 do not divide their rows
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def recipe_within(
         raise OptionError(f"rules=['{rules[0]}'] would change what budget= solves for; leave out one of them")
     path = gguf_file(source)
     if path is None:
-        return budget_recipe(Checkpoint.open_source(find_folder(source, revision)), budget, tell)
+        packed = Checkpoint.open_source(find_folder(source, revision))
+        return budget_recipe(UnpackedCheckpoint.of(packed), budget, tell)
     with TemporaryDirectory() as name:  # for the tokenizer, which is inside of the file
         unpacked = GgufSource(path, None if tokenizer is None else Path(tokenizer))
         for small in unpacked.small_files():
@@ -89,7 +92,9 @@ def budget_recipe(checkpoint: Checkpoint, budget: int, tell: Callable[[float, st
     """
     tensors = [one.tensor for one in checkpoint.sources]
     matrices = matrices_of(tensors)
-    fixed = sum(piece.nbytes for piece in apply_recipe(_others(tensors, matrices), Recipe("rest", (FIXED,))))
+    others = _others(tensors, matrices)
+    rest = rules_of(others)
+    fixed = sum(piece.nbytes for piece in apply_recipe(others, Recipe("rest", rest)))
     smallest = fixed + sum(min(matrix.nbytes.values()) for matrix in matrices)
     if budget < smallest:
         raise OptionError(
@@ -100,7 +105,7 @@ def budget_recipe(checkpoint: Checkpoint, budget: int, tell: Callable[[float, st
     rules = ledger.chosen(budget)
     if rules is None:
         solved = _solved(matrices, budget - fixed, ledger)
-        rivals = [(FIXED, *solved), *rivals_within(budget, tensors)]
+        rivals = [(*rest, *solved), *rivals_within(budget, tensors)]
         losses = ledger.losses_of([formats_of(apply_recipe(tensors, Recipe("rival", one))) for one in rivals])
         rules = min(zip(map(overall_loss, losses), rivals, strict=True), key=itemgetter(0))[1]
         ledger.keep_chosen(budget, rules)
@@ -153,6 +158,16 @@ def matrices_of(tensors: Sequence[Tensor]) -> list[FreeMatrix]:
 def _others(tensors: Sequence[Tensor], matrices: Sequence[FreeMatrix]) -> list[Tensor]:
     taken = {matrix.module for matrix in matrices}
     return [tensor for tensor in tensors if module_of(tensor.name) not in taken]
+
+
+def rules_of(others: Sequence[Tensor]) -> tuple[Rule, ...]:
+    """The rules of what no format is sought for: bf16 where no group divides the rows."""
+    narrow = [
+        (module_of(tensor.name), None if tensor.shape[-1] % NARROW.group_size else NARROW)
+        for tensor in others
+        if part_of(tensor.name) not in UNQUANTISED_PARTS and tensor.shape[-1] % 64
+    ]
+    return (FIXED, *narrow)
 
 
 def formats_of(pieces: Sequence[Piece]) -> dict[str, QuantSpec]:

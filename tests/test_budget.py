@@ -10,11 +10,13 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from conftest import write_source
+from foreign_layouts import write_layout
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.pieces import apply_recipe
 from mlx_diffusion.checkpoint.recipe_files import find_recipe, recipe_content
 from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe
@@ -99,6 +101,11 @@ def test_losses_do_not_depend_on_what_is_measured_beside(source: Path, monkeypat
     assert min(losses[:3]) > 0 and 0 <= losses[3] < losses[2] / 10 and losses[4] == 0
 
 
+def test_texts_of_the_same_tokens_count_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "TEXTS", ("one", "two three", "one"))
+    assert len(LossMeter.of(Checkpoint.open_source(source), silent).probe.views) == 2 * 3
+
+
 def test_a_change_is_undone(source: Path) -> None:
     ends = load_ends(Checkpoint.open_source(source))
     before = mx.array(ends.embed_tokens.weight)
@@ -175,6 +182,13 @@ def test_a_conversion_within_a_budget(
     assert not (tmp_path / "less").exists()
 
 
+def test_what_is_packed_is_measured_as_the_numbers_that_it_stands_for(source: Path, tmp_path: Path) -> None:
+    packed = write_layout(source, tmp_path / "packed", "modelopt")
+    budget = convert(packed, tmp_path / "3bit", "3bit").total_bytes
+    made = convert(packed, tmp_path / "mine", budget=budget)
+    assert made.recipe.startswith("budget-") and made.total_bytes <= budget
+
+
 @pytest.mark.parametrize(
     "words", [["--recipe", "4bit"], ["--dry-run"], ["--stream"]], ids=lambda words: " ".join(words)
 )
@@ -208,3 +222,15 @@ def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
             find_recipe(str(file))
     with pytest.raises(OptionError, match="no such recipe"):
         find_recipe(str(tmp_path / "none.json"))
+
+
+def test_rows_that_no_group_divides_stay_as_they_are() -> None:
+    """And routers of narrow rows take groups of 32, all within the budget."""
+    names = ("layers.0.experts.down_proj", "layers.0.router.proj.weight", "layers.0.mlp.up_proj.weight", "norm.weight")
+    shapes = ((4, 64, 48), (4, 96), (64, 64), (64,))
+    tensors = [Tensor(f"model.decoder.{name}", "BF16", shape) for name, shape in zip(names, shapes, strict=True)]
+    (matrix,) = matrices_of(tensors)
+    assert matrix.path == "layers.0.mlp.up_proj"
+    rules = budgets.rules_of(tensors)
+    made = apply_recipe(tensors, Recipe("rest", (), (*rules, (matrix.module, QuantSpec(64, 4, "affine")))))
+    assert [piece.spec and piece.spec.group_size for piece in made] == [None, 32, 64, None]

@@ -108,7 +108,7 @@ def make_probe(checkpoint: Checkpoint, ends: DiffusionGemma, advance: Callable[[
     """Prompts, and canvases behind them. `advance` is told the number of each layer that is done."""
     config, tokenizer = checkpoint.config, load_tokenizer(checkpoint.folder)
     texts = TEXTS[: max(POSITIONS // config.canvas_length, 1)]
-    prompts = [_tokens(tokenizer, text, config.vocab_size) for text in texts]
+    prompts = list(dict.fromkeys(_tokens(tokenizer, text, config.vocab_size) for text in texts))
     noise, own = KeyedNoise(SEED, config.vocab_size), GenerationConfig.from_checkpoint(checkpoint.folder).resolve()
     settings = replace(own, max_denoising_steps=min(own.max_denoising_steps, STEPS))
     found = [one.canvas for one in denoised(checkpoint, ends, prompts, noise, settings, advance)]
@@ -123,7 +123,7 @@ def make_probe(checkpoint: Checkpoint, ends: DiffusionGemma, advance: Callable[[
         for canvases, softs in ((found, signals), (noisy, nothing), (fresh, nothing))
         for prompt, canvas, soft in zip(prompts, canvases, softs, strict=True)
     ]
-    return Probe(config, (*prompts, *answers), (*prompts, *prompts, *prompts), tuple(views))
+    return Probe(config, tuple(dict.fromkeys((*prompts, *answers))), (*prompts, *prompts, *prompts), tuple(views))
 
 
 def divergences(right: Sequence[mx.array], other: Sequence[mx.array]) -> tuple[float, ...]:
