@@ -17,6 +17,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusion.checkpoint.encodings import unpacked
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor
 from mlx_diffusion.checkpoint.pieces import Piece
@@ -122,7 +123,7 @@ def _dequantised(arrays: list[mx.array], spec: QuantSpec) -> mx.array:
     weight, scales, *rest = arrays
     biases = rest[0].astype(mx.float32) if rest else None
     scales = scales.astype(mx.float32) if rest else scales
-    return mx.dequantize(weight, scales, biases, spec.group_size, spec.bits, mode=spec.mode, dtype=mx.float32)
+    return unpacked(weight, scales, biases, spec)
 
 
 def _read_back(chunk: Chunk, piece: Piece, target: int) -> list[mx.array]:

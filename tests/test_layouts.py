@@ -10,13 +10,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import contents, loaded, write_source
-from foreign_layouts import LAYOUTS, Stored, numbers, read_files, write_files, write_layout
+from foreign_layouts import BOTH_SIGNS, E4M3, LAYOUTS, Stored, numbers, read_files, write_files, write_layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlx_diffusion.convert.quantise as quantise_module
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.description import described
+from mlx_diffusion.checkpoint.encodings import Nvfp4
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor, Tensor, read_header
 from mlx_diffusion.checkpoint.pieces import apply_recipe
@@ -114,6 +115,16 @@ def test_nvfp4_stays_as_it_is(layout: str, original: Path, tmp_path: Path, targe
 def convert_experts(source: Path, target: Path) -> Path:
     convert(source, target, "bf16", rules=["*.experts.*=nvfp4"])
     return target
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 7), st.integers(1, 5), st.integers(0, 99))
+def test_nvfp4_is_unpacked_in_any_number_of_rows_and_groups(rows: int, groups: int, seed: int) -> None:
+    bits = np.random.default_rng(seed).integers(0, 127, (rows, groups, 9), np.uint8)
+    codes, scales = bits[..., :8], bits[..., 8]
+    expected = BOTH_SIGNS[np.stack([codes & 15, codes >> 4], -1)].reshape(rows, groups, 16) * E4M3[scales][..., None]
+    arrays = [mx.array(codes.reshape(rows, -1)), mx.array(scales), mx.array(2.0)]
+    assert np.array_equal(np.array(Nvfp4(True).values(arrays)), expected.reshape(rows, -1) / 2)
 
 
 def test_experts_one_by_one_are_loaded_as_they_are(original: Path, tmp_path: Path) -> None:
