@@ -22,24 +22,32 @@ LIMITS = Limits(max_requests=2, max_tokens=8, max_bytes=50_000)
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "It.", "parameters": SCHEMA}}
 CALL = {"id": "a1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+PARSED = CALL | {"function": {"name": "weather", "arguments": "{}", "parsed_arguments": {}}}  # by OpenAI's client
 OWN_CALL = {"function": {"name": "weather", "arguments": {"city": "Oslo"}}}
 SAID: list[Any] = [
     {"role": "system", "content": "fig"},
     {"role": "user", "content": [{"type": "text", "text": "fig"}], "name": "oak"},
-    {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None, "annotations": []},
+    {"role": "assistant", "content": None, "tool_calls": [PARSED], "refusal": None, "annotations": [], "parsed": None},
     {"role": "tool", "content": "fig", "tool_call_id": "a1"},
 ]
 QUICK = {"max_denoising_steps": 2, "seed": 1, "stop": ["oak"]}
 SAMPLED = {"mode": "autoregressive", "temperature": 0.5, "top_p": 0.9, "logit_bias": {"5": 1}}
 CHAT = {"model": "demo", "messages": SAID, "tools": [TOOL], "max_tokens": 4, "stream": False}
-USED = {"type": "tool_use", "id": "a1", "name": "weather", "input": {"city": "Oslo"}}
+USED = {"type": "tool_use", "id": "a1", "name": "weather", "input": {"city": "Oslo"}, "caller": {"type": "direct"}}
 RESULT = {"type": "tool_result", "tool_use_id": "a1", "content": [{"type": "text", "text": "fig"}]}
 BLOCKS: list[Any] = [
     {"role": "user", "content": [{"type": "text", "text": "fig", "cache_control": {"type": "ephemeral"}}]},
-    {"role": "assistant", "content": [{"type": "thinking", "thinking": "fig", "signature": "a"}, USED]},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "fig", "signature": "a"},
+            {"type": "text", "text": "fig", "citations": None},
+            USED,
+        ],
+    },
     {"role": "user", "content": [RESULT]},
 ]
-OWN_TOOL = {"name": "weather", "description": "It.", "input_schema": SCHEMA}
+OWN_TOOL = {"name": "weather", "description": "It.", "input_schema": SCHEMA, "strict": False}
 ANTHROPIC = {"model": "demo", "messages": BLOCKS, "tools": [OWN_TOOL], "tool_choice": {"type": "auto"}, "system": "fig"}
 FIM = {"model": "demo", "prompt": "fig", "suffix": "oak", "max_tokens": 2, "max_denoising_steps": 1, "temperature": 1.0}
 LLAMA = {"input_prefix": "fig", "input_suffix": "oak", "input_extra": [{"filename": "a.txt", "text": "fig"}],

@@ -26,10 +26,12 @@ class CacheControl(Body):
 
 
 class TextBlock(Body):
-    """Some text."""
+    """Some text. Its last two fields are those of answers, which clients send back."""
 
     type: Literal["text"]
     text: str
+    citations: Annotated[list[Any], Field(max_length=0)] | None = None
+    parsed_output: Any = None
     cache_control: CacheControl | None = None
 
 
@@ -41,6 +43,12 @@ class ThinkingBlock(Body):
     signature: str | None = None
 
 
+class Caller(Body):
+    """Who has made a call: the model itself."""
+
+    type: Literal["direct"]
+
+
 class ToolUseBlock(Body):
     """A call of an earlier turn of the model."""
 
@@ -48,6 +56,8 @@ class ToolUseBlock(Body):
     id: str
     name: str
     input: dict[str, Any]
+    caller: Caller | None = None
+    toolset_name: None = None
     cache_control: CacheControl | None = None
 
 
@@ -58,6 +68,7 @@ class ToolResultBlock(Body):
     tool_use_id: str
     content: str | list[TextBlock] = ""
     is_error: bool | None = None
+    toolset_name: None = None
     cache_control: CacheControl | None = None
 
 
@@ -89,11 +100,12 @@ class ConversationTurn(Body):
 
 
 class DeclaredTool(Body):
-    """A function that the model may call."""
+    """A function that the model may call. `strict` holds its calls to the schema."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     description: str | None = None
     input_schema: dict[str, Any]
+    strict: bool | None = None
     type: Literal["custom"] | None = None
     cache_control: CacheControl | None = None
 
@@ -146,7 +158,8 @@ class CountRequest(Body):
         messages = [{"role": "system", "content": system}] if system else []
         tools = [
             {"type": "function", "function": {"name": tool.name, "parameters": tool.input_schema,
-                                              **({"description": tool.description} if tool.description else {})}}
+                                              **({"description": tool.description} if tool.description else {}),
+                                              **({} if tool.strict is None else {"strict": tool.strict})}}
             for tool in self.tools or []
         ]  # fmt: skip
         return ChatRequest.of(

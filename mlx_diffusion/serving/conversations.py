@@ -24,6 +24,7 @@ class CalledFunction(Body):
 
     name: Annotated[str, Field(min_length=1)]
     arguments: str | dict[str, Any] | None = None
+    parsed_arguments: Any = None  # OpenAI's own client adds it to what it has parsed, and `parsed` to the message
     description: str | None = None  # Ollama's clients send it back
     index: int | None = None  # and this
 
@@ -51,6 +52,7 @@ class SpokenMessage(AsSent):
     tool_name: str | None = None  # the same by the name of the function, as Ollama has it
     tool_responses: list[dict[str, Any]] | None = None
     refusal: str | None = None
+    parsed: Any = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
