@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from mlx_diffusion.engine.row import Row
 from mlx_diffusion.network.rows import Passage
 
+PATIENCE = 3  # passes that leave somebody out before they go by who has waited longest
 BESIDE = 8  # into so many parts a prompt's part is divided, and one more of them is encoded beside it
 
 
@@ -19,7 +20,7 @@ class PassOrder:
 
     def __init__(self) -> None:
         self._encoded_last = False
-        self._left_out = False  # whether the last pass that encoded had no room for all
+        self._left_out = 0  # how many passes that encoded had no room for all, one after another
         self._owed = 0  # positions that canvases may have before the next part of a long prompt
 
     def encodes(self, encoding: Sequence[Row], denoising: Sequence[Row]) -> bool:
@@ -33,19 +34,19 @@ class PassOrder:
         """The next parts of as many rows as a little more than the largest of their parts allows for.
 
         The little more is for who comes while a long prompt is encoded: its own is short, and goes with the next part
-        of the long one, or ahead of it, as do all parts that are shorter. Who was left out is first the next time.
+        of the long one, or ahead of it, as do all shorter parts. Who is left out again and again is then first.
         """
         largest = max(row.request.settings.prefill_step_size for row in rows)
         most = largest + largest // BESIDE
         chosen: dict[Row, Passage] = {}
         taken, self._owed = 0, largest
-        for row in rows if self._left_out else sorted(rows, key=_next_part):
+        for row in sorted(rows, key=_next_part) if self._left_out < PATIENCE else rows:
             passage = row.passage()
             if chosen and taken + passage.tokens.shape[0] > most:
                 break
             chosen[row] = passage
             taken += passage.tokens.shape[0]
-        self._left_out = len(chosen) < len(rows)
+        self._left_out = self._left_out % PATIENCE + 1 if len(chosen) < len(rows) else 0
         return {row: chosen[row] for row in rows if row in chosen}
 
     def denoised(self, positions: int) -> None:
