@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ RUNS = json.loads((FIXTURES / "runs.json").read_text())
 settings.register_profile("repeatable", deadline=None, derandomize=True)  # the same examples on every machine
 settings.load_profile("repeatable")
 CHECKPOINTS = sorted({run["checkpoint"] for run in RUNS} - {"demo"})
+if hasattr(os, "SCHED_BATCH"):  # MLX's thread gets its work in many small pieces: it need not interrupt for each
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def pytest_collection_finish() -> None:
@@ -232,9 +235,14 @@ def write_checkpoint(folder: Path, config: dict[str, Any], tensors: dict[str, mx
     return folder
 
 
-def write_shallow(source: Path, target: Path) -> Path:
-    """A copy of a small checkpoint with its first and its last layer alone: sizes as they were, fewer operations."""
+def write_shallow(source: Path, target: Path, **generation: Any) -> Path:
+    """A copy of a small checkpoint with its first and its last layer alone: sizes as they were, fewer operations.
+
+    Keywords replace fields of its generation_config.json.
+    """
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors*"))
+    defaults = json.loads((source / "generation_config.json").read_text())
+    (target / "generation_config.json").write_text(json.dumps(defaults | generation))
     raw = json.loads((source / "config.json").read_text())
     last = raw["text_config"]["num_hidden_layers"] - 1
     types = [raw["text_config"]["layer_types"][layer] for layer in (0, last)]

@@ -32,14 +32,15 @@ REST = {family: count for family, count in CHECKED.items() if count > ENOUGH[fam
 """The families of which not all are among the first."""
 RECORDED = 60  # prompts a family
 STEPS = 16  # at most, in which a sampler that is only slower falls below, too
-MAX_TOKENS = 64
+MAX_TOKENS = CANVAS = 32  # all of these answers are shorter, and a pass over half a canvas costs half
 CHANCE = 0.001
 
 
 def measure(mode: str, counts: Mapping[str, int], seed: int) -> Evaluation:
     """A run of the bundled checkpoint in one mode, so many prompts of each family."""
     items = {family: draw_items(family, count, seed) for family, count in counts.items()}
-    plan = EvaluationPlan(items, variants_of([mode], [f"max_denoising_steps={STEPS}"]), seed, MAX_TOKENS, batch_size=32)
+    variants = variants_of([mode], [f"max_denoising_steps={STEPS}", f"canvas_length={CANVAS}"])
+    plan = EvaluationPlan(items, variants, seed, MAX_TOKENS, batch_size=32)
     with tempfile.TemporaryDirectory() as folder:
         return evaluate("demo", plan, state=Path(folder), first_steps=False, workers=1)
 

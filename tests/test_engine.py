@@ -95,7 +95,7 @@ ROWS = st.lists(
 
 
 @given(rows=ROWS, runs_ahead=st.booleans())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 def test_a_request_writes_the_same_alone_in_company_and_joined_late(
     folder: Path, rows: Sequence[tuple[int, int, int | None]], runs_ahead: bool
 ) -> None:

@@ -114,6 +114,26 @@ def test_a_gap_has_no_more_tokens_than_it_may(folder: Path, before: str, after: 
         assert len(own.encode_text(gap)) <= 1
 
 
+def test_max_tokens_beyond_a_gap_ask_for_no_more(folder: Path) -> None:
+    """Its canvas, steps and text are those of the gap, not of a text that might be so long."""
+    found = []
+    for most in (None, 2, 500):
+        options: dict[str, Any] = {"gap_tokens": 2, "max_tokens": most, "max_denoising_steps": 2}
+        *drafts, segment, finish = stream_infill(*loaded(folder), "fig ", " ant", **options)
+        assert isinstance(finish, Finish) and finish.stats.blocks == 1
+        shapes = [draft.canvas.shape for draft in drafts if isinstance(draft, Draft)]
+        found.append((segment, shapes, finish.stats.denoising_steps, finish.stats.decoder_positions))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("most", [8, 200])
+def test_a_gap_ends_where_the_text_behind_it_begins_however_long_it_may_be(most: int) -> None:
+    gap = list(
+        stream_infill(*loaded(DEMO_FOLDER), "cat dog ", " pig", context="Copy: cat dog hen pig", max_tokens=most)
+    )
+    assert [event.text for event in gap if isinstance(event, Segment)] == ["hen"]
+
+
 @pytest.mark.parametrize("options", [{"max_tokens": 40}, {"gap_tokens": 14}])
 def test_a_gap_longer_than_a_canvas_is_written_over_several(options: dict[str, Any]) -> None:
     model, own = loaded(DEMO_FOLDER)

@@ -84,8 +84,11 @@ def test_gaps_are_read_from_a_file_and_faults_name_their_line(tmp_path: Path) ->
             read_gaps(file)
 
 
-def test_suites_run_from_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_shallow(DEMO_FOLDER, tmp_path / "checkpoint")
+def test_suites_run_from_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_diffusion.structure.endings.SECONDS", 0.1)  # of a search that finds nothing
+    folder = write_shallow(DEMO_FOLDER, tmp_path / "checkpoint", max_denoising_steps=2)
     page = tmp_path / "page.md"
     argv = ["eval", "--model", str(folder), "--suite", "forms,worded-decisions", "--count", "1", "--json"]
     assert main([*argv, "--markdown", str(page)]) == 0

@@ -70,7 +70,7 @@ def tokens_of(events: Sequence[Event]) -> list[int]:
 @given(
     pinned=st.lists(st.one_of(st.just(-1), st.integers(3, 60)), max_size=3 * LENGTH), policy=st.sampled_from(POLICIES)
 )
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_what_is_pinned_stays_and_is_seen_from_the_first_step_on(
     folder: Path, pinned: list[int], policy: Policy
 ) -> None:
@@ -99,7 +99,7 @@ def test_what_is_pinned_stays_and_is_seen_from_the_first_step_on(
     known=st.lists(st.one_of(st.just(-1), st.integers(0, 60)), max_size=3 * LENGTH), way=st.sampled_from(WAYS),
     policy=st.sampled_from(POLICIES[:3]), stops=st.sampled_from(STOPS),
 )  # fmt: skip
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_a_text_has_all_that_is_known_of_it_in_every_mode(
     folder: Path, known: list[int], way: dict[str, Any], policy: Policy, stops: tuple[int, ...]
 ) -> None:

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import write_shallow
 
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.measure.known import schemas as schemas_module
 from mlx_diffusion.measure.known.schemas import read_schemas
@@ -27,7 +29,11 @@ def file(tmp_path: Path) -> Path:
 
 
 def run(file: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[int, int]]:
-    assert main(["eval", "--suite", f"schema:{file}", "--json"]) == 0
+    """Each way's valid texts and all, of a checkpoint that writes what it must in few steps."""
+    folder = file.with_name("checkpoint")
+    if not folder.exists():
+        write_shallow(DEMO_FOLDER, folder, max_denoising_steps=2)
+    assert main(["eval", "--model", str(folder), "--suite", f"schema:{file}", "--json"]) == 0
     return {way["way"]: (way["right"], way["count"]) for way in json.loads(capsys.readouterr().out)["ways"]}
 
 

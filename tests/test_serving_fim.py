@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,18 @@ from mlx_diffusion.serving.jobs import Wish
 
 gaps, service = (pytest.importorskip(f"mlx_diffusion.serving.{name}") for name in ("gaps", "service"))
 
-PREFIX, SUFFIX = "The fox ", " the oak."
-QUICK: dict[str, Any] = {"max_denoising_steps": 3, "max_tokens": 4, "seed": 3}
-LLAMA: dict[str, Any] = {"max_denoising_steps": 3, "n_predict": 4, "seed": 3}  # the same, as llama.cpp spells it
+PREFIX, SUFFIX = "Shuffle: ant hen ", " oak"  # in whose gap another seed, or another context, has another text
+QUICK: dict[str, Any] = {"max_denoising_steps": 2, "max_tokens": 2, "seed": 3}
+LLAMA: dict[str, Any] = {"max_denoising_steps": 2, "n_predict": 2, "seed": 3}  # the same, as llama.cpp spells it
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps() -> Iterator[None]:
+    """Gaps that nobody has learned to fill take all the steps that they may."""
+    defaults = MODEL.generation_defaults
+    MODEL.generation_defaults = replace(defaults, max_denoising_steps=6)
+    yield
+    MODEL.generation_defaults = defaults
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +68,16 @@ def test_every_form_has_the_text_that_infill_gives(server: Served) -> None:
     assert json.loads(streamed.split("\n\n")[0].removeprefix("data: "))["content"] == own and last_of(streamed)["stop"]
     body = {"prompt": PREFIX, "suffix": SUFFIX, "model": "demo"}
     for path, seed in (("/v1/fim/completions", {"random_seed": 3}), ("/v1/completions", {"seed": 3})):
-        got = server.post(path, **body, **seed, max_denoising_steps=3, max_tokens=4).json()
+        got = server.post(path, **body, **seed, max_denoising_steps=2, max_tokens=2).json()
         assert got["choices"][0]["text"] == own and got["usage"]["total_tokens"] > 0
     streamed = server.post("/v1/fim/completions", stream=True, **body, **QUICK).text
     assert fim_text(streamed) == own and last_of(streamed)["usage"]["total_tokens"] > 0
     echoed = server.post("/v1/completions", echo=True, n=2, **body, **QUICK).json()["choices"]
     assert echoed[0]["text"] == PREFIX + own and len(echoed) == 2
-    options = {"seed": 3, "num_predict": 4, "temperature": 0.1}
+    options = {"seed": 3, "num_predict": 2, "temperature": 0.1}
     plain = server.post("/api/generate", stream=False, **body, options=options)
     assert plain.json()["ignored"] == ["temperature"]
-    assert plain.json()["response"] == infill(MODEL, TOKENIZER, PREFIX, SUFFIX, seed=3, max_tokens=4)
+    assert plain.json()["response"] == infill(MODEL, TOKENIZER, PREFIX, SUFFIX, seed=3, max_tokens=2)
 
 
 def test_editors_are_told_what_was_ignored_and_given_what_they_ask_for(server: Served) -> None:

@@ -21,15 +21,15 @@ def cached(running: Served) -> int:
 
 def test_what_was_encoded_is_there_after_the_next_start(tmp_path: Path) -> None:
     folder = tmp_path / "prefixes"
-    with served(folder=folder) as running:
+    with served(folder=folder, max_denoising_steps=2) as running:
         assert cached(running) == 0
     (file,) = folder.iterdir()
-    with served(folder=folder) as running:
+    with served(folder=folder, max_denoising_steps=2) as running:
         assert cached(running) > 0
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     (folder / f".{file.name}.0123abcd.part.safetensors").write_bytes(whole[:100])
-    with served(folder=folder) as running:
+    with served(folder=folder, max_denoising_steps=2) as running:
         assert cached(running) == 0 and any("no file of saved prefixes" in line for line in running.log)
     assert list(folder.iterdir()) == [file] and file.stat().st_mode & 0o077 == 0
 

@@ -23,7 +23,7 @@ NAMED = {"type": "function", "function": {"name": "age"}}
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
-    with served() as running:
+    with served(max_denoising_steps=3) as running:  # calls that nobody has learned take all that they may
         yield running
 
 
