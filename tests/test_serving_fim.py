@@ -214,3 +214,34 @@ def test_others_advance_between_the_passes_of_a_gap() -> None:
         assert kinds.index("row Finish") < kinds.index("gap Segment")
     finally:
         engine.stop()
+
+
+def test_a_gap_does_not_wait_for_the_parts_of_a_long_prompt() -> None:
+    """It has eight passes to each of them."""
+    engine = EngineThread(MODEL, TOKENIZER, LIMITS, 0, print)
+    asked = service.Service(engine, "demo", GenerationConfig())
+    gap = gaps.gap_wish(asked, "Copy: fig ", " ant", GenerationConfig(max_tokens=4, max_denoising_steps=3))
+    options = GenerationConfig(max_tokens=1, mode="autoregressive", prefill_step_size=16)
+    kinds: list[str] = []
+
+    async def ask(wish: Wish, kind: str) -> None:
+        with Answers(engine, [wish]) as answers:
+            async for _, step in answers:
+                kinds.append(f"{kind} {type(step).__name__}")
+
+    async def ask_both() -> int:
+        long = asyncio.create_task(ask(Wish([5] * 1600, MODEL.generation_defaults.resolve(options)), "long"))
+        while "long Prefill" not in kinds:
+            await asyncio.sleep(0)
+        before, passes = kinds.count("long Prefill"), engine.passes
+        await ask(gap, "gap")
+        parts = kinds.count("long Prefill") - before
+        assert parts <= 2 + (engine.passes - passes) // 8
+        await long
+        return parts
+
+    engine.start()
+    try:
+        assert asyncio.run(ask_both()) < 5 < kinds.count("long Prefill")
+    finally:
+        engine.stop()

@@ -18,7 +18,7 @@ from mlx_diffusion.engine.causal_row import CausalRow
 from mlx_diffusion.engine.choice import Choice
 from mlx_diffusion.engine.denoising_row import DenoisingRow
 from mlx_diffusion.engine.memory_limits import memory_limits
-from mlx_diffusion.engine.pass_order import PassOrder
+from mlx_diffusion.engine.pass_order import PassOrder, are_half_way
 from mlx_diffusion.engine.pauses import pause
 from mlx_diffusion.engine.request import Request
 from mlx_diffusion.engine.row import Row
@@ -73,6 +73,11 @@ class Engine:
     def __len__(self) -> int:
         """How many rows are under way."""
         return len(self._rows)
+
+    @property
+    def is_half_way(self) -> bool:
+        """Whether all rows only go on with long prompts."""
+        return are_half_way(self._rows.values())
 
     @computing()
     def add(self, request: Request) -> int:

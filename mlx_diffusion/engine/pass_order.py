@@ -6,7 +6,7 @@ many positions as a part. Knows nothing of how a pass is computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mlx_diffusion.engine.row import Row
 from mlx_diffusion.network.rows import Passage
@@ -25,8 +25,7 @@ class PassOrder:
 
     def encodes(self, encoding: Sequence[Row], denoising: Sequence[Row]) -> bool:
         """Whether the next pass is to encode, where these rows want it to and those do not."""
-        half_way = all(row.in_prompt and row.encoder_positions for row in encoding)
-        waits = self._encoded_last or (half_way and self._owed > 0)
+        waits = self._encoded_last or (self._owed > 0 and are_half_way(encoding))
         self._encoded_last = bool(encoding) and not (denoising and waits)
         return self._encoded_last
 
@@ -52,6 +51,11 @@ class PassOrder:
     def denoised(self, positions: int) -> None:
         """Canvases have had so many positions of a pass."""
         self._owed -= positions
+
+
+def are_half_way(rows: Iterable[Row]) -> bool:
+    """Whether all of these rows only go on with a prompt, which others need not wait for."""
+    return all(row.in_prompt and row.encoder_positions for row in rows)
 
 
 def _next_part(row: Row) -> int:

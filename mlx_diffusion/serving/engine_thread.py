@@ -28,6 +28,8 @@ from mlx_diffusion.serving.prefix_folder import KeptOnDisk, PrefixFolder
 from mlx_diffusion.serving.problems import RequestError, at_fault, ending, overloaded, too_late
 from mlx_diffusion.tokenizer import Tokenizer
 
+AHEAD = 8  # passes of jobs that take their own steps, ahead of the next part of a long prompt
+
 
 class EngineThread:
     """Jobs of one model. `submit` and `drop` may be called from any thread, at any time."""
@@ -51,7 +53,7 @@ class EngineThread:
         self._running: dict[int, Job] = {}  # by their rows
         self._filling: list[Job] = []
         self._at_work: Job | None = None  # the one of them that takes a step now
-        self._begun = False  # whether that step has had a pass
+        self._begun, self._ahead = False, 0  # whether that step has had a pass; passes of steps since the rows' last
         self._changed = threading.Condition()  # guards the three below
         self._waiting: deque[Job] = deque()
         self._dropped: set[Job] = set()
@@ -186,9 +188,10 @@ class EngineThread:
         return Request(tuple(tokens), settings, draws, prefixes=prefixes, drafts=self._drafts, guide=guide)
 
     def _advance(self) -> None:
-        """One pass, if there are rows; what comes of it goes to their jobs."""
-        if not self._running:
+        """One pass, if there are rows whose turn it is; what comes of it goes to their jobs."""
+        if not self._running or (self._filling and self._engine.is_half_way and self._ahead < AHEAD):
             return
+        self._ahead = 0
         try:
             events = self._engine.advance()
         except BaseException:  # the tokenizers library panics with no Exception
@@ -239,6 +242,7 @@ class EngineThread:
         if self._begun:
             self._advance()
         self._begun = True
+        self._ahead += 1
         self.passes += 1
 
     def _end(self, row: int, outcomes: Sequence[Outcome]) -> None:
