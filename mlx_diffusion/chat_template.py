@@ -49,7 +49,8 @@ class ChatTemplate:
             raise
         except Exception as error:  # a template can raise whatever Python can
             raise PromptError(
-                f"the checkpoint's chat template does not take these messages ({one_line(error)}); {_advice(error)}"
+                f"the checkpoint's chat template does not take these messages{' and tools' if tools else ''} "
+                f"({one_line(error)}); {_advice(error, bool(tools))}"
             ) from error
         finally:
             METER.reset(meter)
@@ -74,11 +75,12 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "…"
 
 
-def _advice(error: BaseException) -> str:
+def _advice(error: BaseException, has_tools: bool) -> str:
     if isinstance(error, TooMuchWork):
         return "take the template of another copy of this checkpoint"
     if isinstance(error, TemplateError | TypeError):
-        return "give each a role that it knows and a content that is text"
+        typed = ", and every property of a tool its type" if has_tools else ""
+        return f"give each a role that it knows and a content that is text{typed}"
     return "the template itself is at fault, or what it reads has another shape than it expects"
 
 

@@ -211,6 +211,8 @@ def test_pages_of_other_origins_and_unknown_names_stay_outside(server: Served) -
     own = str(server.http.base_url).rstrip("/")
     for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}, {"Host": ""}):
         assert server.http.get("/v1/models", headers=headers).status_code in (400, 403)
+    two = [("Origin", own), ("Origin", "http://evil.example")]
+    assert server.http.get("/v1/models", headers=two).status_code == 403
     for headers in ({"Origin": own}, {"Host": "localhost:99"}, {"Host": "[::1]:8080"}):
         got = server.http.get("/v1/models", headers=headers)
         assert got.status_code == 200 and not any(name.startswith("access-control") for name in got.headers)

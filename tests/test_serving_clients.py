@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from served import COPY, TOKENIZER, Served, say, served
@@ -49,6 +51,51 @@ def test_lists_that_clients_send_empty_ask_for_nothing(server: Served) -> None:
     empty = {"model": "demo", "prompt": "Copy: fig oak ant", "stream": False}
     assert server.post("/api/generate", images=[], **empty).json()["response"] == "fig oak ant"
     assert "images are not read" in server.post("/api/generate", images=["aa"], **empty).json()["error"]
+
+
+def test_what_asks_nothing_of_ollama_is_answered_as_loaded(server: Served) -> None:
+    for path, nothing in (("/api/chat", {"messages": []}), ("/api/generate", {"prompt": ""})):
+        got = server.post(path, model="demo:latest", keep_alive="5m", **nothing).json()
+        assert got["done"] is True and got["done_reason"] == "load" and "error" not in got
+        assert server.post(path, model="other", **nothing).status_code == 404
+
+
+def test_names_of_mistral_s_clients_mean_the_same(server: Served) -> None:
+    body: dict[str, Any] = {"messages": say("Describe it: a fox"), "max_tokens": 12}
+    texts = [server.post(**body, **{name: 5}).json()["choices"][0]["message"] for name in ("seed", "random_seed")]
+    assert texts[0] == texts[1]
+    assert "send one of them" in server.post(**body, seed=4, random_seed=5).json()["error"]["message"]
+
+
+AGENT: dict[str, Any] = {  # what agents that were written for Anthropic's own models send with every request
+    "model": "demo",
+    "max_tokens": 128_000,
+    "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+    "messages": [{"role": "user", "content": "Copy: fig oak ant"}, {"role": "system", "content": "Today is Monday."}],
+    "thinking": {"type": "adaptive"},
+    "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+    "output_config": {"effort": "high"},
+    "metadata": {"user_id": "a"},
+}
+
+
+def test_what_agents_send_is_taken_where_it_asks_for_nothing_else(server: Served) -> None:
+    got = server.post("/v1/messages?beta=true", **AGENT)
+    assert got.status_code == 200 and got.json()["stop_reason"] in ("end_turn", "max_tokens")
+    for other in ({"output_config": {"effort": "low"}}, {"context_management": {"edits": [{"type": "compact"}]}}):
+        assert server.post("/v1/messages", **AGENT | other).status_code == 400
+
+
+def test_a_schema_of_anthropic_s_clients_is_held(server: Served) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"age": {"type": "integer"}},
+        "required": ["age"],
+        "additionalProperties": False,
+    }
+    config = {"format": {"type": "json_schema", "schema": schema}}
+    got = server.post("/v1/messages", model="demo", max_tokens=40, messages=COPY, output_config=config).json()
+    assert set(json.loads(got["content"][0]["text"])) == {"age"}
 
 
 def test_a_method_that_a_path_lacks_is_answered_with_those_that_it_has(server: Served) -> None:

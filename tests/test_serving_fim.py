@@ -62,7 +62,7 @@ def test_every_form_has_the_text_that_infill_gives(server: Served) -> None:
     beside = infill(MODEL, TOKENIZER, PREFIX, SUFFIX, context="a.txt\noak", **QUICK)
     sides = {"input_prefix": PREFIX[:3], "prompt": PREFIX[3:], "input_suffix": SUFFIX, **LLAMA}
     assert server.post("/infill", **sides).json()["content"] == own
-    extra = [{"filename": "a.txt", "text": "oak"}]
+    extra = [{"filename": "a.txt", "text": "oak", "time": 1764338400000}]  # as editors keep it
     assert server.post("/infill", input_extra=extra, **sides).json()["content"] == beside
     streamed = server.post("/infill", stream=True, **sides).text
     assert json.loads(streamed.split("\n\n")[0].removeprefix("data: "))["content"] == own and last_of(streamed)["stop"]

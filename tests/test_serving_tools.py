@@ -53,7 +53,7 @@ def test_anthropics_choices_mean_the_same(server: Served) -> None:
     [
         ("required", [], "there are no tools"),
         ({"type": "function", "function": {"name": "x"}}, TOOLS, "names 'x'"),
-        ("any", TOOLS, "tool_choice"),
+        ("some", TOOLS, "tool_choice"),
         ("required", [function("a b")], "a call may have letters"),
     ],
 )

@@ -78,7 +78,7 @@ Block = Annotated[TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Fi
 class ConversationTurn(Body):
     """A message of the conversation."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: str | list[Block]
 
     def messages(self) -> Iterator[dict[str, Any]]:
@@ -142,6 +142,33 @@ class Thinking(Body):
         return None if self.type == "adaptive" else self.type == "enabled"
 
 
+class ContextEdit(Body):
+    """An edit of the conversation that leaves it as it is; no other is made here."""
+
+    type: Literal["clear_thinking_20251015"]
+    keep: Literal["all"]
+
+
+class ContextManagement(Body):
+    """The edits of the conversation before it is answered."""
+
+    edits: list[ContextEdit] | None = None
+
+
+class SchemaOutput(Body):
+    """A schema that the answer fits."""
+
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(Body):
+    """The form of the answer. An effort of "high" is what a request without one asks for; there is no other here."""
+
+    effort: Literal["high"] | None = None
+    format: SchemaOutput | None = None
+
+
 class CountRequest(Body):
     """The body of /v1/messages/count_tokens: what the model is given."""
 
@@ -151,6 +178,8 @@ class CountRequest(Body):
     tools: list[DeclaredTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    context_management: ContextManagement | None = None
+    output_config: OutputConfig | None = None
 
     def as_chat(self, **wishes: Any) -> ChatRequest:
         """The same in OpenAI's form, with further wishes."""
@@ -168,12 +197,19 @@ class CountRequest(Body):
             tools=tools or None,
             **({} if self.tool_choice is None else self.tool_choice.as_openai()),
             enable_thinking=None if self.thinking is None else self.thinking.first,
+            constraint=self._constraint,
             **wishes,
         )
 
+    @property
+    def _constraint(self) -> dict[str, Any] | None:
+        form = self.output_config.format if self.output_config else None
+        return None if form is None else {"json_schema": form.schema_}
+
 
 class MessagesRequest(CountRequest):
-    """The body of /v1/messages."""
+    """The body of /v1/messages. Its clients must say a bound on the answer and often say their largest, so one above
+    the server's means the server's."""
 
     max_tokens: Count
     stream: bool | None = None
@@ -189,10 +225,10 @@ class MessagesRequest(CountRequest):
         """How many tokens the thoughts may have; None: as many as the answer."""
         return None if self.thinking is None else self.thinking.budget_tokens
 
-    def as_openai(self) -> ChatRequest:
-        """The same in OpenAI's form."""
+    def as_openai(self, most: int) -> ChatRequest:
+        """The same in OpenAI's form; `most` is how many tokens the server writes."""
         return self.as_chat(
-            max_tokens=self.max_tokens,
+            max_tokens=min(self.max_tokens, most),
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,

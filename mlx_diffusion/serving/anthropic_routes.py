@@ -53,7 +53,7 @@ class AnthropicRoutes:
     def read_messages(self, raw: bytes) -> tuple[MessagesRequest, Wanted]:
         """The body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = MessagesRequest.read(raw)
-        return body, self._wanted(body.as_openai())
+        return body, self._wanted(body.as_openai(self._service.engine.limits.max_tokens))
 
     async def count_tokens(self, request: Request) -> Response:
         raw = await read_body(request, self._service.engine.limits)

@@ -14,7 +14,7 @@ from mlx_diffusion.modes import Mode
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.bodies import Body, Penalty, Positive, Seed, Share, Steps
 from mlx_diffusion.serving.openai_requests import StreamOptions
-from mlx_diffusion.serving.problems import bad
+from mlx_diffusion.serving.problems import one_seed
 
 Rest = Annotated[int, Field(ge=-1, lt=2**63)]  # -1: as many as there are
 Milliseconds = Annotated[float, Field(ge=-1)]
@@ -50,6 +50,7 @@ class ExtraText(Body):
 
     text: str
     filename: str = ""
+    time: Annotated[float, Field(ge=0, lt=2**63)] | None = None  # of when an editor took it, which changes no answer
 
 
 class InfillRequest(GapRequest):
@@ -110,6 +111,4 @@ class FimRequest(GapRequest):
 
     def config(self, mode: Mode | None) -> GenerationConfig:
         """The options of the engine; `mode` where none is asked for. Raises RequestError."""
-        if None not in (self.seed, self.random_seed) and self.seed != self.random_seed:
-            raise bad(f"seed is {self.seed} and random_seed {self.random_seed}; send one of them", "seed")
-        return self._config(self.max_tokens, self.random_seed if self.seed is None else self.seed, mode)
+        return self._config(self.max_tokens, one_seed(self.seed, self.random_seed), mode)

@@ -46,12 +46,12 @@ class Entry:
         name = HOST.fullmatch(host.lower())
         if name is None or not (name["name"] in (*LOCAL, *self.names) or _is_address(name["name"].strip("[]"))):
             raise RequestError(403, f"the server is not known as {host!r}; start it with --allow-host for that name")
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
-            raise RequestError(403, "pages of another origin may not use this server")
-        fetched_by = headers.get("sec-fetch-site", "none")  # browsers say which site's page a request comes from
+        origins = headers.getlist("origin")
+        fetched_by = headers.getlist("sec-fetch-site")  # browsers say which site's page a request comes from
         is_visit = path == PAGE and headers.get("sec-fetch-mode") == "navigate"
-        if fetched_by not in ("none", "same-origin") and not is_visit:
+        if any(origin.partition("://")[2].lower() != host.lower() for origin in origins) or (
+            not is_visit and not {"none", "same-origin"}.issuperset(fetched_by)
+        ):
             raise RequestError(403, "pages of another origin may not use this server")
         if self.key is not None and not (path in OPEN or path.startswith(FILES)) and not self._has_key(headers):
             raise RequestError(401, "the API key is missing or wrong; send it as Authorization: Bearer KEY")

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -34,6 +34,14 @@ Line = dict[str, Any]
 FAMILY = "diffusiongemma"
 DETAILS = {"parent_model": "", "format": "mlx", "family": FAMILY, "families": [FAMILY], "parameter_size": "",
            "quantization_level": ""}  # fmt: skip
+
+
+class TextWanted(NamedTuple):
+    """A request that asks for text: its body, what is to be answered, and how that is written."""
+
+    body: OllamaRequest
+    wanted: Wanted
+    answer: OllamaAnswer
 
 
 class OllamaRoutes:
@@ -72,40 +80,47 @@ class OllamaRoutes:
 
     async def chat(self, request: Request) -> Response:
         body = await read_body(request, self._service.engine.limits)
-        return await self._reply(request, *await self._service.prepare(self.read_chat, body))
+        return await self._reply(request, await self._service.prepare(self.read_chat, body))
 
     async def generate(self, request: Request) -> Response:
         body = await read_body(request, self._service.engine.limits)
-        return await self._reply(request, *await self._service.prepare(self.read_generate, body))
+        return await self._reply(request, await self._service.prepare(self.read_generate, body))
 
-    def read_chat(self, raw: bytes) -> tuple[OllamaRequest, Wanted, OllamaAnswer]:
+    def read_chat(self, raw: bytes) -> TextWanted | Line:
         """A chat's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = OllamaChat.read(raw)
+        if not body.messages:
+            return self._loaded(body, {"message": {"role": "assistant", "content": ""}})
         check_conversation(body.messages, by_id=False)
         wanted = self._service.wanted(body.as_chat(*self._bounds))
-        return body, wanted, OllamaAnswer(self._service, wanted, is_chat=True, is_raw=False)
+        return TextWanted(body, wanted, OllamaAnswer(self._service, wanted, is_chat=True, is_raw=False))
 
-    def read_generate(self, raw: bytes) -> tuple[OllamaRequest, Wanted, OllamaAnswer]:
+    def read_generate(self, raw: bytes) -> TextWanted | Line:
         """A prompt's body, and what is to be answered. Raises OptionError, PromptError and RequestError."""
         body = OllamaGenerate.read(raw)
+        if not (body.prompt or body.suffix):
+            return self._loaded(body, {"response": ""})
         if not body.suffix:
             wanted = self._service.wanted(body.as_openai(*self._bounds))
-            return body, wanted, OllamaAnswer(self._service, wanted, is_chat=False, is_raw=bool(body.raw))
+            return TextWanted(body, wanted, OllamaAnswer(self._service, wanted, is_chat=False, is_raw=bool(body.raw)))
         wanted = gaps_of(self._service, body.as_gap(*self._bounds))
         answer = OllamaAnswer(self._service, wanted, is_chat=False, is_raw=True, ignored=body.ignored)
-        return body, wanted, answer
+        return TextWanted(body, wanted, answer)
+
+    def _loaded(self, body: OllamaRequest, nothing: Line) -> Line:
+        """The answer to a request without a question, by which clients have a model loaded. Raises RequestError."""
+        self._service.check_name(body.wishes(*self._bounds)["model"])
+        return {"model": self._service.name, "created_at": datetime.now(UTC).isoformat(), **nothing, "done": True,
+                "done_reason": "load"}  # fmt: skip
 
     @property
     def _bounds(self) -> tuple[int, int]:
         return self._service.context, self._service.engine.limits.max_tokens
 
-    async def _reply(
-        self,
-        request: Request,
-        body: OllamaRequest,
-        wanted: Wanted,
-        answer: OllamaAnswer,
-    ) -> Response:
+    async def _reply(self, request: Request, asked: TextWanted | Line) -> Response:
+        if not isinstance(asked, TextWanted):
+            return JSONResponse(asked)
+        body, wanted, answer = asked
         answers, spent = Answers(self._service.engine, wanted), request.scope["spent"]
         if body.streams:
             return AnswerStream(answers, streamed(answer, answers, spent), self._service.stream_seconds, LINES)

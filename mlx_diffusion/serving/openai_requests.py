@@ -17,7 +17,7 @@ from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.bodies import Body, Count, Penalty, Seed, Steps
 from mlx_diffusion.serving.conversations import OfferedTool, SpokenMessage
 from mlx_diffusion.serving.limits import Limits
-from mlx_diffusion.serving.problems import bad, check_tokens
+from mlx_diffusion.serving.problems import bad, check_tokens, one_seed
 from mlx_diffusion.serving.tool_choices import NamedChoice, form_of_calls
 
 MOST_LIKELY = 20  # tokens whose likelihoods a request may ask for, at each place
@@ -75,6 +75,7 @@ class TextOptions(Body):
     n: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Count | None = None
     seed: Seed | None = None
+    random_seed: Seed | None = None  # the same as Mistral's clients call it
     mode: Mode | None = None
     stop: str | list[str] | None = None
     temperature: float | None = None
@@ -141,6 +142,7 @@ class TextOptions(Body):
             raise bad(f"likelihoods of {count_of(self.likeliest or 0, 'token')} asked for; {MOST_LIKELY} are the most")
         wishes: dict[str, Any] = {name: getattr(self, name) for name in SAME_NAMES}
         wishes |= {
+            "seed": one_seed(self.seed, self.random_seed),
             "top_p": None if self.top_p == 1 else self.top_p,
             "stop": self.stop or None,
         }  # 1 and [] ask for nothing
@@ -156,8 +158,9 @@ class ChatRequest(TextOptions):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     tools: list[OfferedTool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
+    tool_choice: Literal["auto", "none", "any", "required"] | NamedChoice | None = None  # Mistral's "any": required
     parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
     response_format: AnswerFormat | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: TemplateVariables | None = None

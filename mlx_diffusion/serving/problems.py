@@ -26,6 +26,13 @@ def check_tokens(asked: int | None, most: int) -> None:
         raise bad(f"{count_of(asked or 0, 'token')} asked for; this server writes {most} at most")
 
 
+def one_seed(seed: int | None, random_seed: int | None) -> int | None:
+    """A seed that may be called by either name. Raises RequestError where the two differ."""
+    if None not in (seed, random_seed) and seed != random_seed:
+        raise bad(f"seed is {seed} and random_seed {random_seed}; send one of them", "seed")
+    return random_seed if seed is None else seed
+
+
 def too_late(seconds: int) -> RequestError:
     return RequestError(
         504, f"the answer took longer than {count_of(seconds, 'second')}; ask for fewer tokens", code="timeout"

@@ -35,6 +35,7 @@ def form_of_calls(
     parallel: whether an answer may have several calls. A function that is declared as strict is called by its schema,
     whatever the choice.
     """
+    choice = MANY if choice == "any" else choice
     if isinstance(choice, NamedChoice):
         name = choice.function.name
         called = [tool for tool in tools if _function(tool).get("name") == name]
