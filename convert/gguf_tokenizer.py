@@ -6,12 +6,13 @@ Knows nothing of models.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from mlx_diffusion.convert.gguf_config import GgufFacts
 from mlx_diffusion.display import count_of
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.visible_text import shown
 
 MODEL = "gemma4"
 UNKNOWN, CONTROL, OWN = 2, 3, 4  # types of tokens: of all else, special, and taken whole wherever they stand
@@ -55,9 +56,7 @@ def _tokenizer(facts: GgufFacts, tokens: Sequence[str], kinds: Sequence[int]) ->
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind in (UNKNOWN, CONTROL, OWN)
     ]  # fmt: skip
-    merges = [merge.split(" ") for merge in facts.texts("tokenizer.ggml.merges")]
-    if not all(len(pair) == 2 for pair in merges):
-        raise CheckpointError(f"{facts.where}: tokenizer.ggml.merges holds a line that is no pair; download it again")
+    merges = _merges(facts, {*tokens})
     first = _named(facts, tokens).get("bos_token") if facts.metadata.get("tokenizer.ggml.add_bos_token") else None
     begin = [{"SpecialToken": {"id": first, "type_id": 0}}] if first else []
     special = {first: {"id": first, "ids": [tokens.index(first)], "tokens": [first]}} if first else {}
@@ -95,6 +94,25 @@ def _tokenizer(facts: GgufFacts, tokens: Sequence[str], kinds: Sequence[int]) ->
             "merges": merges,
         },
     }
+
+
+def _merges(facts: GgufFacts, tokens: Set[str]) -> list[list[str]]:
+    """The pairs that are merged, the first first. Raises CheckpointError: without them, text becomes other tokens."""
+    merges = [merge.split(" ") for merge in facts.texts("tokenizer.ggml.merges")]
+    if not merges:
+        raise CheckpointError(
+            f"{facts.where}: it has no tokenizer.ggml.merges; give tokenizer=... with a folder that has the tokenizer's "
+            "files"
+        )
+    if not all(len(pair) == 2 for pair in merges):
+        raise CheckpointError(f"{facts.where}: tokenizer.ggml.merges holds a line that is no pair; download it again")
+    wrong = next((pair for pair in merges if not {*pair, "".join(pair)} <= tokens), None)
+    if wrong is not None:
+        raise CheckpointError(
+            f"{facts.where}: tokenizer.ggml.merges joins {shown(' '.join(wrong))}, and not all of that are tokens; "
+            "download it again"
+        )
+    return merges
 
 
 def _config(facts: GgufFacts, tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, Any]:

@@ -229,8 +229,11 @@ def test_a_gguf_is_named(folder: Path, with_config: bool) -> None:
     if not with_config:
         (folder / "config.json").unlink()
     for place in (folder, folder / "model-Q4_K_M.gguf"):
-        with pytest.raises(CheckpointError, match=r"GGUF.*mlx-diffusion convert .*model-Q4_K_M.gguf OUTPUT"):
+        with pytest.raises(
+            CheckpointError, match=r"GGUF.*mlx-diffusion convert (.*model-Q4_K_M\.gguf) OUTPUT"
+        ) as caught:
             Checkpoint.open(find_folder(place))
+        assert f"convert {folder}/model-Q4_K_M.gguf OUTPUT" in str(caught.value)  # the command as it can be run
 
 
 def test_pickled_weights_are_never_read(folder: Path) -> None:

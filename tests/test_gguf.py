@@ -189,6 +189,8 @@ BAD: list[tuple[str, Edits]] = [
     ("eb_t_min is nan", {"diffusion.eb_t_min": float("nan")}),
     ("eb_t_min is low, not of the kind", {"diffusion.eb_t_min": "low"}),
     ("holds a line that is no pair", {"tokenizer.ggml.merges": ["ab"]}),
+    ("merges joins 'a c', and not all", {"tokenizer.ggml.merges": ["a b", "a c"]}),
+    ("it has no tokenizer.ggml.merges; give tokenizer=", {"tokenizer.ggml.merges": None}),
     ("rope_freqs.weight scales frequencies", {"rope_freqs.weight": ("F32", np.full(32, 8, np.float32))}),
     ("has shape .*config.json makes it", {"blk.0.ffn_down_exps.weight": ("F16", np.ones((256, 256), np.float16))}),
     (

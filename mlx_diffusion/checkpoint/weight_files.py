@@ -5,6 +5,7 @@ Copies in subfolders and in other formats are never among them. Knows nothing of
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -97,9 +98,10 @@ def refuse_gguf(names: Iterable[str], where: str) -> None:
     """Refuse a GGUF among these files, if there is one, with the command that converts it. Raises CheckpointError."""
     gguf = min((name for name in names if name.lower().endswith(".gguf") and name[0] != "."), default=None)
     if gguf is not None:
+        path, when = (os.path.join(where, gguf), "") if os.path.isdir(where) else (gguf, ", once it is on this machine")
         raise CheckpointError(
-            f"{where} holds {gguf}, and MLX does not compute with GGUF; convert the file, once it is on this "
-            f"machine: {shlex.join(['mlx-diffusion', 'convert', gguf, 'OUTPUT'])}"
+            f"{where} holds {gguf}, and MLX does not compute with GGUF; convert the file{when}: "
+            f"{shlex.join(['mlx-diffusion', 'convert', path, 'OUTPUT'])}"
         )
 
 
