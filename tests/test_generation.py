@@ -55,7 +55,10 @@ class TapedNoise:
 
 @pytest.fixture(scope="module")
 def hub() -> tuple[DiffusionGemma, Tokenizer]:
-    return loaded(HUB)
+    """With few steps, for its weights are random, and its canvases never settle."""
+    model, tokenizer = load(HUB)
+    model.generation_defaults = dataclasses.replace(model.generation_defaults, max_denoising_steps=STEPS)
+    return model, tokenizer
 
 
 def events_of(pair: tuple[DiffusionGemma, Tokenizer], prompt: Any = PROMPT, **options: Any) -> list[Event]:
