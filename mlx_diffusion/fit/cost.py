@@ -87,12 +87,25 @@ def step_cost(
     positions: int | None = None,
     *,
     conditioned: bool = True,
+    products: tuple[Product, ...] | None = None,
 ) -> PassCost:
     """One denoising step of `positions` positions, by default a whole canvas, behind `prefix` encoded tokens.
 
-    `conditioned`: with a soft signal from the step before, which a canvas's first step has not.
+    `conditioned`: with a soft signal from the step before, which a canvas's first step has not. `products`: those of a
+    step alike behind another prefix, which are the same.
     """
     length = config.canvas_length if positions is None else positions
+    attention = sum(
+        _attention_flops(config, layer_type, length * (_seen(config, layer_type, prefix) + length))
+        for layer_type in config.layer_types
+    )
+    return PassCost(
+        length, products or _step_products(config, formats, length, conditioned), attention,
+        SAMPLER_OPERATIONS * length * config.vocab_size, _cache_bytes(config, prefix, item_bytes), item_bytes,
+    )  # fmt: skip
+
+
+def _step_products(config: ModelConfig, formats: Formats, length: int, conditioned: bool) -> tuple[Product, ...]:
     hidden, vocab = config.hidden_size, config.vocab_size
     table = formats("embed_tokens")
     products = [
@@ -106,39 +119,43 @@ def step_cost(
     ]
     if conditioned:
         products.append(Product(SOFT, length, vocab, hidden, table, reads_weights=False))
-    attention = sum(
-        _attention_flops(config, layer_type, length * (_seen(config, layer_type, prefix) + length))
-        for layer_type in config.layer_types
-    )
-    return PassCost(
-        length, tuple(products), attention, SAMPLER_OPERATIONS * length * vocab,
-        _cache_bytes(config, prefix, item_bytes), item_bytes,
-    )  # fmt: skip
+    return tuple(products)
 
 
 def encode_cost(
-    config: ModelConfig, formats: Formats, tokens: int, prefix: int, item_bytes: int, logits: int = 0
+    config: ModelConfig,
+    formats: Formats,
+    tokens: int,
+    prefix: int,
+    item_bytes: int,
+    logits: int = 0,
+    products: tuple[Product, ...] | None = None,
 ) -> PassCost:
     """Encoding `tokens` tokens at once behind `prefix` others, with the next token's logits at `logits` of them.
 
-    Without logits, only keys and values of the last layer are needed.
+    Without logits, only keys and values of the last layer are needed. `products`: as in `step_cost`.
     """
-    products: list[Product] = []
     attention = 0
+    for layer_type in config.layer_types if logits else config.layer_types[:-1]:
+        window = config.sliding_window if layer_type == SLIDING else None
+        attention += _attention_flops(config, layer_type, _causal_pairs(prefix, tokens, window))
+    return PassCost(
+        tokens, products or _encode_products(config, formats, tokens, logits), attention,
+        SAMPLER_OPERATIONS * logits * config.vocab_size, _cache_bytes(config, prefix, item_bytes), item_bytes,
+    )  # fmt: skip
+
+
+def _encode_products(config: ModelConfig, formats: Formats, tokens: int, logits: int) -> tuple[Product, ...]:
+    products: list[Product] = []
     last = config.num_hidden_layers - 1
-    for index, layer_type in enumerate(config.layer_types):
+    for index in range(config.num_hidden_layers):
         if index == last and not logits:
             products += projections(config, formats, index, tokens, ("k_proj", "v_proj"))
         else:
             products += layer_products(config, formats, index, tokens)
-            window = config.sliding_window if layer_type == SLIDING else None
-            attention += _attention_flops(config, layer_type, _causal_pairs(prefix, tokens, window))
     if logits:
         products.append(Product(HEAD, logits, config.hidden_size, config.vocab_size, formats("embed_tokens")))
-    return PassCost(
-        tokens, tuple(products), attention, SAMPLER_OPERATIONS * logits * config.vocab_size,
-        _cache_bytes(config, prefix, item_bytes), item_bytes,
-    )  # fmt: skip
+    return tuple(products)
 
 
 def parameter_bytes(model: nn.Module) -> int:

@@ -7,9 +7,10 @@ host, heat, and other programs. Knows nothing of how schedules come about.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal
 
 from mlx_diffusion.checkpoint.config import ModelConfig
@@ -20,7 +21,7 @@ from mlx_diffusion.fit.chips import Chip
 from mlx_diffusion.fit.cost import PassCost, encode_cost, step_cost
 from mlx_diffusion.fit.kernels import Rates
 from mlx_diffusion.fit.memory import GPU_ITEM
-from mlx_diffusion.fit.products import EXPERTS, Formats
+from mlx_diffusion.fit.products import EXPERTS, Formats, Product
 
 PassKind = Literal["encode", "decode", "draft", "denoise"]
 Touched = Callable[[int], float]  # positions of a pass to the distinct experts that they choose in a layer
@@ -71,21 +72,36 @@ class ModelShape:
         """A model that a conversion with this recipe would give."""
         return cls(config, cache(lambda path: recipe.spec(DECODER + path)))
 
+    @cached_property
+    def _products(self) -> dict[tuple[PassKind, int, int], tuple[Product, ...]]:
+        """Those of passes before, by kind, positions and logits: behind any prefix they are the same."""
+        return {}
+
     def cost(self, one: Pass) -> PassCost:
-        """The work of one such pass."""
+        """The work of one such pass; products alike, as layers have them, are one with their count."""
+        alike = one.kind, one.positions, one.logits
+        products = self._products.get(alike)
         if one.kind in ("encode", "decode"):
-            cost = encode_cost(self.config, self.formats, one.positions, one.prefix, self.item_bytes, one.logits)
+            cost = encode_cost(
+                self.config, self.formats, one.positions, one.prefix, self.item_bytes, one.logits, products
+            )
         else:
             conditioned = one.kind == "denoise"
             cost = step_cost(
-                self.config, self.formats, one.prefix, self.item_bytes, one.positions, conditioned=conditioned
-            )
-        if self.touched is None:
-            return cost
-        matrices = self.touched(one.positions)
-        return replace(
-            cost, products=tuple(replace(p, matrices=matrices) if p.part == EXPERTS else p for p in cost.products)
-        )
+                self.config, self.formats, one.prefix, self.item_bytes, one.positions,
+                conditioned=conditioned, products=products,
+            )  # fmt: skip
+        if products is None:
+            counts = Counter(cost.products).items()
+            products = tuple(self._chosen(replace(own, count=own.count * n), one.positions) for own, n in counts)
+            self._products[alike] = products
+        return replace(cost, products=products)
+
+    def _chosen(self, product: Product, positions: int) -> Product:
+        """The product with as many experts as are known to be chosen, where that is known."""
+        if self.touched is None or product.part != EXPERTS:
+            return product
+        return replace(product, matrices=self.touched(positions))
 
 
 @cache
