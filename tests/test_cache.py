@@ -121,7 +121,7 @@ def test_denoising_reads_the_cache_and_writes_nothing() -> None:
     assert all((a == np.asarray(b)).all() for a, b in zip(before, cache.arrays(), strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     window=st.sampled_from([1, 2, 5, 6]),
     chunks=st.lists(st.integers(1, 9), min_size=1, max_size=5),
@@ -146,7 +146,7 @@ def test_chunks_equal_the_whole(window: int, chunks: list[int], seed: int) -> No
     assert np.abs(logits[0] - logits[1]).max() < 1e-4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     window=st.sampled_from([1, 2, 5, 6]),
     work=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 8)), min_size=1, max_size=6),

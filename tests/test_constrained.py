@@ -131,7 +131,9 @@ def test_an_object_is_an_object(mode: Mode) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_have_constraints_of_their_own(mode: Mode) -> None:
     constraints: Sequence[dict[str, Any] | None] = [{"json_schema": RECORD}, None, {"choice": ["no", "never"]}]
-    together = generate(*loaded("random"), [CHAT] * 3, mode=mode, constraint=constraints, max_tokens=60, **few_steps(mode))
+    together = generate(
+        *loaded("random"), [CHAT] * 3, mode=mode, constraint=constraints, max_tokens=60, **few_steps(mode)
+    )
     alone = [
         generate(*loaded("random"), CHAT, mode=mode, constraint=own, max_tokens=60, **few_steps(mode))
         for own in constraints

@@ -155,7 +155,13 @@ def test_ways_of_writing_side_by_side(tmp_path: Path) -> None:
         "autoregressive temperature=1",
         "speculative temperature=0 draft_width=4", "speculative temperature=1 draft_width=4",
     ]  # fmt: skip
-    found = evaluate(HUB, plan(3, variants=ways, items={"one": items("one", 1), "two": items("two", 2)}), output=tmp_path / "r.json", workers=1, answers=True)
+    found = evaluate(
+        HUB,
+        plan(3, variants=ways, items={"one": items("one", 1), "two": items("two", 2)}),
+        output=tmp_path / "r.json",
+        workers=1,
+        answers=True,
+    )
     assert kept(Evaluation.read(tmp_path / "r.json")) == kept(found)
     greedy, sampled = ([one.answer for one in found.outcomes(way)] for way in (3, 4))
     assert greedy == [one.answer for one in found.outcomes(5)] and sampled == [one.answer for one in found.outcomes(6)]
