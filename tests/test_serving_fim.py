@@ -146,6 +146,13 @@ def test_the_first_stop_string_cuts_a_gap() -> None:
         ("/infill", {"input_prefix": "fig " * 2100, "stream": True}, "shorten the text"),
         ("/v1/completions", {"prompt": "a", "suffix": "a", "temperature": 0.5}, "has no option temperature"),
         ("/v1/completions", {"prompt": "a", "mode": "autoregressive", "echo": True, "logprobs": 1}, "leave echo or"),
+        ("/v1/completions", {"prompt": "a", "suffix": "a", "constraint": {"regex": "a"}}, "a gap is held to no form"),
+        (
+            "/api/generate",
+            {"model": "demo", "prompt": "a", "suffix": "a", "format": "json"},
+            "a gap is held to no form",
+        ),
+        ("/v1/fim/completions", {"prompt": "a", "stream_options": {}}, "send stream: true"),
         ("/api/generate", {"model": "demo", "prompt": "a", "suffix": "a", "system": "b"}, "without system"),
     ],
 )

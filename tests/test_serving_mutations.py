@@ -164,13 +164,23 @@ def test_a_body_of_another_type_is_refused(client: Any, path: str) -> None:
     "path, wrong, said",
     [
         ("/v1/chat/completions", {"stop": 5}, "stop: input should be a valid string, or input should be a valid array"),
+        ("/v1/chat/completions", {"tools": [TOOL, TOOL]}, "two tools are called 'weather'"),
+        (
+            "/v1/chat/completions",
+            {"enable_thinking": True, "chat_template_kwargs": {"enable_thinking": False}},
+            "differs",
+        ),
+        ("/v1/messages", {"thinking": {"type": "enabled", "budget_tokens": 4}}, "it must be less than max_tokens, 4"),
+        ("/v1/messages", {"thinking": {"type": "disabled", "budget_tokens": 2}}, "belong to thinking of type enabled"),
+        ("/v1/messages", {"messages": BLOCKS[:2]}, "the last message is the assistant's"),
+        ("/v1/messages", {"messages": []}, "messages: list should have at least 1 item"),
         ("/v1/chat/completions", {"stop": ["a", 5]}, "stop.1: input should be a valid string"),
         ("/v1/completions", {"prompt": [[1], [2, "a"]]}, "prompt.1.1: input should be a valid integer"),
         ("/v1/messages", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
         ("/v1/messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "'text', 'thinking'"),
     ],
 )
-def test_the_sentence_says_where_a_value_is_wrong(client: Any, path: str, wrong: dict[str, Any], said: str) -> None:
+def test_the_sentence_says_what_is_wrong_and_where(client: Any, path: str, wrong: dict[str, Any], said: str) -> None:
     assert said in (refused(client, path, json.dumps(BODIES[path][0] | wrong).encode()) or "")
 
 
@@ -189,6 +199,10 @@ CALLED = {"role": "assistant", "tool_calls": [CALL]}
         ([{"role": "user", "content": "fig"}, {**TOLD, "tool_call_id": "a1"}], "message 2 is a tool's, and the"),
         ([CALLED, TOLD], "message 2 is a tool's and has no tool_call_id"),
         ([CALLED, {**TOLD, "tool_call_id": "b2"}], "message 2 answers the call 'b2', which nobody has made"),
+        ([CALLED, *[{**TOLD, "tool_call_id": "a1"}] * 2], "message 3 answers the call 'a1', which nobody has made"),
+        ([{**CALLED, "role": "user", "content": "a"}], "message 1 has tool_calls, which a message of the role assist"),
+        ([{"role": "user", "content": "a", "tool_call_id": "a1"}], "message 1 has tool_call_id, which"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a", "x": 1}]}], "a part with 'x'"),
         ([CALLED, {"role": "user", "content": "a"}, {**TOLD, "tool_call_id": "a1"}], "message 3 is a tool's, and the"),
         (
             [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 5}}]}],

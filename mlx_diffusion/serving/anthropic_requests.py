@@ -173,7 +173,7 @@ class CountRequest(Body):
     """The body of /v1/messages/count_tokens: what the model is given."""
 
     model: str
-    messages: list[ConversationTurn]
+    messages: Annotated[list[ConversationTurn], Field(min_length=1)]
     system: str | list[TextBlock] | None = None
     tools: list[DeclaredTool] | None = None
     tool_choice: ToolChoice | None = None
@@ -226,7 +226,13 @@ class MessagesRequest(CountRequest):
         return None if self.thinking is None else self.thinking.budget_tokens
 
     def as_openai(self, most: int) -> ChatRequest:
-        """The same in OpenAI's form; `most` is how many tokens the server writes."""
+        """The same in OpenAI's form; `most` is how many tokens the server writes. Raises RequestError."""
+        if (self.thought_tokens or 0) >= max(self.max_tokens, 1):
+            raise bad(f"budget_tokens is {self.thought_tokens}; it must be less than max_tokens, {self.max_tokens}",
+                      "thinking")  # fmt: skip
+        if self.messages[-1].role == "assistant":
+            raise bad("the last message is the assistant's; this server begins an answer, and goes on with none",
+                      "messages")  # fmt: skip
         return self.as_chat(
             max_tokens=min(self.max_tokens, most),
             temperature=self.temperature,

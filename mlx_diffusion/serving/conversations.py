@@ -14,6 +14,8 @@ from mlx_diffusion.serving.bodies import AsSent, Body
 from mlx_diffusion.serving.problems import bad
 
 NO_IMAGES = "images are not read by this server; leave them out"
+OF_ROLES = {"tool_calls": "assistant", "tool_call_id": "tool", "tool_name": "tool"}
+PART = {"type", "text", "cache_control", "annotations"}  # the fields of a part of a content
 Content = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {}}, {"type": "null"}]})
 ]
@@ -77,21 +79,36 @@ class OfferedTool(AsSent):
 
 
 def check_conversation(messages: Sequence[SpokenMessage], *, by_id: bool) -> None:
-    """Raise RequestError for images, and for a tool's message without the call that it answers.
+    """Raise RequestError for what nobody says: images, calls of a user, or a tool's message without its call.
 
-    by_id: whether it has to say which one. If not, calls are answered in their order.
+    by_id: whether such a message has to say which call it answers. If not, calls are answered in their order.
     """
-    called: set[str | None] = set()  # by the last message that is no tool's
+    called: list[str | None] | None = None  # by the last message that is no tool's, and not answered yet
     for number, message in enumerate(messages, start=1):
-        if message.images:
-            raise bad(NO_IMAGES, "messages")
+        _check_fields(number, message)
         if message.role != "tool":
-            called = {call.id for call in message.tool_calls or []}
+            called = [call.id for call in message.tool_calls or []] or None
             continue
         answered = message.tool_call_id
-        if not called:
+        if called is None:
             raise bad(f"message {number} is a tool's, and the message before it calls none", "messages")
         if answered is None and by_id:
             raise bad(f"message {number} is a tool's and has no tool_call_id; say which call it answers", "messages")
-        if answered is not None and not called & {answered, None}:
-            raise bad(f"message {number} answers the call {answered[:80]!r}, which nobody has made", "messages")
+        found = next((id for id in called if id == answered or None in (id, answered)), ...)
+        if found is ...:
+            which = "one more call than there are" if answered is None else f"the call {answered[:80]!r}"
+            raise bad(f"message {number} answers {which}, which nobody has made or which is answered", "messages")
+        called.remove(found)
+
+
+def _check_fields(number: int, message: SpokenMessage) -> None:
+    """Raises RequestError for fields that a message of this role does not have."""
+    if message.images:
+        raise bad(NO_IMAGES, "messages")
+    for name, role in OF_ROLES.items():
+        if getattr(message, name) and message.role != role:
+            raise bad(f"message {number} has {name}, which a message of the role {role} has", "messages")
+    for part in message.content if isinstance(message.content, list) else []:
+        odd = sorted(part.keys() - PART) if isinstance(part, dict) else []
+        if odd:
+            raise bad(f"message {number} has a part with {odd[0][:80]!r}, which is not known; leave it out", "messages")

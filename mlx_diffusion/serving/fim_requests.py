@@ -14,7 +14,7 @@ from mlx_diffusion.modes import Mode
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.bodies import Body, Penalty, Positive, Seed, Share, Steps
 from mlx_diffusion.serving.openai_requests import StreamOptions
-from mlx_diffusion.serving.problems import one_seed
+from mlx_diffusion.serving.problems import bad, one_seed
 
 Rest = Annotated[int, Field(ge=-1, lt=2**63)]  # -1: as many as there are
 Milliseconds = Annotated[float, Field(ge=-1)]
@@ -111,4 +111,6 @@ class FimRequest(GapRequest):
 
     def config(self, mode: Mode | None) -> GenerationConfig:
         """The options of the engine; `mode` where none is asked for. Raises RequestError."""
+        if self.stream_options is not None and not self.stream:
+            raise bad("stream_options is for streams; send stream: true with it", "stream_options")
         return self._config(self.max_tokens, one_seed(self.seed, self.random_seed), mode)

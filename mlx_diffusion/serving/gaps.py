@@ -47,6 +47,8 @@ def gaps_of(service: Service, body: CompletionRequest) -> Wanted:
     Raises OptionError, PromptError and RequestError.
     """
     service.check_name(body.model)
+    if body.wanted_form is not None:
+        raise bad("a gap is held to no form; leave constraint or format out, or suffix", "suffix")
     body = body.model_copy(update={"mode": service.canvas_mode(body.mode) or "reference"})
     gaps = Wanted()
     settings = service.settings(body)

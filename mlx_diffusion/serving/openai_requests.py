@@ -191,6 +191,8 @@ class ChatRequest(TextOptions):
     def thinks(self) -> bool | None:
         """Whether the model is to think first; None leaves it to the template."""
         named = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None
+        if None not in (named, self.enable_thinking) and named != self.enable_thinking:
+            raise bad("enable_thinking differs from that of chat_template_kwargs; send one of them", "enable_thinking")
         return self.enable_thinking if named is None else named
 
     @property

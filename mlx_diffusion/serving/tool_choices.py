@@ -36,6 +36,10 @@ def form_of_calls(
     whatever the choice.
     """
     choice = MANY if choice == "any" else choice
+    names = [_function(tool).get("name") for tool in tools]
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    if twice:
+        raise bad(f"two tools are called {twice[0]!r}; give each a name of its own", "tools")
     if isinstance(choice, NamedChoice):
         name = choice.function.name
         called = [tool for tool in tools if _function(tool).get("name") == name]
