@@ -29,13 +29,16 @@ ResultT = TypeVar("ResultT")
 async def read_body(request: Request, limits: Limits) -> bytes:
     """The request's body. Raises RequestError for one that is too long or too slow, or says that it is no JSON."""
     _check_type(request.headers.get("content-type"))
+    too_long = RequestError(413, f"the body has more than {count_of(limits.max_bytes, 'byte')}; send less")
+    if int(request.headers.get("content-length", "0")) > limits.max_bytes:
+        raise too_long
     parts, length = list[bytes](), 0
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for part in request.stream():
                 length += len(part)
                 if length > limits.max_bytes:
-                    raise RequestError(413, f"the body has more than {count_of(limits.max_bytes, 'byte')}; send less")
+                    raise too_long
                 parts.append(part)
     except TimeoutError:
         raise RequestError(408, f"the body did not come within {count_of(limits.body_seconds, 'second')}") from None

@@ -105,6 +105,7 @@ def build_server(
     import uvicorn
 
     from mlx_diffusion.serving.app import build_app
+    from mlx_diffusion.serving.connections import MOST_WITHOUT, PromptConnection
     from mlx_diffusion.serving.engine_thread import EngineThread
     from mlx_diffusion.serving.guard import Entry
     from mlx_diffusion.serving.service import Service
@@ -115,14 +116,14 @@ def build_server(
     names = (address.host.lower(), *(name.lower() for name in address.names))
     config = uvicorn.Config(
         build_app(service, Entry(address.key, names), log),
-        http="h11",
+        http=PromptConnection,
         ws="none",
         lifespan="on",
         log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=4 * (limits.max_requests + limits.max_waiting),
+        limit_concurrency=4 * (limits.max_requests + limits.max_waiting) + MOST_WITHOUT,
         timeout_graceful_shutdown=limits.grace_seconds,
     )
     return uvicorn.Server(config)
