@@ -131,7 +131,7 @@ def test_prompts_of_more_pairs_begin_with_the_same() -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    made = write_shallow(FIXTURES / "hub", tmp_path / "model")
+    made = write_shallow(FIXTURES / "hub", tmp_path / "model", max_denoising_steps=4)
     return made
 
 
