@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -261,14 +262,16 @@ def test_likelihoods_are_given_with_every_token() -> None:
 
 
 def test_the_context_ends_a_text() -> None:
-    model, _ = loaded(FIXTURES / "hub")
-    context = model.config.max_position_embeddings
+    model, tokenizer = load(FIXTURES / "hub")
+    context = 1003
+    model.config = replace(model.config, max_position_embeddings=context)
     prompt = (np.arange(context - 3) % 80 + 5).tolist()
-    for mode in ("autoregressive", "speculative"):
-        tokens, _, events = write(FIXTURES / "hub", prompt, mode=mode, max_tokens=99, eos_token_id=())
-        assert (len(tokens), finish(events).finish_reason) == (3, "context")
+    for mode in CAUSAL:
+        events = list(stream_generate(model, tokenizer, prompt, mode=mode, max_tokens=99, eos_token_id=()))
+        assert sum(len(event.tokens) for event in events if isinstance(event, Segment)) == 3
+        assert finish(events).finish_reason == "context"
         with pytest.raises(PromptError, match=f"{context - 1:,}"):
-            generate(*loaded(FIXTURES / "hub"), [*prompt, 5, 5, 5], mode=mode)
+            generate(model, tokenizer, [*prompt, 5, 5, 5], mode=mode)
 
 
 @pytest.mark.parametrize(
