@@ -107,6 +107,7 @@ def build_server(
     from mlx_diffusion.serving.app import build_app
     from mlx_diffusion.serving.connections import MOST_WITHOUT, PromptConnection
     from mlx_diffusion.serving.engine_thread import EngineThread
+    from mlx_diffusion.serving.graceful_end import GracefulServer
     from mlx_diffusion.serving.guard import Entry
     from mlx_diffusion.serving.service import Service
 
@@ -124,6 +125,5 @@ def build_server(
         server_header=False,
         proxy_headers=False,
         limit_concurrency=4 * (limits.max_requests + limits.max_waiting) + MOST_WITHOUT,
-        timeout_graceful_shutdown=limits.grace_seconds,
     )
-    return uvicorn.Server(config)
+    return GracefulServer(config, limits.grace_seconds, engine.stop)
