@@ -101,8 +101,8 @@ def _merges(facts: GgufFacts, tokens: Set[str]) -> list[list[str]]:
     merges = [merge.split(" ") for merge in facts.texts("tokenizer.ggml.merges")]
     if not merges:
         raise CheckpointError(
-            f"{facts.where}: it has no tokenizer.ggml.merges; give tokenizer=... with a folder that has the tokenizer's "
-            "files"
+            f"{facts.where}: it has no tokenizer.ggml.merges; give tokenizer=... with a folder that has the "
+            "tokenizer's files"
         )
     if not all(len(pair) == 2 for pair in merges):
         raise CheckpointError(f"{facts.where}: tokenizer.ggml.merges holds a line that is no pair; download it again")
