@@ -3,7 +3,8 @@
 MLX computes in threads of its own, which a fork does not copy: whoever waits for them there waits for ever. And a
 thread that is in the hands of MLX or of the tokenizers library while the interpreter is taken down aborts the process;
 so does one that has only used MLX before: Python ends it when it wants to run on, and what MLX keeps for each thread
-cannot be freed any more. Knows nothing of what is computed.
+cannot be freed any more. A thread that has just been joined frees it still, and needs the interpreter for that. Knows
+nothing of what is computed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from weakref import WeakSet
 
@@ -23,11 +25,14 @@ from mlx_diffusion.errors import ForkError
 LONGEST_WAIT = 60.0  # seconds at the end, for the passes of other threads
 IDLE_SECONDS = 0.5  # in which a thread that does not move is taken to wait for something
 LOOK_SECONDS = 0.002  # between two looks at where the threads are
+LAST_SECONDS = 0.1  # given to threads that have ended, where the system does not tell whether they are gone
+TASKS = Path("/proc/self/task")  # Linux's, with a folder for each thread
 
 _used_by: int | None = None  # the process in which MLX has computed
 _changed = threading.Condition()
 _own = threading.local()  # in each thread: how deep it is in stretches within each other
 _threads: WeakSet[threading.Thread] = WeakSet()  # those that have done foreign work
+_numbers: set[int] = set()  # the system's numbers of them but the main one, also of those that have ended
 _at_work = 0
 _ending = False
 _shut = threading.Lock()  # never opened
@@ -39,6 +44,7 @@ def _forget_threads() -> None:
     global _changed, _at_work
     _changed, _at_work = threading.Condition(), 0
     _threads.clear()
+    _numbers.clear()
 
 
 os.register_at_fork(after_in_child=_forget_threads)
@@ -90,6 +96,8 @@ def _begin() -> None:
         if not stopped:
             _at_work += 1
             _threads.add(thread)
+            if thread is not threading.main_thread():
+                _numbers.add(threading.get_native_id())
     if stopped:
         _stand_still()
 
@@ -128,6 +136,17 @@ def _end() -> None:
     began = time.monotonic()
     while _moving(places) and time.monotonic() < began + LONGEST_WAIT:
         time.sleep(LOOK_SECONDS)
+    began = time.monotonic()
+    while _leaving(time.monotonic() - began) and time.monotonic() < began + LONGEST_WAIT:
+        time.sleep(LOOK_SECONDS)
+
+
+def _leaving(waited: float) -> bool:
+    """True while a thread that has done foreign work and has ended, for Python, may still be freeing what MLX keeps."""
+    ended = _numbers - {thread.native_id for thread in threading.enumerate()}
+    if TASKS.is_dir():
+        return any((TASKS / str(number)).exists() for number in ended)
+    return bool(ended) and waited < LAST_SECONDS
 
 
 def _moving(places: dict[int | None, tuple[float, int, int]]) -> bool:

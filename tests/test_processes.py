@@ -57,18 +57,37 @@ for work in (write_once, write_for_ever, write_for_ever):
 begun.wait()
 done.wait()
 """
+JOINED = """
+import threading
+import mlx.core as mx
+from mlx_diffusion.processes import computing
+
+def compute():
+    with computing():
+        x = mx.random.normal((128, 128))
+        for _ in range(100):
+            x = x @ x
+        mx.eval(x)
+
+for _ in range(2):
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+"""
 
 
 def ended(script: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", START + script], capture_output=True, text=True, check=False, timeout=300
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, done.stdout, done.stderr
 
 
 def test_a_fork_is_told_to_be_spawned_and_waits_for_no_thread_that_is_not_in_it() -> None:
-    assert ended(FORK) == (0, "True\n" * 5, "")
+    assert ended(START + FORK) == (0, "True\n" * 5, "")
 
 
 def test_daemon_threads_are_stopped_at_the_end() -> None:
-    assert ended(THREADS) == (0, "", "")
+    assert ended(START + THREADS) == (0, "", "")
+
+
+def test_threads_that_have_just_been_joined_are_gone_before_the_interpreter() -> None:
+    assert {ended(JOINED) for _ in range(6)} == {(0, "", "")}
