@@ -25,8 +25,8 @@ from mlx_diffusion.errors import ForkError
 LONGEST_WAIT = 60.0  # seconds at the end, for the passes of other threads
 IDLE_SECONDS = 0.5  # in which a thread that does not move is taken to wait for something
 LOOK_SECONDS = 0.002  # between two looks at where the threads are
-LAST_SECONDS = 0.1  # given to threads that have ended, where the system does not tell whether they are gone
 TASKS = Path("/proc/self/task")  # Linux's, with a folder for each thread
+LAST_SECONDS = 2.0 if TASKS.is_dir() else 0.1  # for threads that have ended; elsewhere nothing tells that they are gone
 
 _used_by: int | None = None  # the process in which MLX has computed
 _changed = threading.Condition()
@@ -137,16 +137,14 @@ def _end() -> None:
     while _moving(places) and time.monotonic() < began + LONGEST_WAIT:
         time.sleep(LOOK_SECONDS)
     began = time.monotonic()
-    while _leaving(time.monotonic() - began) and time.monotonic() < began + LONGEST_WAIT:
+    while _leaving() and time.monotonic() < began + LAST_SECONDS:
         time.sleep(LOOK_SECONDS)
 
 
-def _leaving(waited: float) -> bool:
+def _leaving() -> bool:
     """True while a thread that has done foreign work and has ended, for Python, may still be freeing what MLX keeps."""
     ended = _numbers - {thread.native_id for thread in threading.enumerate()}
-    if TASKS.is_dir():
-        return any((TASKS / str(number)).exists() for number in ended)
-    return bool(ended) and waited < LAST_SECONDS
+    return any((TASKS / str(number)).exists() for number in ended) if TASKS.is_dir() else bool(ended)
 
 
 def _moving(places: dict[int | None, tuple[float, int, int]]) -> bool:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)  # the 
 settings.load_profile("repeatable")
 CHECKPOINTS = sorted({run["checkpoint"] for run in RUNS} - {"demo"})
 if hasattr(os, "SCHED_BATCH"):  # MLX's thread gets its work in many small pieces: it need not interrupt for each
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    with suppress(OSError):  # some containers do not allow it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def pytest_collection_finish() -> None:
