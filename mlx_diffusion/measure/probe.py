@@ -104,10 +104,15 @@ class Probe:
         return Flat.of([len(text) for text in self.texts])
 
 
-def make_probe(checkpoint: Checkpoint, ends: DiffusionGemma, advance: Callable[[int], None]) -> Probe:
-    """Prompts, and canvases behind them. `advance` is told the number of each layer that is done."""
+def make_probe(
+    checkpoint: Checkpoint, ends: DiffusionGemma, advance: Callable[[int], None], texts: Sequence[str] = ()
+) -> Probe:
+    """Prompts, and canvases behind them: `texts`, or as many of TEXTS as there are POSITIONS for.
+
+    `advance` is told the number of each layer that is done.
+    """
     config, tokenizer = checkpoint.config, load_tokenizer(checkpoint.folder)
-    texts = TEXTS[: max(POSITIONS // config.canvas_length, 1)]
+    texts = texts or TEXTS[: max(POSITIONS // config.canvas_length, 1)]
     prompts = list(dict.fromkeys(_tokens(tokenizer, text, config.vocab_size) for text in texts))
     noise, own = KeyedNoise(SEED, config.vocab_size), GenerationConfig.from_checkpoint(checkpoint.folder).resolve()
     settings = replace(own, max_denoising_steps=min(own.max_denoising_steps, STEPS))
@@ -126,16 +131,16 @@ def make_probe(checkpoint: Checkpoint, ends: DiffusionGemma, advance: Callable[[
     return Probe(config, tuple(dict.fromkeys((*prompts, *answers))), (*prompts, *prompts, *prompts), tuple(views))
 
 
-def divergences(right: Sequence[mx.array], other: Sequence[mx.array]) -> tuple[float, ...]:
+def divergences(right: Sequence[mx.array], other: Sequence[mx.array], left_out: int = WORST) -> tuple[float, ...]:
     """The Kullback-Leibler divergence of each kind's logarithms of probabilities, in nats a position.
 
-    Without the positions that diverge most, one in a hundred: there a token takes another expert, which says more of
-    chance than of what was rounded.
+    Without those positions that diverge most, one in a hundred (`left_out` per cent): there a token takes another
+    expert, which says more of chance than of what was rounded.
     """
     found = []
     for p, q in zip(right, other, strict=True):
         divergence = np.sort(np.array((mx.exp(p) * (p - q)).sum(axis=-1)))
-        found.append(max(0.0, float(divergence[: -(-divergence.size * (100 - WORST) // 100)].mean())))
+        found.append(max(0.0, float(divergence[: -(-divergence.size * (100 - left_out) // 100)].mean())))
     return tuple(found)
 
 

@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.measure.layerwise import load_ends, load_layer
-from mlx_diffusion.measure.probe import Probe, State, divergences, make_probe
+from mlx_diffusion.measure.probe import WORST, Probe, State, divergences, make_probe
 from mlx_diffusion.measure.rounding import relative_error, rounded
 from mlx_diffusion.network.model import DiffusionGemma
 
@@ -53,16 +53,17 @@ class LossMeter:
     ends: DiffusionGemma
     probe: Probe
     right: list[mx.array] = field(repr=False)
+    left_out: int = WORST  # per cent of positions, those that diverge most
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, tell: Tell) -> LossMeter:
-        """`tell` is told the share that is done, and what is at work."""
+    def of(cls, checkpoint: Checkpoint, tell: Tell, texts: Sequence[str] = (), left_out: int = WORST) -> LossMeter:
+        """On the probe's own texts or on others. `tell` is told the share that is done, and what is at work."""
         ends = load_ends(checkpoint)
-        probe = make_probe(checkpoint, ends, lambda index: tell(0.0, f"canvases, layer {index}"))
+        probe = make_probe(checkpoint, ends, lambda index: tell(0.0, f"canvases, layer {index}"), texts)
         state = probe.begin(ends)
         for index in range(checkpoint.config.num_hidden_layers):
             state = probe.step(load_layer(checkpoint, index), index, state)
-        return cls(checkpoint, ends, probe, probe.logits(ends, state))
+        return cls(checkpoint, ends, probe, probe.logits(ends, state), left_out)
 
     def losses(self, changes: Sequence[Change], tell: Tell) -> list[Losses]:
         """The divergence of the logits from the checkpoint's own after each change, by kind."""
@@ -79,7 +80,7 @@ class LossMeter:
             start = max(start, following)
             for one, state in states.items():
                 with changed(self.ends, changes[one].formats):
-                    found[one] = divergences(self.right, self.probe.logits(self.ends, state))
+                    found[one] = divergences(self.right, self.probe.logits(self.ends, state), self.left_out)
         return [found[number] for number in range(len(changes))]
 
     def _carried(
