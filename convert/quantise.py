@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.checkpoint.encodings import Nvfp4
-from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.packing import packed
 from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.checkpoint.stored import RowBlock, SourceTensor, Span
 from mlx_diffusion.errors import CheckpointError
@@ -118,24 +118,15 @@ def _results(chunk: Chunk, arrays: Sequence[mx.array], rows: mx.array) -> list[m
     """The arrays that are written."""
     if chunk.piece.kept:
         return _kept(chunk, arrays)
-    return [rows] if chunk.piece.spec is None else quantised(rows, chunk.piece.spec)
+    return [rows] if chunk.piece.spec is None else packed(rows, chunk.piece.spec)
 
 
 def _kept(chunk: Chunk, arrays: Sequence[mx.array]) -> list[mx.array]:
     """The packed bits and scales as they are, and the scale of all, once a row."""
     encoding = chunk.block.encoding
     assert isinstance(encoding, Nvfp4)
-    packed, scales, _ = arrays
-    return [packed, scales, mx.contiguous(mx.broadcast_to(encoding.factor(arrays), (chunk.rows,)))]
-
-
-def quantised(array: mx.array, spec: QuantSpec) -> list[mx.array]:
-    """Weight, scales and (affine) biases of rows, as MLX quantises them."""
-    rows = len(array)
-    if spec.mode == "nvfp4" and array.size // spec.group_size % 2:  # which fails in MLX, see `unpacked`
-        array = mx.concatenate([array, array[:1]])
-    made = mx.quantize(array, group_size=spec.group_size, bits=spec.bits, mode=spec.mode)
-    return [one[:rows] for one in made]
+    weight, scales, _ = arrays
+    return [weight, scales, mx.contiguous(mx.broadcast_to(encoding.factor(arrays), (chunk.rows,)))]
 
 
 def _digest(data: Sequence[bytes]) -> bytes:

@@ -17,9 +17,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_diffusion.checkpoint.encodings import unpacked
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor
+from mlx_diffusion.checkpoint.packing import unpacked
 from mlx_diffusion.checkpoint.pieces import Piece
 from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.convert.format_bounds import allowed

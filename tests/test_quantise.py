@@ -17,6 +17,7 @@ from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.convert import quantise
 from mlx_diffusion.convert.quantise import chunks, transfer
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.measure.rounding import rounded
 
 NAME = "model.decoder.layers.0.experts.gate_up_proj"
 FORMATS = [
@@ -98,6 +99,13 @@ def test_any_shape_and_any_chunk(
         made = convert(tmp_path_factory.mktemp("any"), array, spec)
     for result, suffix in zip(whole(array, spec), ("weight", "scales", "biases"), strict=False):
         assert same_bits(made[f"{NAME}.{suffix}"].view(mx.uint8), result.view(mx.uint8)), suffix
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 48), (1, 1, 16), (3, 7, 64)], ids=str)
+def test_measurements_round_any_number_of_nvfp4s_groups(shape: tuple[int, ...]) -> None:
+    spec, array = QuantSpec(16, 4, "nvfp4"), random(shape, mx.float32)
+    twice = mx.concatenate([array, array])
+    assert mx.array_equal(rounded(array, spec), rounded(twice, spec)[: len(array)])
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 3), (2, 3, 5, 7)])

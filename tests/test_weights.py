@@ -10,7 +10,7 @@ import pytest
 from conftest import config_dict, hub_tensors
 from mlx.utils import tree_flatten
 
-from mlx_diffusion.checkpoint import weights
+from mlx_diffusion.checkpoint import packing, weights
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.checkpoint.tensor_names import VISION
@@ -25,8 +25,8 @@ AFFINE = [QuantSpec(group, bits, "affine") for group, bits in ((32, 2), (32, 3),
 MODES = [*AFFINE, QuantSpec(32, 4, "mxfp4"), QuantSpec(32, 8, "mxfp8"), QuantSpec(16, 4, "nvfp4")]
 
 
-def filled(tensors: dict[str, mx.array], quantization: dict[str, Any] | None = None) -> DiffusionGemma:
-    raw = config_dict() | ({"quantization": quantization} if quantization else {})
+def filled(tensors: dict[str, mx.array], quantization: dict[str, Any] | None = None, **text: Any) -> DiffusionGemma:
+    raw = config_dict(**text) | ({"quantization": quantization} if quantization else {})
     model = DiffusionGemma(ModelConfig.from_dict(raw))
     weights.fill(model, dict(tensors), model.config.quantization, where="/models/toy")
     return model
@@ -37,8 +37,7 @@ def parameters_of(model: DiffusionGemma) -> dict[str, mx.array]:
 
 
 def dequantised(spec: QuantSpec, weight: mx.array, scales: mx.array, biases: mx.array | None = None) -> mx.array:
-    unpacked = mx.dequantize(weight, scales, biases, spec.group_size, spec.bits, mode=spec.mode)
-    return unpacked.astype(mx.float32)
+    return packing.unpacked(weight, scales, biases, spec, None).astype(mx.float32)
 
 
 def quantised(
@@ -52,7 +51,7 @@ def quantised(
         if spec is None or tensor.shape[-1] % spec.group_size:
             packed[name if tensor.ndim < 3 else f"{name}.weight"] = tensor
             continue
-        parts = mx.quantize(tensor, spec.group_size, spec.bits, mode=spec.mode)
+        parts = packing.packed(tensor, spec)
         packed |= {f"{path}.{part}": a for part, a in zip(("weight", "scales", "biases"), parts, strict=False)}
         twin[name] = dequantised(spec, *parts)
     return packed, twin
@@ -117,6 +116,14 @@ def test_scalars_of_the_two_passes_are_not_mixed_up() -> None:
 def test_quantised_is_its_dequantised_twin(spec: QuantSpec) -> None:
     packed, twin = quantised(hub_tensors(CONFIG), lambda path: spec)
     assert_same(filled(packed, table(spec)), filled(twin))
+
+
+def test_an_odd_number_of_groups_is_its_dequantised_twin() -> None:
+    """Of rows, experts and looked up tokens, too: MLX packs NVFP4 by two groups, and refuses one more."""
+    spec = QuantSpec(16, 4, "nvfp4")
+    odd: dict[str, Any] = {"hidden_size": 48, "vocab_size": 65, "num_experts": 3, "moe_intermediate_size": 16}
+    packed, twin = quantised(hub_tensors(ModelConfig.from_dict(config_dict(**odd))), lambda path: spec)
+    assert_same(filled(packed, table(spec), **odd), filled(twin, **odd))
 
 
 def test_paths_may_be_quantised_each_in_their_own_way() -> None:

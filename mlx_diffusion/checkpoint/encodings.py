@@ -12,20 +12,9 @@ from typing import Protocol
 import mlx.core as mx
 
 from mlx_diffusion.checkpoint.formats import FIXED_MODES, FP8, NVFP4, QuantSpec
+from mlx_diffusion.checkpoint.packing import unpacked
 
 NVFP4_GROUP, NVFP4_BITS = FIXED_MODES["nvfp4"]
-
-
-def unpacked(packed: mx.array, scales: mx.array, biases: mx.array | None, spec: QuantSpec) -> mx.array:
-    """The numbers of rows in one of MLX's own formats: float32 [rows, width].
-
-    On a CPU, MLX 0.32.4 takes NVFP4's groups two by two, and fails at an odd number of them: a row is added then.
-    """
-    rows = len(packed)
-    if spec.mode == "nvfp4" and scales.size % 2:
-        packed, scales = (mx.concatenate([array, array[:1]]) for array in (packed, scales))
-    numbers = mx.dequantize(packed, scales, biases, spec.group_size, spec.bits, mode=spec.mode, dtype=mx.float32)
-    return numbers[:rows]
 
 
 class Encoding(Protocol):

@@ -17,6 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_diffusion.checkpoint.formats import Quantization, QuantSpec
+from mlx_diffusion.checkpoint.packing import quantise_layers
 from mlx_diffusion.checkpoint.scaled_layers import with_row_scales
 from mlx_diffusion.checkpoint.tensor_names import ROW_SCALE, VISION
 from mlx_diffusion.device import activation_dtype, transposed
@@ -135,9 +136,9 @@ def _quantise_modules(
         name = next(iter(scaled.values()))[0]
         raise CheckpointError(f"{where}: {name} is quantised, but config.json has no quantization to say how")
 
-    def spec_of(path: str, module: nn.Module) -> dict[str, int | str] | bool:
-        if path not in scaled or not hasattr(module, "to_quantized"):
-            return False
+    def spec_of(path: str, module: nn.Module) -> QuantSpec | None:
+        if path not in scaled:
+            return None
         spec = _spec(quantization, scaled[path], where)
         width = module["weight"].shape[-1]
         if width % spec.group_size:
@@ -145,9 +146,9 @@ def _quantise_modules(
                 f"{where}: {scaled[path][0]} is quantised in groups of {spec.group_size}, but its rows have "
                 f"{count_of(width, 'entry')}; the quantization in config.json is not this file's"
             )
-        return {"group_size": spec.group_size, "bits": spec.bits, "mode": spec.mode}
+        return spec
 
-    nn.quantize(model, class_predicate=spec_of)
+    quantise_layers(model, spec_of)
     layers = [
         (path, with_row_scales(module))
         for path, module in model.named_modules()

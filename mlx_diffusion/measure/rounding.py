@@ -5,15 +5,16 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.packing import packed, unpacked
 from mlx_diffusion.device import transposed
 
 
 def rounded(weight: mx.array, spec: QuantSpec) -> mx.array:
     """Matrices [..., out, in] as the converter would write them, unpacked again."""
-    packed, scales, *biases = mx.quantize(weight.astype(mx.bfloat16), spec.group_size, spec.bits, spec.mode)
+    bits, scales, *biases = packed(weight.astype(mx.bfloat16), spec)
     scales = scales.astype(weight.dtype) if biases else scales
     offsets = biases[0].astype(weight.dtype) if biases else None
-    plain = mx.dequantize(packed, scales, offsets, spec.group_size, spec.bits, spec.mode, dtype=weight.dtype)
+    plain = unpacked(bits, scales, offsets, spec, weight.dtype)
     made = transposed(plain).swapaxes(-1, -2)
     mx.eval(made)
     return made

@@ -16,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.packing import unpacked
 from mlx_diffusion.device import After, over_cores
 from mlx_diffusion.network import sampling
 from mlx_diffusion.network.sampling import columns
@@ -120,6 +121,13 @@ class Rows(NamedTuple):
             [None] * len(weights) if array is None else mx.split(array, cuts) for array in (self.scales, self.biases)
         )
         return [Rows(*parts, self.format) for parts in zip(weights, scales, biases, strict=True)]
+
+    def take(self, places: mx.array) -> mx.array:
+        """The rows at some places, int [N] -> [N, D]."""
+        if self.format is None or self.scales is None:
+            return self.weight[places]
+        biases = None if self.biases is None else self.biases[places]
+        return unpacked(self.weight[places], self.scales[places], biases, self.format, None)
 
     def project(self, hidden: mx.array) -> mx.array:
         """hidden [..., D] -> [..., rows]."""

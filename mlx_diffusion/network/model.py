@@ -183,7 +183,7 @@ class DiffusionGemma(nn.Module):
 
     def embed(self, tokens: mx.array) -> mx.array:
         """Token ids [N] to what goes into the first layer, [N, D]."""
-        return self.embed_tokens(tokens).astype(self.dtype) * self.config.hidden_size**0.5
+        return self._table().take(tokens).astype(self.dtype) * self.config.hidden_size**0.5
 
     def _decode(self, views: Sequence[View], flat: Flat) -> tuple[mx.array, list[tuple[KeysValues, ...]]]:
         """All canvases through all layers: what comes out, [N, D], and each canvas's keys and values."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.packing import quantised_layer
 from mlx_diffusion.measure.device.matrices import Matrix, numbers
 from mlx_diffusion.measure.device.trial import WIDTHS, Distance, Extent, KernelTrial, TrialSetup, distance, tried
 from mlx_diffusion.network.layers import Experts, unshrunk
@@ -85,7 +86,7 @@ class ExpertTrials:
         made = Experts(self.config)
         for name, matrix, spec in zip(("gate_up_proj", "down_proj"), self._matrices, self.specs, strict=True):
             if spec is not None:
-                made[name] = made[name].to_quantized(spec.group_size, spec.bits, spec.mode)
+                made[name] = quantised_layer(made[name], spec)
             for array, values in matrix.arrays(DTYPES[dtype]).items():
                 made[name][array] = values
         return made

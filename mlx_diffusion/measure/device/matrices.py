@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.packing import packed, unpacked
 
 WORD_BITS = 32
 
@@ -41,9 +42,9 @@ class Matrix:
         if spec is None:
             return cls(numbers(shape, seed) * size, None, None, None)
         if spec.mode != "affine":
-            packed = mx.quantize(numbers(shape, seed) * size, spec.group_size, spec.bits, spec.mode)
-            mx.eval(packed)
-            return cls(packed[0], packed[1], None, spec)
+            weight, scales = packed(numbers(shape, seed) * size, spec)
+            mx.eval(weight, scales)
+            return cls(weight, scales, None, spec)
         words = (*outer, width * spec.bits // WORD_BITS)
         weight = mx.array(np.random.default_rng(seed).integers(0, 1 << WORD_BITS, words, dtype=np.uint32))
         groups = (*outer, width // spec.group_size)
@@ -70,6 +71,4 @@ class Matrix:
         if self.spec is None or self.scales is None:
             return np.array(self.weight[index]).astype(np.float64)
         biases = None if self.biases is None else self.biases[index]
-        packed, scales, spec = self.weight[index], self.scales[index], self.spec
-        plain = mx.dequantize(packed, scales, biases, spec.group_size, spec.bits, spec.mode, dtype=mx.float32)
-        return np.array(plain).astype(np.float64)
+        return np.array(unpacked(self.weight[index], self.scales[index], biases, self.spec)).astype(np.float64)

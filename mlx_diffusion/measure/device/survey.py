@@ -14,6 +14,7 @@ import numpy as np
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.packing import quantised_layer
 from mlx_diffusion.display import count_of
 from mlx_diffusion.measure.device.matrices import Matrix, numbers
 from mlx_diffusion.measure.device.trial import WIDTHS, Distance, Extent, KernelTrial, TrialSetup, distance, tried
@@ -70,7 +71,7 @@ class SurveyTrials:
         """The embedding table, with activations of a type. The weights that it is made with are never computed."""
         made, spec = nn.Embedding(self.tokens, self.config.hidden_size), self.spec
         if spec is not None:
-            made = made.to_quantized(spec.group_size, spec.bits, spec.mode)
+            made = quantised_layer(made, spec)
         for array, values in self._matrix.arrays(DTYPES[dtype]).items():
             made[array] = values
         return made

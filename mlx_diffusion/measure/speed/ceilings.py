@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.packing import packed
 from mlx_diffusion.device import over_cores, transposed
 from mlx_diffusion.display import count_of
 from mlx_diffusion.fit.cost import PassCost
@@ -156,8 +157,8 @@ class _Matrix:
         if spec is None:
             self.weight = transposed(self.weight).swapaxes(-1, -2)  # as `weights.fill` lays them out
         else:
-            packed = mx.quantize(self.weight, group_size=spec.group_size, bits=spec.bits, mode=spec.mode)
-            self.weight, self.scales, self.biases = packed if len(packed) == 3 else (*packed, None)
+            self.weight, self.scales, *biases = packed(self.weight, spec)
+            self.biases = biases[0] if biases else None
         mx.eval(self.weight, self.scales, self.biases)
 
     def multiply(self, x: mx.array, transposed: bool) -> mx.array:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.packing import quantise_layers
 from mlx_diffusion.checkpoint.pieces import Piece, apply_recipe, quantization_table
 from mlx_diffusion.checkpoint.recipes import Recipe
 from mlx_diffusion.checkpoint.tensor_names import DECODER
@@ -82,12 +82,8 @@ class Blueprint:
     def build(self, seed: int = 0, report: Callable[[int, int], None] = lambda done, total: None) -> DiffusionGemma:
         """The model with random weights, in memory. `report` is told the bytes that are made and those of the whole."""
         model = DiffusionGemma(self.config)
-
-        def spec_of(path: str, module: nn.Module) -> dict[str, int | str] | bool:
-            spec = self.spec(path) if hasattr(module, "to_quantized") else None
-            return False if spec is None else {"group_size": spec.group_size, "bits": spec.bits, "mode": spec.mode}
-
-        nn.quantize(model, class_predicate=spec_of)  # lazy, as all of the model is until its arrays are replaced
+        quantise_layers(model, lambda path, layer: self.spec(path))
+        # All of it is lazy until its arrays are replaced.
         parameters = dict(tree_flatten(model.parameters()))
         total = sum(_bytes(path, array) for path, array in parameters.items())
         generator, done = np.random.default_rng(seed), 0
