@@ -76,7 +76,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )  # fmt: skip
     how.add_argument(
         "--set", action="append", default=[], metavar="RULE",
-        help="'PATTERN=bits[,group][,mode]' or 'PATTERN=bf16' for modules of that path; the last that fits counts",
+        help="'PATTERN=bits[,group][,mode][,fitted]' or 'PATTERN=bf16' for these modules; the last that fits counts",
     )  # fmt: skip
 
     where = parser.add_argument_group("the source and the output")

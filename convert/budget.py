@@ -7,7 +7,7 @@ same recipe, and another budget needs little more. Knows nothing of how losses a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,13 +29,13 @@ from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.measure.probe import KINDS
 
 FORMATS = (
-    *(QuantSpec(group, bits, "affine") for bits in AFFINE_BITS for group in AFFINE_GROUPS),
+    *(QuantSpec(group, bits, "affine", fitted=True) for bits in AFFINE_BITS for group in AFFINE_GROUPS),
     *(QuantSpec(*FIXED_MODES[mode], mode) for mode in ("mxfp4", "nvfp4")),
 )
 MEASURED_BITS = (3, 4)  # large enough errors to stand out, small enough for losses to grow with their squares
-RIVALS = 2  # the largest named recipes that fit are measured beside what was solved
-FIXED: Rule = ("*", QuantSpec(64, 8, "affine"))  # of the routers, which are small and choose for all that follows
-NARROW = QuantSpec(32, 8, "affine")  # where groups of 64 do not divide their rows
+RIVALS = 2  # the largest named recipes that fit are measured beside what was solved, as they are and fitted
+FIXED: Rule = ("*", QuantSpec(64, 8, "affine", fitted=True))  # of routers, which are small and choose what follows
+NARROW = QuantSpec(32, 8, "affine", fitted=True)  # where groups of 64 do not divide their rows
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _solved(matrices: Sequence[FreeMatrix], nbytes: int, ledger: Ledger) -> list
 
 
 def rivals_within(budget: int, tensors: Sequence[Tensor]) -> list[tuple[Rule, ...]]:
-    """The rules of the largest named recipes that fit."""
+    """The rules of the largest named recipes that fit, as they are and with fitted scales."""
     sizes = {}
     for recipe in RECIPES.values():
         try:
@@ -136,7 +136,13 @@ def rivals_within(budget: int, tensors: Sequence[Tensor]) -> list[tuple[Rule, ..
             continue
         if nbytes <= budget:
             sizes[recipe.rules] = nbytes
-    return sorted(sizes, key=sizes.__getitem__)[-RIVALS:]
+    named = sorted(sizes, key=sizes.__getitem__)[-RIVALS:]
+    return [*named, *(tuple((pattern, _fitted(spec)) for pattern, spec in rules) for rules in named)]
+
+
+def _fitted(spec: QuantSpec | None) -> QuantSpec | None:
+    """The same format with fitted scales, where there are such."""
+    return replace(spec, fitted=True) if spec is not None and spec.mode == "affine" else spec
 
 
 def matrices_of(tensors: Sequence[Tensor]) -> list[FreeMatrix]:

@@ -99,11 +99,12 @@ def convert(
 
     `recipe` is a name or a recipe's file; with a `budget`, in bytes, it is the one that loses least in it (see
     `budget`), measured on the source first: `measuring` is told the share that is done. `rules` have the form
-    PATTERN=bits[,group][,mode] and go before the recipe's. With `stream`, the weight files of a Hub id are fetched one
-    at a time and dropped once converted; `tokenizer` is a folder whose tokenizer goes before a GGUF's own. After an
-    interruption the same call continues; `force` replaces an output that is finished or was begun differently; `reuse`
-    accepts one that this very conversion has finished. `command` is shown to who finds the folder unfinished, `warn` is
-    told what could not be checked. Raises CheckpointError, ConversionError for a bad target, OptionError for options.
+    PATTERN=bits[,group][,mode][,fitted] and go before the recipe's. With `stream`, the weight files of a Hub id are
+    fetched one at a time and dropped once converted; `tokenizer` is a folder whose tokenizer goes before a GGUF's own.
+    After an interruption the same call continues; `force` replaces an output that is finished or was begun differently;
+    `reuse` accepts one that this very conversion has finished. `command` is shown to who finds the folder unfinished,
+    `warn` is told what could not be checked. Raises CheckpointError, ConversionError for a bad target, OptionError for
+    options.
     """
     began = time.monotonic()
     chosen = find_recipe(recipe).with_rules(rules)

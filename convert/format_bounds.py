@@ -10,6 +10,10 @@ b + q·s with q a rounded whole number: off by s/2 at most. Two things add to it
 up to one step beyond q = n, where it is cut: such an element is off by s at most. A range of (almost) nothing has steps
 of 1e-7, and up to 1.5e-7 where a whole number of them has to fit.
 
+Fitted scales (see least_squares) are none that a range requires. A group is right, too, if its squared error is no
+larger than MLX's own scale leaves it, and each element is the nearest point of the grid: off by s/2 at most, or by its
+distance from the grid's end.
+
 mxfp4, mxfp8, nvfp4: half the distance between neighbours of E2M1 (or E4M3) around the element, times the scale;
 elements beyond the largest number are cut to it. The scale of a group should be t = largest magnitude / largest number:
 of E8M0 either of the powers of two beside t (which one is the quantiser's choice), of nvfp4 the E4M3 nearest to t.
@@ -25,9 +29,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.packing import packed, unpacked
 
 BF16 = 2.0**-8  # the most that rounding to bf16 changes a number, relative to it
 FLOAT32 = 2.0**-22  # the same of a few float32 operations
+SUM = 2.0**-16  # the same of a sum over a group
 EPSILON = 1.5e-7  # the largest affine step of a group whose range is next to nothing
 TINY = 2.0**-126  # smallest normal float32
 FLOAT32_EXPONENT = 0x7F800000
@@ -60,19 +66,34 @@ def allowed(exact: mx.array, restored: mx.array, arrays: Sequence[mx.array], spe
     exact, restored = exact.reshape(grouped), restored.reshape(grouped)
     if spec.mode == "affine":
         scales, biases = (array.astype(mx.float32)[..., None] for array in arrays[1:])
-        return _affine(exact, restored, scales, biases, spec.bits)
+        return _affine(exact, restored, scales, biases, spec)
     table = _e4m3() if spec.mode == "nvfp4" else _e8m0()
     return _fixed(exact, mx.array(table.astype(np.float32))[arrays[1]][..., None], spec)
 
 
-def _affine(exact: mx.array, restored: mx.array, scales: mx.array, biases: mx.array, bits: int) -> mx.array:
-    last = 2**bits - 1
-    step = mx.abs(scales)
+def _affine(exact: mx.array, restored: mx.array, scales: mx.array, biases: mx.array, spec: QuantSpec) -> mx.array:
+    last = 2**spec.bits - 1
+    step, end = mx.abs(scales), biases + scales * last
     beyond = (exact - biases) / scales > last
-    rounding = mx.where(beyond, step, 0.5 * step) * (1 + BF16)
-    error = rounding + BF16 * mx.abs(restored - biases) + FLOAT32 * (mx.abs(biases) + mx.abs(exact))
+    few = BF16 * mx.abs(restored - biases) + FLOAT32 * (mx.abs(biases) + mx.abs(exact))
+    error = mx.where(beyond, step, 0.5 * step) * (1 + BF16) + few
     widest = (exact.max(axis=-1, keepdims=True) - exact.min(axis=-1, keepdims=True)) / (last - 1)
-    return mx.where(step <= mx.maximum(widest, EPSILON) * (1 + BF16), error, -1.0)
+    required = mx.where(step <= mx.maximum(widest, EPSILON) * (1 + BF16), error, -1.0)
+    outside = mx.maximum(mx.minimum(biases, end) - exact, exact - mx.maximum(biases, end))
+    nearest = 0.5 * step + mx.maximum(outside, 0) + few
+    least = _squares(_as_mlx_would(exact, spec) - exact)
+    return mx.where(_squares(restored - exact) <= least * (1 + SUM), mx.maximum(nearest, required), required)
+
+
+def _as_mlx_would(exact: mx.array, spec: QuantSpec) -> mx.array:
+    """What MLX's own quantiser leaves of the source, float32 [rows, groups, group size]."""
+    weight, *grid = packed(exact.reshape(exact.shape[0], -1).astype(mx.bfloat16), spec.stored)
+    scales, biases = (one.astype(mx.float32) for one in grid)
+    return unpacked(weight, scales, biases, spec).reshape(exact.shape)
+
+
+def _squares(error: mx.array) -> mx.array:
+    return mx.square(error).sum(axis=-1, keepdims=True)
 
 
 def _fixed(exact: mx.array, scales: mx.array, spec: QuantSpec) -> mx.array:

@@ -82,7 +82,12 @@ def record_of(
         contents.update(repr((entry.file, entry.offset, entry.tensor)).encode())
     for name, content in small:
         contents.update(repr((name, hashlib.sha256(content).hexdigest())).encode())
-    formats = hashlib.sha256(repr([(piece.module, piece.spec) for piece in made]).encode())
+    specs = [(piece.module, piece.spec, *_fitted(piece)) for piece in made]
+    formats = hashlib.sha256(repr(specs).encode())
     return ConversionRecord(
         label, revision, contents.hexdigest(), recipe, formats.hexdigest(), __version__, version("mlx"), command
     )
+
+
+def _fitted(piece: Piece) -> tuple[str, ...]:
+    return ("fitted",) if piece.spec is not None and piece.spec.fitted else ()

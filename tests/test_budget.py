@@ -156,7 +156,7 @@ def test_what_was_solved_is_never_worse_than_the_recipe_of_that_size(
 
     assert loss_of(budgets.budget_recipe(checkpoint, budget, silent)) <= loss_of(RECIPES["3bit"])
     monkeypatch.setattr(budgets, "_solved", lambda matrices, nbytes, ledger: [("*", QuantSpec(64, 2, "affine"))])
-    assert budgets.budget_recipe(checkpoint, budget + 1, silent).own == RECIPES["3bit"].rules
+    assert budgets.budget_recipe(checkpoint, budget + 1, silent).own in budgets.rivals_within(budget, tensors)
 
 
 def test_a_conversion_within_a_budget(

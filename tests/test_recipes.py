@@ -3,7 +3,7 @@
 import pytest
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
-from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, parse_rule, recipe_named
+from mlx_diffusion.checkpoint.recipes import DEFAULT_RECIPE, RECIPES, parse_rule, recipe_named, rule_text
 from mlx_diffusion.errors import OptionError
 
 ATTENTION = "model.decoder.layers.0.self_attn.q_proj"
@@ -39,16 +39,23 @@ def test_what_every_token_passes_is_kept_higher_than_experts(name: str) -> None:
         ("*=mxfp8", ("*", QuantSpec(32, 8, "mxfp8"))),
         ("*=4,16,nvfp4", ("*", QuantSpec(16, 4, "nvfp4"))),
         ("*=4,nvfp4", ("*", QuantSpec(16, 4, "nvfp4"))),
+        ("*=4,fitted", ("*", QuantSpec(64, 4, "affine", fitted=True))),
+        ("*=3,32,affine,fitted", ("*", QuantSpec(32, 3, "affine", fitted=True))),
         ("*=bf16", ("*", None)),
         ("*=16", ("*", None)),
     ],
 )
 def test_rules_of_users(text: str, rule: tuple[str, QuantSpec | None]) -> None:
     assert parse_rule(text) == rule
+    assert parse_rule(rule_text(rule)) == rule
 
 
 @pytest.mark.parametrize(
-    "text", ["", "=4", "*", "*=", "*=affine", "*=7", "*=4,48", "*=4,32,fp4", "*=5,mxfp4", "*=4,32,affine,1", "*=4,,64"]
+    "text",
+    [
+        *("", "=4", "*", "*=", "*=affine", "*=7", "*=4,48", "*=4,32,fp4", "*=5,mxfp4", "*=4,32,affine,1", "*=4,,64"),
+        *("*=fitted", "*=bf16,fitted", "*=16,fitted", "*=mxfp4,fitted", "*=fitted,4", "*=4,32,affine,1,fitted"),
+    ],
 )
 def test_a_rule_that_says_nothing_is_one_line(text: str) -> None:
     with pytest.raises(OptionError) as caught:

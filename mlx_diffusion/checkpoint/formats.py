@@ -6,7 +6,7 @@ Knows nothing of tensors: only the files say which modules are quantised.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_diffusion.checkpoint.config_json import read_field
@@ -23,11 +23,15 @@ MLX_GROUP = 64  # what MLX takes for one matrix where its entry has bits alone
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """The format of one matrix. Raises CheckpointError for one that MLX does not have."""
+    """The format of one matrix. Raises CheckpointError for one that MLX does not have.
+
+    `fitted` scales and offsets, of affine groups alone, are only written differently (see `least_squares`).
+    """
 
     group_size: int
     bits: int
     mode: str
+    fitted: bool = field(default=False, repr=False)  # noted where it is true, so that earlier notes still hold
 
     def __post_init__(self) -> None:
         pair = (self.group_size, self.bits)
@@ -37,6 +41,8 @@ class QuantSpec:
                     f"quantization: affine with group_size {self.group_size} and bits {self.bits} is not supported, "
                     f"take a group_size of {AFFINE_GROUPS} and bits of {AFFINE_BITS}"
                 )
+        elif self.fitted:
+            raise CheckpointError(f"quantization: only affine formats can be fitted, {self.mode} cannot")
         elif self.mode not in FIXED_MODES:
             raise CheckpointError(
                 f"quantization: unknown mode {self.mode!r}, known are affine, {', '.join(FIXED_MODES)}"
@@ -45,6 +51,11 @@ class QuantSpec:
             raise CheckpointError(
                 f"quantization: {self.mode} has group_size and bits {FIXED_MODES[self.mode]}, not {pair}"
             )
+
+    @property
+    def stored(self) -> QuantSpec:
+        """The same without a word of how it is written: what readers have to know."""
+        return replace(self, fitted=False)
 
 
 @dataclass(frozen=True)
@@ -118,4 +129,5 @@ def spec_text(spec: QuantSpec | None) -> str:
     """A format in words."""
     if spec is None:
         return "bf16"
-    return f"{spec.bits} bits, groups of {spec.group_size}" if spec.mode == "affine" else spec.mode
+    fitted = ", fitted" if spec.fitted else ""
+    return f"{spec.bits} bits, groups of {spec.group_size}{fitted}" if spec.mode == "affine" else spec.mode

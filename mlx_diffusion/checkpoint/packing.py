@@ -15,10 +15,13 @@ import mlx.nn as nn
 from mlx.utils import tree_map_with_path
 
 from mlx_diffusion.checkpoint.formats import QuantSpec
+from mlx_diffusion.checkpoint.least_squares import fitted
 
 
 def packed(weight: mx.array, spec: QuantSpec) -> list[mx.array]:
-    """Weight, scales and (affine) biases of matrices [..., in], as MLX quantises them."""
+    """Weight, scales and (affine) biases of matrices [..., in], as MLX quantises them, or with fitted scales."""
+    if spec.fitted:
+        return fitted(weight, spec)
     made = mx.quantize(_even(weight, weight.size // spec.group_size, spec), spec.group_size, spec.bits, spec.mode)
     return [array[: len(weight)] for array in made]
 

@@ -117,7 +117,7 @@ def quantization_table(made: Iterable[Piece]) -> dict[str, object] | None:
 
     None where nothing is quantised. Modules that have no scales in the files need no entry.
     """
-    specs = {piece.module: piece.spec for piece in made if piece.spec is not None}
+    specs = {piece.module: piece.spec.stored for piece in made if piece.spec is not None}
     if not specs:
         return None
     experts = [spec for module, spec in specs.items() if ".experts." in module]

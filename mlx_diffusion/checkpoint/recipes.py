@@ -23,6 +23,7 @@ DEFAULT_RECIPE = "4bit"
 LADDER = (DEFAULT_RECIPE, "4bit-small", "3bit", "2bit")  # to be tried in this order until one fits
 DEFAULT_GROUP = 64
 UNQUANTIZED = ("16", "bf16")
+FITTED = "fitted"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Recipe:
         return fitting[-1] if fitting else None
 
     def with_rules(self, rules: Iterable[str]) -> Recipe:
-        """The same recipe followed by rules of the form PATTERN=bits[,group][,mode]. Raises OptionError."""
+        """The same recipe followed by rules of the form PATTERN=bits[,group][,mode][,fitted]. Raises OptionError."""
         return replace(self, own=(*self.own, *map(parse_rule, rules)))
 
 
@@ -87,17 +88,20 @@ def recipe_named(name: str) -> Recipe:
 def rule_text(rule: Rule) -> str:
     """A rule as `parse_rule` reads it."""
     pattern, spec = rule
-    return f"{pattern}=bf16" if spec is None else f"{pattern}={spec.bits},{spec.group_size},{spec.mode}"
+    if spec is None:
+        return f"{pattern}=bf16"
+    return f"{pattern}={spec.bits},{spec.group_size},{spec.mode}{f',{FITTED}' if spec.fitted else ''}"
 
 
 def parse_rule(text: str) -> Rule:
-    """Read PATTERN=bits[,group][,mode]: "*.self_attn.*=6", "*.experts.*=4,32", "*.experts.*=mxfp4", "*=bf16"."""
+    """Read PATTERN=bits[,group][,mode][,fitted]: "*.self_attn.*=6", "*.experts.*=4,32,fitted", "*=mxfp4", "*=bf16"."""
     pattern, equals, how = text.rpartition("=")
-    words = [word.strip() for word in how.split(",")]
-    usage = f"{text!r} is no PATTERN=bits[,group][,mode], as in '*.self_attn.*=6' or '*.experts.*=4,32,affine'"
+    *before, final = words = [word.strip() for word in how.split(",")]
+    words = before if (fitted := final == FITTED) else words
+    usage = f"{text!r} is no PATTERN=bits[,group][,mode][,fitted], as in '*.self_attn.*=6' or '*.experts.*=4,32,affine'"
     if not pattern.strip() or not equals or not all(words) or len(words) > 3:
         raise OptionError(usage)
-    if len(words) == 1 and words[0] in UNQUANTIZED:
+    if not fitted and len(words) == 1 and words[0] in UNQUANTIZED:
         return pattern.strip(), None
     numbers = [int(word) for word in words if word.isdecimal()]
     modes = [word for word in words if not word.isdecimal()]
@@ -110,6 +114,6 @@ def parse_rule(text: str) -> Rule:
     bits = numbers[0] if numbers else fixed[1]  # type: ignore[index]
     group_size = numbers[1] if len(numbers) == 2 else fixed[0] if fixed else DEFAULT_GROUP
     try:
-        return pattern.strip(), QuantSpec(group_size, bits, mode)
+        return pattern.strip(), QuantSpec(group_size, bits, mode, fitted)
     except CheckpointError as error:
         raise OptionError(f"the rule {text!r}: {str(error).removeprefix('quantization: ')}") from None
