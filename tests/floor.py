@@ -16,7 +16,6 @@ from pathlib import Path
 
 from mlx_diffusion.checkpoint.fingerprint import fingerprint
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
-from mlx_diffusion.measure.answers.evaluation import Evaluation
 from mlx_diffusion.measure.answers.plan import EvaluationPlan, variants_of
 from mlx_diffusion.measure.answers.runner import evaluate
 from mlx_diffusion.measure.answers.statistics import binomial_at_most, wilson
@@ -32,51 +31,56 @@ REST = {family: count for family, count in CHECKED.items() if count > ENOUGH[fam
 """The families of which not all are among the first."""
 RECORDED = 60  # prompts a family
 STEPS = 16  # at most, in which a sampler that is only slower falls below, too
-MAX_TOKENS = CANVAS = 32  # all of these answers are shorter, and a pass over half a canvas costs half
+CANVASES = {12: set(CHECKED) - {"sudoku"}, 20: {"sudoku"}}
+"""The families by the canvases that all their answers fit: a pass over a part of a canvas costs that part."""
 CHANCE = 0.001
 
+Counts = dict[str, list[int]]  # family -> right answers, prompts
 
-def measure(mode: str, counts: Mapping[str, int], seed: int) -> Evaluation:
+
+def measure(mode: str, counts: Mapping[str, int], seed: int) -> Counts:
     """A run of the bundled checkpoint in one mode, so many prompts of each family."""
-    items = {family: draw_items(family, count, seed) for family, count in counts.items()}
-    variants = variants_of([mode], [f"max_denoising_steps={STEPS}", f"canvas_length={CANVAS}"])
-    plan = EvaluationPlan(items, variants, seed, MAX_TOKENS, batch_size=32)
-    with tempfile.TemporaryDirectory() as folder:
-        return evaluate("demo", plan, state=Path(folder), first_steps=False, workers=1)
+    found: Counts = {}
+    for canvas, families in CANVASES.items():
+        items = {family: draw_items(family, counts[family], seed) for family in counts if family in families}
+        if items:
+            options = {"max_denoising_steps": STEPS, "canvas_length": canvas}
+            if mode == "fast":  # it begins with a shorter canvas
+                options |= {"canvas_length": canvas + 4, "first_canvas": canvas}
+            variants = variants_of([mode], [f"{name}={value}" for name, value in options.items()])
+            plan = EvaluationPlan(items, variants, seed, canvas, batch_size=32)
+            with tempfile.TemporaryDirectory() as folder:
+                record = evaluate("demo", plan, state=Path(folder), first_steps=False, workers=1)
+            for (_, family), cell in record.cells.items():
+                found[family] = [sum(outcome.right for outcome in cell.outcomes), len(cell.outcomes)]
+    return found
 
 
-def below(record: Evaluation, recorded: dict[str, list[int]], counts: Mapping[str, int] | None = None) -> list[str]:
-    """What fell below its floor, in words; `recorded` are right answers and prompts by family.
+def below(found: Counts, recorded: Counts, counts: Mapping[str, int] | None = None) -> list[str]:
+    """What fell below its floor, in words.
 
-    With `counts`, prompts that the record lacks of a family count as answered wrong.
+    With `counts`, prompts that were not run of a family count as answered wrong.
     """
-    found = []
+    fallen = []
     every_right = every_count = 0
     expected = []
-    for family in record.families:
-        outcomes = record.cells[0, family].outcomes
-        right, count = sum(outcome.right for outcome in outcomes), counts[family] if counts else len(outcomes)
+    for family, (right, run) in found.items():
+        count = counts[family] if counts else run
         floor = wilson(*recorded[family])[0]
         chance = binomial_at_most(right, count, floor)
         if chance < CHANCE:
-            found.append(f"{family}: {right} of {count} right, the floor is {floor:.0%} (chance {chance:.1g})")
+            fallen.append(f"{family}: {right} of {count} right, the floor is {floor:.0%} (chance {chance:.1g})")
         every_right, every_count = every_right + right, every_count + count
         expected += [floor] * count
     # Of a sum of unlike families the binomial at their mean is the wider, so this errs on the side of silence.
     chance = binomial_at_most(every_right, every_count, math.fsum(expected) / every_count)
     if chance < CHANCE:
-        found.append(f"all: {every_right} of {every_count} right (chance {chance:.1g})")
-    return found
+        fallen.append(f"all: {every_right} of {every_count} right (chance {chance:.1g})")
+    return fallen
 
 
 def main() -> None:
-    modes = {}
-    for mode in DENOISING[:1]:
-        record = measure(mode, dict.fromkeys(CHECKED, RECORDED), seed=1)
-        modes[mode] = {
-            family: [sum(outcome.right for outcome in cell.outcomes), len(cell.outcomes)]
-            for (_, family), cell in record.cells.items()
-        }
+    modes = {mode: measure(mode, dict.fromkeys(CHECKED, RECORDED), seed=1) for mode in DENOISING[:1]}
     content = {"checkpoint": fingerprint(DEMO_FOLDER), "modes": modes}
     FLOOR.write_text(json.dumps(content, indent=1) + "\n")
 
