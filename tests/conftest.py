@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from mlx_diffusion import device
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder
 from mlx_diffusion.loading import load_model
@@ -31,6 +32,11 @@ CHECKPOINTS = sorted({run["checkpoint"] for run in RUNS} - {"demo"})
 if hasattr(os, "SCHED_BATCH"):  # MLX's thread gets its work in many small pieces: it need not interrupt for each
     with suppress(OSError):  # some containers do not allow it
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+if hasattr(os, "sched_setaffinity"):  # on two cores, that thread and this one would wake each other at every piece
+    CORES = sorted(os.sched_getaffinity(0))
+    pytest.MonkeyPatch().setattr(device, "cores", lambda: len(CORES))  # what is spread over cores is so here, too
+    with suppress(OSError):
+        os.sched_setaffinity(0, {CORES[os.getpid() % len(CORES)]})
 
 
 def pytest_collection_finish() -> None:
