@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -44,6 +45,7 @@ HALF = re.compile(r"(.+\.experts\.)(gate|up)(_proj\.\w+)")
 OTHER_HALF = {"gate": "up", "up": "gate"}
 
 
+@lru_cache(4096)  # layer by layer, all names are asked for at each layer
 def parameter_path(name: str) -> str | None:
     """The path of the parameter that this tensor fills, or None for a name of no known shape."""
     for pattern, path in RENAMES:
@@ -67,8 +69,10 @@ def fill(model: nn.Module, tensors: dict[str, mx.array], quantization: Quantizat
         _check_array(path, names, tensors, parameters[path], where)
     del parameters
 
-    for path, names in sources.items():
-        model.update(tree_unflatten([(path, _parameter(path, [tensors.pop(name) for name in names], names, where))]))
+    filled = [
+        (path, _parameter(path, [tensors.pop(name) for name in names], names, where)) for path, names in sources.items()
+    ]
+    model.update(tree_unflatten(filled))  # what was there before has never been evaluated
     mx.clear_cache()
 
 
