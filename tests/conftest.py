@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is imported, whose other threads would wait busily
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -39,8 +41,17 @@ if hasattr(os, "sched_setaffinity"):  # on two cores, that thread and this one w
         os.sched_setaffinity(0, {CORES[os.getpid() % len(CORES)]})
 
 
+def pytest_collection() -> None:
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What is imported by now stays to the end: the garbage collector need not go through it at every full pass."""
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen() -> None:
+    """What is there before a module's tests stays to the end: the garbage collector need not go through it again."""
     gc.collect()
     gc.freeze()
 
