@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import FIXTURES, write_source
+from conftest import FIXTURES, write_shallow, write_source
 
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint
 from mlx_diffusion.convert import RECIPES, convert
@@ -20,7 +20,7 @@ from mlx_diffusion.loading import load_model
 from mlx_diffusion.measure import logit_errors as logits_module
 from mlx_diffusion.measure.logit_errors import CONVERGED, PROMPTS, RANDOM, LogitError
 
-EXPERTS = "model.decoder.layers.1.experts.gate_up_proj"
+EXPERTS = "model.decoder.layers.0.experts.gate_up_proj"
 NORM = "model.decoder.layers.0.input_layernorm.weight"
 
 
@@ -28,6 +28,12 @@ NORM = "model.decoder.layers.0.input_layernorm.weight"
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """How far the canvases converge plays no part here."""
     monkeypatch.setattr(logits_module, "STEPS", 1)
+
+
+@pytest.fixture
+def shallow(tmp_path: Path) -> Path:
+    """A source of one layer, where what is compared is no matter of their number."""
+    return write_source(tmp_path / "shallow", layer_types=["full_attention"], num_hidden_layers=1)
 
 
 @pytest.mark.parametrize("recipe", ["bf16", "8bit", "4bit", "2bit", "mxfp4", "nvfp4"])
@@ -68,10 +74,10 @@ def rewritten(target: Path, name: str, change: Callable[[mx.array], mx.array]) -
 
 @pytest.mark.parametrize("recipe", ["bf16", "4bit", "mxfp8"])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_experts_and_rows_out_of_place_are_named(recipe: str, axis: int, source: Path, target: Path) -> None:
-    convert(source, target, recipe)
+def test_experts_and_rows_out_of_place_are_named(recipe: str, axis: int, shallow: Path, target: Path) -> None:
+    convert(shallow, target, recipe)
     rewritten(target, f"{EXPERTS}.weight", lambda array: mx.take(array, mx.arange(array.shape[axis])[::-1], axis))
-    found = verify(source, target)
+    found = verify(shallow, target)
     assert [error.name for error in found.tensors if not error.ok] == [EXPERTS]
     assert not found.ok
     assert EXPERTS in found.problems[0]
@@ -79,20 +85,21 @@ def test_experts_and_rows_out_of_place_are_named(recipe: str, axis: int, source:
     json.dumps(found.as_dict(), allow_nan=False)
 
 
-def test_a_norm_that_is_off_by_a_bit_is_named(source: Path, target: Path) -> None:
-    convert(source, target, "4bit")
+def test_a_norm_that_is_off_by_a_bit_is_named(shallow: Path, target: Path) -> None:
+    convert(shallow, target, "4bit")
     rewritten(target, NORM, lambda array: array * 1.01)
-    assert [error.name for error in verify(source, target).tensors if not error.ok] == [NORM]
+    assert [error.name for error in verify(shallow, target).tensors if not error.ok] == [NORM]
 
 
-def test_a_model_that_is_another_fails_by_its_logits_alone(target: Path) -> None:
+def test_a_model_that_is_another_fails_by_its_logits_alone(tmp_path: Path, target: Path) -> None:
     """Right tensor by tensor, and a config.json that turns every position by other angles."""
-    convert("demo", target, "8bit")
+    source = write_shallow(DEMO_FOLDER, tmp_path / "source")
+    convert(source, target, "bf16")
     config = json.loads((target / "config.json").read_text())
     for rope in config["text_config"]["rope_parameters"].values():
         rope["rope_theta"] = 3.0
     (target / "config.json").write_text(json.dumps(config))
-    found = verify(DEMO_FOLDER, target)
+    found = verify(source, target)
     assert all(error.ok for error in found.tensors)
     assert not found.ok
     assert all("canvases: " in problem for problem in found.problems)
@@ -145,16 +152,16 @@ def test_divergence_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert equal.tolist() == (logits[0].argmax(-1) == logits[1].argmax(-1)).tolist()
 
 
-def test_folders_that_do_not_belong_together_are_refused(source: Path, target: Path, tmp_path: Path) -> None:
-    convert(source, target, "4bit")
+def test_folders_that_do_not_belong_together_are_refused(shallow: Path, target: Path, tmp_path: Path) -> None:
+    convert(shallow, target, "4bit")
     with pytest.raises(ConversionError, match=r"target is no conversion of .*demo: model\.decoder\..* is missing"):
         verify(DEMO_FOLDER, target)
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
-        verify(source, tmp_path)
+        verify(shallow, tmp_path)
 
 
-def test_a_tensor_that_the_source_lacks_is_refused(source: Path, target: Path) -> None:
-    convert(source, target, "4bit")
+def test_a_tensor_that_the_source_lacks_is_refused(shallow: Path, target: Path) -> None:
+    convert(shallow, target, "4bit")
     file = next(target.glob("*.safetensors"))
     tensors = mx.load(str(file))
     assert isinstance(tensors, dict)
@@ -162,7 +169,7 @@ def test_a_tensor_that_the_source_lacks_is_refused(source: Path, target: Path) -
     stale = {"model.decoder.layers.9.layer_scalar": mx.ones((1,), mx.bfloat16)}
     mx.save_safetensors(str(file), tensors | stale, metadata={"format": "mlx"})
     with pytest.raises(ConversionError, match=r"nothing like model\.decoder\.layers\.9\.layer_scalar"):
-        verify(source, target)
+        verify(shallow, target)
 
 
 def test_every_format_has_bounds() -> None:
