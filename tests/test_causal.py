@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from mlx_diffusion import OptionError, PrefixStore, PromptError, generate, stream_generate
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint
+from mlx_diffusion.engine.causal_row import CausalRow
 from mlx_diffusion.engine.choice import choose
 from mlx_diffusion.engine.drafting import DraftMemory
 from mlx_diffusion.engine.engine import Engine, run
@@ -192,6 +193,18 @@ def outline(events: Sequence[Event]) -> list[Any]:
 @cache
 def alone(number: int) -> list[Any]:
     return outline(list(run(*loaded(DEMO_FOLDER), [request_number(number)])))
+
+
+def test_a_penalty_counts_what_is_drafted_earlier_in_the_same_pass() -> None:
+    """Of two tokens, the likelier one loses where the other has come last: at every place of a draft."""
+    model, tokenizer = loaded(FIXTURES / "hub")
+    wishes = GenerationConfig(mode="speculative", repetition_penalty=2.0, repetition_context_size=1)
+    settings = model.generation_defaults.resolve(wishes)
+    row = CausalRow(0, Request((5,), settings, SeededDraws.of(0, model.config.vocab_size)), model, tokenizer)
+    row.guesses = [8, 9, 8, 6]
+    logits = mx.zeros((5, model.config.vocab_size))
+    logits[:, 8], logits[:, 9] = 4.0, 3.0
+    assert np.array(row.choose(logits).tokens).tolist() == [8, 9, 8, 9, 8]
 
 
 def test_figures_count_what_ran() -> None:

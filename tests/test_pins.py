@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffusion import OptionError, PrefixStore, stream_generate
+from mlx_diffusion.engine.denoising_row import DenoisingRow
 from mlx_diffusion.engine.engine import run
 from mlx_diffusion.engine.noise import SeededDraws
 from mlx_diffusion.engine.request import Request
@@ -112,6 +113,24 @@ def test_a_text_has_all_that_is_known_of_it_in_every_mode(
     everything = [7] * (3 * LENGTH - 1) + [8]
     given_all = events_of(folder, everything, policy, max_tokens=3 * LENGTH, eos_token_id=stops, **way)
     assert tokens_of(given_all) == everything
+
+
+def test_no_stop_token_shortens_a_canvas_that_more_is_known_behind(folder: Path) -> None:
+    """Neither do positions leave it, nor is it finished where its text up to a stop token is sure."""
+    way: dict[str, Any] = {"mode": "fast", "early_end": 1, "crop_threshold": 0.001, "canvas_length": 16}
+    way |= {"max_tokens": 32, "eos_token_id": STOPS[1]}
+    (plain,) = (event.stats for event in events_of(folder, [], **way) if isinstance(event, Finish))
+    assert plain.decoder_positions < 16 * plain.denoising_steps, "alone, some of them leave"
+    events = events_of(folder, [-1] * 20 + [9], **way)
+    assert tokens_of(events)[20] == 9
+    assert {event.canvas.shape[0] for event in events if isinstance(event, Draft) and event.block == 0} == {16}
+    model, tokenizer = loaded(folder)
+    settings = model.generation_defaults.resolve(GenerationConfig(**way))
+    draws = SeededDraws.of(7, model.config.vocab_size)
+    row = DenoisingRow(0, Request((5, 6, 7), settings, draws, pinned=(-1,) * 20 + (9,)), model, tokenizer)
+    assert set(np.array(row.turn().rules.stops).tolist()) == {-1}
+    row.block, row.canvas = 1, None
+    assert set(np.array(row.turn().rules.stops).tolist()) >= set(STOPS[1])
 
 
 @pytest.mark.parametrize("stops", STOPS)

@@ -25,6 +25,7 @@ from mlx_diffusion.structure.constraint import read_constraint
 from mlx_diffusion.structure.following import follow
 from mlx_diffusion.structure.guide import Guide, first_guide
 from mlx_diffusion.structure.vocabulary import Vocabulary
+from mlx_diffusion.structure.walking import walk
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 
 STOPS = (1, 5)
@@ -243,6 +244,20 @@ def test_expressions_that_explode_elsewhere_are_done_with(pattern: str) -> None:
 def test_large_constraints_have_endings(constraint: Any, length: int) -> None:
     ending = guide(constraint).ending()
     assert ending is not None and len(tokenizer().decode(ending)) == length
+
+
+def test_a_walk_repairs_with_the_likeliest_of_what_is_allowed() -> None:
+    """What is likelier but not allowed never comes, and what is allowed stays as it was proposed."""
+    letters = {letter: tokenizer().encode(letter, False)[0] for letter in "abcd"}
+    logits = np.zeros((4, 1024), np.float32)
+    for letter, likelihood in zip("abcd", (1, 2, 3, 4), strict=True):
+        logits[:, letters[letter]] = likelihood
+    proposed = [letters[letter] for letter in "dadd"]
+    place = guide({"regex": "[ab]{2}[abc]d*"})
+    walked = walk(place, proposed, lambda place: logits[place], repairs=4)
+    assert (walked.tokens, walked.length, walked.repaired) == ([letters[letter] for letter in "bacd"], 4, 2)
+    walked = walk(place, proposed, lambda place: logits[place], repairs=1)
+    assert (walked.tokens, walked.length, walked.repaired) == ([letters[letter] for letter in "badd"], 2, 1)
 
 
 def test_an_object_that_may_hold_its_like_has_an_ending() -> None:

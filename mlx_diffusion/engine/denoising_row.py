@@ -87,16 +87,16 @@ class DenoisingRow(Row):
         return [draft, self._written(tokens, walked)]
 
     def _crop(self, needed: int) -> None:
-        """Let the positions leave that the canvas does not need, unless what is pinned further on counts on them."""
+        """Let the positions leave that the canvas does not need."""
         assert self.canvas is not None
         length = self.canvas.tokens.shape[0]
         width = rounded_width(needed, length)
-        if width < length and not self._known_further_on:
+        if width < length:
             self.canvas = cut(self.canvas, width)
 
     @property
     def _known_further_on(self) -> bool:
-        """Whether something is pinned behind this block, so that the text goes on."""
+        """Whether something is pinned behind this block, so that no stop token ends the text or cuts the canvas."""
         return self.request.pinned_through > (self.block + 1) * self.length
 
     def _written(self, tokens: list[int], walked: Walked | None = None) -> Segment:
