@@ -28,6 +28,7 @@ from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.convert.fetching import fetched, most_at_once
 from mlx_diffusion.convert.gguf_source import gguf_file, with_tokenizer
 from mlx_diffusion.convert.hub import open_source
+from mlx_diffusion.convert.inspection import inspect
 from mlx_diffusion.convert.origin import ORIGIN
 from mlx_diffusion.convert.plan import ConversionPlan, plan_conversion
 from mlx_diffusion.convert.progress import Meter, Progress
@@ -103,8 +104,7 @@ def convert(
     fetched one at a time and dropped once converted; `tokenizer` is a folder whose tokenizer goes before a GGUF's own.
     After an interruption the same call continues; `force` replaces an output that is finished or was begun differently;
     `reuse` accepts one that this very conversion has finished. `command` is shown to who finds the folder unfinished,
-    `warn` is told what could not be checked. Raises CheckpointError, ConversionError for a bad target, OptionError for
-    options.
+    `warn` is told what could not be checked. Raises CheckpointError, and ConversionError or OptionError for arguments.
     """
     began = time.monotonic()
     chosen = find_recipe(recipe).with_rules(rules)
@@ -118,12 +118,12 @@ def convert(
         check_apart(folder, target)
         if revision is None and folder is gguf is None:  # the Hub's branch may have new commits since
             revision = earlier_revision(target, str(source), force)
+    found = inspect(_opened(source, target, tokenizer, revision, stream))
     if budget:
         chosen = _within(budget, source, revision, measuring, stream, rules, tokenizer)
-    opened = _opened(source, target, tokenizer, revision, stream)
-    plan = plan_conversion(opened, chosen, command)
-    if plan.note:
-        warn(plan.note)
+    plan = plan_conversion(found, chosen, command)
+    for note in found.notes:
+        warn(note)
     with errors_of(target):
         target.mkdir(parents=True, exist_ok=True)
         with locked(target, warn):
@@ -133,8 +133,8 @@ def convert(
             if finished and not reuse:
                 raise ConversionError(FINISHED.format(target))
             if finished:
-                check_source(plan, opened, target, warn)
-            kept = whole if finished else _carry_out(plan, opened, whole, target, force, report, warn)
+                check_source(plan, found.source, target, warn)
+            kept = whole if finished else _carry_out(plan, found.source, whole, target, force, report, warn)
     return Result(
         str(target), plan.record.source, plan.record.revision, chosen.name, sum(plan.part_bytes.values()),
         plan.part_bytes, [shard.name for shard in plan.shards], len(kept), finished, time.monotonic() - began,

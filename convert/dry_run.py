@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_diffusion.checkpoint.beside import DEFAULTS
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
 from mlx_diffusion.checkpoint.headers import ITEM_BYTES, Tensor
@@ -20,7 +21,7 @@ from mlx_diffusion.checkpoint.tensor_names import PARTS
 from mlx_diffusion.checkpoint.text_tensors import check_complete
 from mlx_diffusion.convert.gguf_source import GgufSource
 from mlx_diffusion.convert.hub import open_source
-from mlx_diffusion.convert.plan import read_config
+from mlx_diffusion.convert.inspection import read_checked, read_config
 from mlx_diffusion.convert.source import LocalSource, Source
 from mlx_diffusion.display import count_of, size_text, table
 from mlx_diffusion.errors import CheckpointError
@@ -129,7 +130,7 @@ def dry_run(
 
 def _read(source: Source) -> tuple[ModelConfig, list[Tensor], str]:
     """Config and tensors of a source, and where the tensors were read from."""
-    _, raw, config = read_config(source)
+    content, raw, config = read_config(source)
     if isinstance(source, GgufSource):
         tensors, read_from = [one.tensor for one in source.tensors(raw, config)], "GGUF header"
     elif isinstance(source, LocalSource) and not any(source.folder.glob("*.safetensors")):
@@ -141,7 +142,15 @@ def _read(source: Source) -> tuple[ModelConfig, list[Tensor], str]:
         tensors = [one.tensor for one in source.tensors(raw, config)]
         read_from = "safetensors headers"
     check_complete(tensors, config, source.label)
+    read_checked(source, _small_files(source), content, config)
     return config, tensors, read_from
+
+
+def _small_files(source: Source) -> list[str]:
+    """Those that are looked at: no tokenizer of a GGUF, since another may be given, and no large file on the Hub."""
+    if isinstance(source, GgufSource):
+        return [DEFAULTS]
+    return [name for name in source.small_files() if isinstance(source, LocalSource) or name == DEFAULTS]
 
 
 def _figure(unit: str, nbytes: int) -> str:

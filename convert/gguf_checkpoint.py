@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.stored import RowBlock
 from mlx_diffusion.convert.gguf_source import GgufSource
-from mlx_diffusion.convert.plan import read_config
+from mlx_diffusion.convert.inspection import read_config
 from mlx_diffusion.device import activation_dtype
 
 ROWS = 256  # that are unpacked at once

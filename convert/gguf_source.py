@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import numpy as np
 
+from mlx_diffusion.checkpoint.beside import DEFAULTS
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import CONFIG_FILE
 from mlx_diffusion.checkpoint.headers import StoredTensor, Tensor
@@ -84,9 +87,27 @@ class GgufSource(LocalSource):
     def read_small(self, name: str) -> bytes:
         if name == CONFIG_FILE:
             return self._config
+        if name == DEFAULTS:
+            return self._defaults
         if name not in self._small:
             raise CheckpointError(f"{self.label} has no {name}")
         return self._small[name]
+
+    @contextmanager
+    def laid_out(self, small: Mapping[str, bytes]) -> Iterator[Path]:
+        try:
+            with TemporaryDirectory() as folder:
+                for name, content in small.items():
+                    (Path(folder) / name).parent.mkdir(exist_ok=True)
+                    (Path(folder) / name).write_bytes(content)
+                yield Path(folder)
+        except OSError as error:
+            where = f"{gettempdir()} ({error.strerror})"
+            raise CheckpointError(
+                f"{self.label}: its tokenizer cannot be written to {where}; make room there"
+            ) from None
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(folder, self.label)) from error
 
     def shards(self) -> list[str]:
         return [path.name for path in self.paths]
@@ -128,9 +149,12 @@ class GgufSource(LocalSource):
         return _json(config_json(self.facts, embeddings[1].shape[0], self._rotated()))
 
     @cached_property
+    def _defaults(self) -> bytes:
+        return _json(generation_config_json(self.facts, self.facts.texts("tokenizer.ggml.tokens")))
+
+    @cached_property
     def _small(self) -> dict[str, bytes]:
-        tokens = self.facts.texts("tokenizer.ggml.tokens")
-        beside = {"generation_config.json": _json(generation_config_json(self.facts, tokens))}
+        beside = {DEFAULTS: self._defaults}
         if self.tokenizer is None:
             return beside | tokenizer_files(self.facts)
         names = [name for name in self.tokenizer.small_files() if is_of_tokenizer(name)]

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ class HubSource:
         self._digests = digests_of(files)
         self._states: dict[str, tuple[Path, State]] = {}  # of the weight files that are here, before they were checked
         self._stream_into = stream_into
+        self._snapshot = cache_folder()  # where the small files come to lie
         self._coming: dict[str, Future[Path]] = {}
         self._swept = False
         if stream_into is not None:
@@ -121,7 +123,11 @@ class HubSource:
         with hub_errors(self.label, GO_ON, self.revision):
             path = Path(hf_hub_download(self.label, name, revision=self.revision))
         self._check(name, path)
+        self._snapshot = path.parents[name.count("/")]
         return path.read_bytes()
+
+    def laid_out(self, small: Mapping[str, bytes]) -> AbstractContextManager[Path]:
+        return nullcontext(self._snapshot)
 
     def shards(self) -> list[str]:
         where = f"{self.label}/{INDEX_FILE}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,6 +52,10 @@ class Source(Protocol):
 
     def read_small(self, name: str) -> bytes:
         """The content of one of them."""
+        ...
+
+    def laid_out(self, small: Mapping[str, bytes]) -> AbstractContextManager[Path]:
+        """A folder in which these small files lie, by their names, as long as it is open. Raises CheckpointError."""
         ...
 
     def shards(self) -> list[str]:
@@ -116,6 +121,9 @@ class LocalSource:
             raise CheckpointError(f"{self.label} has no {name}, so it is no checkpoint of DiffusionGemma") from None
         except OSError as error:
             raise CheckpointError(f"{file} cannot be read ({error.strerror})") from None
+
+    def laid_out(self, small: Mapping[str, bytes]) -> AbstractContextManager[Path]:
+        return nullcontext(self.folder)
 
     def _holds(self, file: Path) -> bool:
         """True for a file in the folder, or among the Hub's cached files of the repository that the folder shows."""

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from mlx_diffusion.checkpoint import folder as checkpoint
 from mlx_diffusion.checkpoint import weights
-from mlx_diffusion.checkpoint.config_json import require
+from mlx_diffusion.checkpoint.beside import generation_defaults
 from mlx_diffusion.checkpoint.speed import HeldLevers
 from mlx_diffusion.network.model import DiffusionGemma
-from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -32,10 +31,7 @@ def load(path_or_id: str | Path, *, revision: str | None = None) -> tuple[Diffus
 
 def load_model(found: checkpoint.Checkpoint) -> DiffusionGemma:
     """The model alone, its weights in memory once."""
-    defaults = GenerationConfig.from_checkpoint(found.folder).with_levers(HeldLevers(found.folder))
-    for token in defaults.eos_token_id or ():
-        where = f"{found.folder}/generation_config.json: eos_token_id"
-        require(token < found.config.vocab_size, where, token, f"must be below vocab_size = {found.config.vocab_size}")
+    defaults = generation_defaults(found.folder, found.config).with_levers(HeldLevers(found.folder))
     found.check_copies()
     model = DiffusionGemma(found.config, defaults)
     weights.fill(model, found.tensors(), found.config.quantization, where=str(found.folder))

@@ -20,9 +20,10 @@ from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, UNFINISHED, Checkpoint
 from mlx_diffusion.checkpoint.headers import read_header
 from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
 from mlx_diffusion.convert import RECIPES, Progress, conversion, convert, plan, quantise, shards, space
+from mlx_diffusion.convert.dry_run import dry_run
 from mlx_diffusion.convert.source import LocalSource
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
-from mlx_diffusion.loading import load_model
+from mlx_diffusion.loading import load, load_model
 
 
 def test_the_output_is_all_there(source: Path, target: Path) -> None:
@@ -65,6 +66,36 @@ def test_every_recipe_loads_and_holds_what_mlx_makes_of_each_tensor(name: str, t
         for tensor, result in zip(piece.written, results, strict=True):
             assert mx.array_equal(made.pop(tensor.name).view(mx.uint8), result.view(mx.uint8)), tensor.name
     assert not made
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("generation_config.json", '{"t_min": 0.8, "t_max": 0.4}'),
+        ("generation_config.json", '{"max_denoising_steps": 0}'),
+        ("generation_config.json", '{"eos_token_id": 64}'),
+        ("tokenizer.json", '{"version": "1.0"}'),
+        ("chat_template.jinja", b"\xff"),
+    ],
+)
+def test_what_loading_would_refuse_is_refused_before_the_weights(
+    name: str, content: str | bytes, source: Path, target: Path
+) -> None:
+    (source / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CheckpointError) as by_loading:
+        load(source)
+    for work in (lambda: dry_run(source), lambda: convert(source, target), lambda: convert(source, target, budget=9)):
+        with pytest.raises(CheckpointError) as refused:
+            work()
+        assert str(refused.value) == str(by_loading.value)
+    assert not target.exists()
+
+
+def test_a_source_without_a_tokenizer_is_converted_and_told(source: Path, target: Path) -> None:
+    (source / "tokenizer.json").unlink()
+    told: list[str] = []
+    convert(source, target, "4bit", warn=told.append)
+    assert [line for line in told if "has no tokenizer.json or tokenizer.model; the output cannot be loaded" in line]
 
 
 def test_one_file_stays_one_and_has_an_index(target: Path) -> None:

@@ -88,6 +88,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "toy/nvfp4": Repo.of(write_layout(source, folder / "nvfp4", "modelopt")),
         "toy/other": replace(whole, files=whole.files | {"config.json": other}),
         "toy/gptq": replace(whole, files=whole.files | {"config.json": gptq}),
+        "toy/early": replace(whole, files=whole.files | {"generation_config.json": b'{"t_min": 0.8, "t_max": 0.4}'}),
         "toy/empty": Repo({"README.md": b"x"}),
         "toy/gguf": Repo({"README.md": b"x", "toy-Q4_K.gguf": b"GGUF" + bytes(4000)}),
     }
@@ -96,7 +97,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 
 def test_what_cannot_be_loaded_is_refused_before_its_weights_come(desk: Desk) -> None:
-    answers = desk.ask("toy/fp8", "toy/bare", "toy/other", "toy/gptq", "toy/empty", "toy/gguf")
+    answers = desk.ask("toy/fp8", "toy/bare", "toy/other", "toy/gptq", "toy/empty", "toy/gguf", "toy/early")
     for answer, name in zip(answers, ("toy/fp8", "toy/bare"), strict=False):
         assert answer[0] == "CheckpointError" and f"{name} is in FP8" in answer[1]
         assert f"mlx-diffusion convert {name} OUTPUT --recipe 8bit" in answer[1]
@@ -109,6 +110,9 @@ def test_what_cannot_be_loaded_is_refused_before_its_weights_come(desk: Desk) ->
         "model_type is 'gemma4'" in answers[2][1] and "of gptq" in answers[3][1] and "no config.json" in answers[4][1]
     )
     assert "toy/gguf holds toy-Q4_K.gguf" in answers[5][1] and "convert toy-Q4_K.gguf OUTPUT" in answers[5][1]
+    assert "generation_config.json: t_max is 0.4 and t_min is 0.8" in answers[6][1]
+    early = desk.hub.repos["toy/early"].files
+    assert all(nbytes < len(early[file]) for file, nbytes in desk.sent("toy/early").items())  # their heads alone
     assert not desk.sent("toy/other") and not desk.sent("toy/gptq") and not desk.sent("toy/gguf").get("toy-Q4_K.gguf")
 
 

@@ -25,6 +25,7 @@ from mlx_diffusion.convert import RECIPES, Progress, convert  # noqa: E402
 from mlx_diffusion.convert.dry_run import dry_run  # noqa: E402
 from mlx_diffusion.convert.gguf_names import hub_name  # noqa: E402
 from mlx_diffusion.convert.gguf_source import GgufSource  # noqa: E402
+from mlx_diffusion.convert.inspection import inspect  # noqa: E402
 from mlx_diffusion.convert.plan import plan_conversion  # noqa: E402
 from mlx_diffusion.convert.verify import verify  # noqa: E402
 from mlx_diffusion.errors import CheckpointError, OptionError  # noqa: E402
@@ -276,6 +277,6 @@ def test_whatever_a_head_says_is_a_plan_or_one_line(small: tuple[Path, bytes], c
         content[place] = byte
     path.write_bytes(content)
     try:
-        plan_conversion(GgufSource(path), RECIPES["8bit"], "command")
+        plan_conversion(inspect(GgufSource(path)), RECIPES["8bit"], "command")
     except CheckpointError as error:
         assert str(error).startswith(str(path)) and "\n" not in str(error)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import huggingface_hub  # loads only the parts that are used
 
+from mlx_diffusion.checkpoint.beside import check_beside
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.description import described
 from mlx_diffusion.checkpoint.hub_errors import hub_errors
@@ -50,6 +51,7 @@ def hub_folder(repo_id: str, revision: str | None = None) -> Path:
     stored = hub_headers(repo_id, folder.name, {name: sizes[name] for name in weights})
     _, sources = described(raw, config, stored, repo_id)
     check_loadable(sources, repo_id)
+    check_beside(folder, config)
     with hub_errors(repo_id, revision=revision):
         return _snapshot(repo_id, revision, [*SMALL, *weights])
 
