@@ -1,10 +1,12 @@
 """The errors of a conversion's logits on a few prompts: their distance from the logits of its source.
 
-Measured are the Kullback-Leibler divergence and the share of positions with the same most likely token, where denoising
-starts (random canvases without a soft signal) and where it ends (canvases that the converted model denoised). Both
-models get the same canvas and the same soft signal, at converged canvases that of the source at the last step's
-temperature. So the errors are those of a single step and do not grow over a run. Both checkpoints run layer by layer:
-memory holds one layer and both embeddings. Knows nothing of how large an error may be.
+Measured are the Kullback-Leibler divergence, the share of positions with the same most likely token and the distance
+of the logits themselves, where denoising starts (random canvases without a soft signal) and where it ends (canvases
+that the converted model denoised). Positions are few, some are near ties, and at some a rounding chooses another
+expert: so each figure comes with what is certain of it, or is that of the middle position. Both models get the same
+canvas and the same soft signal, at converged canvases that of the source at the last step's temperature. So the errors
+are those of a single step and do not grow over a run. Both checkpoints run layer by layer: memory holds one layer and
+both embeddings. Knows nothing of how large an error may be.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ LOGIT_ROWS = 16  # positions whose logits are compared at once: two arrays of 17
 SEED = 0
 STEPS = 16  # at most, where a user's runs have up to 48: every step reads the whole converted checkpoint
 RANDOM, CONVERGED = "random", "converged"
+SURE = 3.0  # standard errors below a mean, where it lies for certain
+EXPLAINED = 4 * 2**0.5  # times the error of a logit: two of them change places by chance only where they are nearer
+LEAST = 1e-30  # spread of logits, for dividing by that of a model that says nothing
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,13 @@ class LogitError:
 
     canvases: str  # RANDOM or CONVERGED
     prompt: str | None  # None: all of them
+    positions: int
     divergence: float  # source from converted, in nats, mean over positions
+    least: float  # the mean that is certain from so many positions
     worst: float  # the largest of any position
     equal: float  # share of positions with the same most likely token
+    lost: int  # positions with another one although the source's margin is wider than errors of this size explain
+    error: float  # of the logits, as a share of their spread, at the middle position
 
 
 def logit_errors(
@@ -94,9 +103,8 @@ def logit_errors(
     pairs = list(zip(states, others, strict=True))
     for kind, own in ((RANDOM, pairs[: len(random)]), (CONVERGED, pairs[len(random) :])):
         compared = [_compared(original_ends, converted_ends, *pair) for pair in own]
-        whole = [np.concatenate(arrays) for arrays in zip(*compared, strict=True)]
-        errors.append(_logit_error(kind, None, *whole))
-        errors += [_logit_error(kind, text, *one) for text, one in zip(texts, compared, strict=True)]
+        errors.append(_logit_error(kind, None, np.concatenate(compared, axis=1)))
+        errors += [_logit_error(kind, text, one) for text, one in zip(texts, compared, strict=True)]
     return errors, canvases
 
 
@@ -112,23 +120,34 @@ def _tokens(tokenizer: Tokenizer, text: str, vocab_size: int) -> list[int]:
     return tokenizer.encode_prompt([{"role": "user", "content": text}], vocab_size)
 
 
-def _compared(
-    original: DiffusionGemma, converted: DiffusionGemma, state: mx.array, other: mx.array
-) -> tuple[np.ndarray, np.ndarray]:
-    """Divergence in nats and equality of the most likely token at each position, [L]; state and other are [L, D]."""
-    divergences, equal = [], []
+def _compared(original: DiffusionGemma, converted: DiffusionGemma, state: mx.array, other: mx.array) -> np.ndarray:
+    """Float32 [4, L]: at each position the divergence in nats, equality of the likeliest token, the logits' error, and
+    the margin of the source's most likely token over the converted model's, both as a share of the logits' spread.
+
+    state and other are [L, D].
+    """
+    parts = []
     for start in range(0, state.shape[0], LOGIT_ROWS):
         rows = slice(start, start + LOGIT_ROWS)
         logits = original.logits(state[rows]), converted.logits(other[rows])
         p, q = (array - mx.logsumexp(array, axis=-1, keepdims=True) for array in logits)
-        divergence = (mx.exp(p) * (p - q)).sum(axis=-1)
-        same = mx.argmax(logits[0], axis=-1) == mx.argmax(logits[1], axis=-1)
-        mx.eval(divergence, same)
-        divergences.append(np.array(divergence))
-        equal.append(np.array(same))
-    return np.concatenate(divergences), np.concatenate(equal)
+        best, chosen = (mx.argmax(array, axis=-1, keepdims=True) for array in logits)
+        spread = mx.maximum(mx.std(logits[0], axis=-1), LEAST)
+        margin = mx.take_along_axis(logits[0], best, axis=-1) - mx.take_along_axis(logits[0], chosen, axis=-1)
+        found = [
+            (mx.exp(p) * (p - q)).sum(axis=-1),
+            (best == chosen).squeeze(-1).astype(mx.float32),
+            mx.std(logits[1] - logits[0], axis=-1) / spread,
+            margin.squeeze(-1) / spread,
+        ]
+        parts.append(np.array(mx.stack(found)))
+    return np.concatenate(parts, axis=1)
 
 
-def _logit_error(kind: str, prompt: str | None, divergence: np.ndarray, equal: np.ndarray) -> LogitError:
+def _logit_error(kind: str, prompt: str | None, compared: np.ndarray) -> LogitError:
     """The error over some positions. No divergence is negative, but rounding can make one of nearly 0 so."""
-    return LogitError(kind, prompt, max(float(divergence.mean()), 0.0), float(divergence.max()), float(equal.mean()))
+    divergence, equal, errors, margin = compared.astype(np.float64)
+    count, mean, error = len(divergence), max(float(divergence.mean()), 0.0), float(np.median(errors))
+    least = mean - SURE * float(divergence.std()) / count**0.5
+    lost = int((margin > EXPLAINED * error).sum())
+    return LogitError(kind, prompt, count, mean, least, float(divergence.max()), float(equal.mean()), lost, error)
