@@ -19,6 +19,7 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.description import described
 from mlx_diffusion.checkpoint.encodings import Nvfp4
 from mlx_diffusion.checkpoint.folder import Checkpoint
+from mlx_diffusion.checkpoint.formats import QuantSpec
 from mlx_diffusion.checkpoint.headers import ITEM_BYTES, StoredTensor, Tensor, read_header
 from mlx_diffusion.checkpoint.pieces import apply_recipe
 from mlx_diffusion.checkpoint.recipes import RECIPES
@@ -29,6 +30,8 @@ from mlx_diffusion.convert.fetching import fetched, most_at_once
 from mlx_diffusion.convert.shards import split_into_shards
 from mlx_diffusion.convert.verify import verify
 from mlx_diffusion.errors import CheckpointError
+from mlx_diffusion.fit.products import formats_of
+from mlx_diffusion.loading import load_model
 from mlx_diffusion.measure.layerwise import PromptedCanvas, hidden_states, load_ends
 
 EXPERT = "model.decoder.layers.0.experts.1.up_proj"
@@ -103,6 +106,9 @@ def test_nvfp4_stays_as_it_is(layout: str, original: Path, tmp_path: Path, targe
     convert(
         source, target, "nvfp4", rules=["*.self_attn.*=bf16", "*embed*=bf16", "*.router.*=bf16", "*conditioning*=bf16"]
     )
+    formats = formats_of(load_model(Checkpoint.open(source)))  # which speeds are foretold with
+    assert formats("layers.0.experts.down_proj") == QuantSpec(16, 4, "nvfp4")
+    assert formats("layers.0.mlp.down_proj") == (QuantSpec(16, 4, "nvfp4") if layout == "packed" else None)
     if layout == "modelopt":
         target = convert_experts(source, tmp_path / "experts")
     expected = logits(twin)

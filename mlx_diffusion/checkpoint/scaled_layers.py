@@ -14,14 +14,20 @@ from mlx_diffusion.checkpoint.formats import FIXED_MODES
 GROUP_SIZE, BITS = FIXED_MODES["nvfp4"]
 
 
-class ScaledLinear(nn.Module):
-    """A linear layer in NVFP4: weight uint32 [out, in / 8], scales [out, in / 16], weight_scale_2 [out]."""
+class ScaledLayer(nn.Module):
+    """What both layers have: matrices [..., out, in] in NVFP4, by the names of MLX's own, and a scale for each row."""
+
+    group_size, bits, mode = GROUP_SIZE, BITS, "nvfp4"
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.weight, self.scales = layer["weight"], layer["scales"]
         self.weight_scale_2 = mx.ones(self.weight.shape[:-1])
         self.freeze()
+
+
+class ScaledLinear(ScaledLayer):
+    """A linear layer in NVFP4: weight uint32 [out, in / 8], scales [out, in / 16], weight_scale_2 [out]."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """x [..., in] -> [..., out]."""
@@ -29,14 +35,8 @@ class ScaledLinear(nn.Module):
         return (y * self.weight_scale_2).astype(y.dtype)
 
 
-class ScaledSwitchLinear(nn.Module):
+class ScaledSwitchLinear(ScaledLayer):
     """The same for each expert: all arrays have a leading axis [E, …]."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.weight, self.scales = layer["weight"], layer["scales"]
-        self.weight_scale_2 = mx.ones(self.weight.shape[:-1])
-        self.freeze()
 
     @property
     def input_dims(self) -> int:
