@@ -17,10 +17,8 @@ from mlx_diffusion.checkpoint.stored import SourceTensor
 from mlx_diffusion.checkpoint.text_tensors import check_complete
 from mlx_diffusion.checkpoint.weight_files import INDEX_FILE
 from mlx_diffusion.convert.source import Source
+from mlx_diffusion.convert.tokenizer_trial import VOCABULARIES, try_tokenizer
 from mlx_diffusion.json_files import parse_json
-from mlx_diffusion.tokenizer import load_tokenizer
-
-VOCABULARIES = ("tokenizer.json", "tokenizer.model")  # one of which a tokenizer is read from
 
 
 @dataclass(frozen=True)
@@ -65,5 +63,5 @@ def read_checked(source: Source, names: Iterable[str], content: bytes, config: M
     with source.laid_out(small | {CONFIG_FILE: content}) as folder:
         generation_defaults(folder, config)
         if any(file in small for file in VOCABULARIES):
-            load_tokenizer(folder)
+            try_tokenizer(folder)
     return small

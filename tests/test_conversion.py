@@ -19,11 +19,12 @@ from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, UNFINISHED, Checkpoint
 from mlx_diffusion.checkpoint.headers import read_header
 from mlx_diffusion.checkpoint.pieces import apply_recipe, bytes_by_part, quantization_table
-from mlx_diffusion.convert import RECIPES, Progress, conversion, convert, plan, quantise, shards, space
+from mlx_diffusion.convert import RECIPES, Progress, conversion, convert, plan, quantise, shards, space, tokenizer_trial
 from mlx_diffusion.convert.dry_run import dry_run
 from mlx_diffusion.convert.source import LocalSource
 from mlx_diffusion.errors import CheckpointError, ConversionError, OptionError
 from mlx_diffusion.loading import load, load_model
+from mlx_diffusion.tokenizer import load_tokenizer
 
 
 def test_the_output_is_all_there(source: Path, target: Path) -> None:
@@ -89,6 +90,18 @@ def test_what_loading_would_refuse_is_refused_before_the_weights(
             work()
         assert str(refused.value) == str(by_loading.value)
     assert not target.exists()
+
+
+def test_a_large_tokenizer_is_tried_in_another_process(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_trial, "LARGE", 0)
+    monkeypatch.setattr(tokenizer_trial, "load_tokenizer", None)
+    tokenizer_trial.try_tokenizer(source)
+    (source / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError) as by_loading:
+        load_tokenizer(source)
+    with pytest.raises(CheckpointError) as refused:
+        tokenizer_trial.try_tokenizer(source)
+    assert str(refused.value) == str(by_loading.value)
 
 
 def test_a_source_without_a_tokenizer_is_converted_and_told(source: Path, target: Path) -> None:
