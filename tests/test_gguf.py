@@ -20,8 +20,10 @@ from gguf_files import TYPES, metadata, numbers_of, random_tensors, write_gguf  
 
 import mlx_diffusion  # noqa: E402
 import mlx_diffusion.convert.quantise as quantise_module  # noqa: E402
+from mlx_diffusion.checkpoint import least_squares  # noqa: E402
 from mlx_diffusion.checkpoint.folder import Checkpoint  # noqa: E402
 from mlx_diffusion.convert import RECIPES, Progress, convert  # noqa: E402
+from mlx_diffusion.convert import budget as budgets  # noqa: E402
 from mlx_diffusion.convert.dry_run import dry_run  # noqa: E402
 from mlx_diffusion.convert.gguf_names import hub_name  # noqa: E402
 from mlx_diffusion.convert.gguf_source import GgufSource  # noqa: E402
@@ -66,6 +68,9 @@ def test_bf16_is_the_numbers_of_every_type(
 def test_a_budget_is_solved_for_what_is_unpacked(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(probe, "TEXTS", ("ab",))
+    monkeypatch.setattr(least_squares, "REACHES", (0.9,))
+    monkeypatch.setattr(least_squares, "ROUNDS", 1)
+    monkeypatch.setattr(budgets, "FORMATS", [one for one in budgets.FORMATS if one.group_size == 64])
     path = write_gguf(tmp_path / "model.gguf", random_tensors("Q8_0"))
     budget = convert(path, tmp_path / "4bit", "4bit").total_bytes
     made = convert(path, target, budget=budget)
