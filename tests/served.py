@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import config_dict, hub_tensors, model_of, write_checkpoint
+from conftest import config_dict, hub_tensors, model_of, write_checkpoint, write_shallow
 
 from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.folder import find_folder
+from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder
+from mlx_diffusion.loading import load_model
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.serving.engine_thread import EngineThread
@@ -27,8 +29,17 @@ httpx, openai, _, _ = (pytest.importorskip(name) for name in ("httpx", "openai",
 app, guard, service = (pytest.importorskip(f"mlx_diffusion.serving.{name}") for name in ("app", "guard", "service"))
 testing = pytest.importorskip("starlette.testclient")
 
+
+def shallow_demo() -> DiffusionGemma:
+    """Two of the bundled checkpoint's five layers, with short canvases, where no answer has to be right."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_shallow(DEMO, Path(folder) / "demo") / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"canvas_length": 16}))
+        return load_model(Checkpoint.open(file.parent))
+
+
 DEMO = find_folder("demo")
-MODEL, TOKENIZER = model_of(DEMO), load_tokenizer(DEMO)
+MODEL, SHALLOW, TOKENIZER = model_of(DEMO), shallow_demo(), load_tokenizer(DEMO)
 PREFIX_BYTES = 50_000_000
 LIMITS = Limits(max_requests=3, max_waiting=8, max_bytes=20_000, max_tokens=500)
 
@@ -63,13 +74,17 @@ class Served:
 
 @contextmanager
 def served(
-    limits: Limits = LIMITS, key: str | None = None, folder: Path | None = None, **config: Any
+    limits: Limits = LIMITS,
+    key: str | None = None,
+    folder: Path | None = None,
+    model: DiffusionGemma = MODEL,
+    **config: Any,
 ) -> Iterator[Served]:
     log: list[str] = []
     address = Address(port=0, key=key)
     with bind(address) as place:
         server = build_server(
-            MODEL,
+            model,
             TOKENIZER,
             "demo",
             address,

@@ -6,7 +6,7 @@ import asyncio
 import random
 from dataclasses import replace
 
-from served import LIMITS, MODEL, TOKENIZER
+from served import LIMITS, SHALLOW, TOKENIZER
 
 from mlx_diffusion.events import Finish
 from mlx_diffusion.options import GenerationConfig
@@ -20,7 +20,7 @@ REQUESTS, DROPPED = 36, 12
 
 
 def test_nothing_stays_behind_those_who_leave() -> None:
-    engine = EngineThread(MODEL, TOKENIZER, LIMITS, 0, print)
+    engine = EngineThread(SHALLOW, TOKENIZER, LIMITS, 0, print)
     service, moments = Service(engine, "demo", GenerationConfig()), random.Random(5)
     finished = list[int]()
 
@@ -28,7 +28,7 @@ def test_nothing_stays_behind_those_who_leave() -> None:
         config = GenerationConfig(seed=number, max_tokens=6)
         config = replace(config, max_denoising_steps=3) if number % 2 else replace(config, mode="speculative")
         tokens = TOKENIZER.encode(f"Copy: {number}")
-        wish = Wish(tokens, MODEL.generation_defaults.resolve(config))
+        wish = Wish(tokens, SHALLOW.generation_defaults.resolve(config))
         if number % 6 == 0:
             wish = gap_wish(service, f"fig {number} ", " ant", GenerationConfig(max_tokens=3, max_denoising_steps=2))
         left = moments.randrange(4) if number % (REQUESTS // DROPPED) == 0 else None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from served import COPY, MODEL, TOKENIZER, Served, say, served
+from served import COPY, SHALLOW, TOKENIZER, Served, say, served
 
 from mlx_diffusion import generate
 
@@ -27,14 +27,14 @@ QUICK: dict[str, Any] = {"seed": 2, "max_denoising_steps": 3, "max_tokens": 20}
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
-    with served() as running:
+    with served(model=SHALLOW) as running:
         yield running
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_an_edit_is_what_the_model_answers_to_the_tagged_parts(server: Served, path: str) -> None:
     tagged, task, kind = PATHS[path]
-    own = generate(MODEL, TOKENIZER, say(f"{task}\n\n{tagged}"), **QUICK)
+    own = generate(SHALLOW, TOKENIZER, say(f"{task}\n\n{tagged}"), **QUICK)
     got = server.post(path, model="demo", messages=say(tagged), temperature=0.3, presence_penalty=1.0, **QUICK).json()
     assert got["choices"][0]["message"] == {"role": "assistant", "content": own} and got["object"] == kind
     assert got["ignored"] == ["temperature", "presence_penalty"]
@@ -42,7 +42,7 @@ def test_an_edit_is_what_the_model_answers_to_the_tagged_parts(server: Served, p
     sampled: dict[str, Any] = {"mode": "autoregressive", "temperature": 1.0, "seed": 5, "max_tokens": 6}
     written = server.post(path, messages=[{"role": "user", "content": [{"type": "text", "text": tagged}]}], **sampled)
     assert written.json()["choices"][0]["message"]["content"] == generate(
-        MODEL, TOKENIZER, say(f"{task}\n\n{tagged}"), **sampled
+        SHALLOW, TOKENIZER, say(f"{task}\n\n{tagged}"), **sampled
     )
     assert written.json()["ignored"] == []
 
@@ -65,8 +65,8 @@ def test_edits_without_their_parts_are_refused(server: Served, path: str, messag
 
 
 def test_each_chunk_has_the_whole_text_where_that_is_asked_for(server: Served) -> None:
-    own = generate(MODEL, TOKENIZER, COPY, seed=1)
-    chunks = server.chunks(messages=COPY, seed=1, diffusing=True)
+    own = generate(SHALLOW, TOKENIZER, COPY, **QUICK)
+    chunks = server.chunks(messages=COPY, **QUICK, diffusing=True)
     texts = [chunk["choices"][0]["delta"].get("content") for chunk in chunks]
     shown = [text for text in texts if text is not None]
     assert len(shown) > 3 and shown[-1] == own

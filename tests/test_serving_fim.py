@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import LIMITS, MODEL, TOKENIZER, Served, in_process, served
+from served import LIMITS, SHALLOW, TOKENIZER, Served, in_process, served
 
 from mlx_diffusion import infill
 from mlx_diffusion.events import Finish, Segment
@@ -24,23 +24,25 @@ from mlx_diffusion.serving.jobs import Wish
 
 gaps, service = (pytest.importorskip(f"mlx_diffusion.serving.{name}") for name in ("gaps", "service"))
 
-PREFIX, SUFFIX = "Shuffle: ant hen ", " oak"  # in whose gap another seed, or another context, has another text
-QUICK: dict[str, Any] = {"max_denoising_steps": 2, "max_tokens": 2, "seed": 3}
-LLAMA: dict[str, Any] = {"max_denoising_steps": 2, "n_predict": 2, "seed": 3}  # the same, as llama.cpp spells it
+PREFIX, SUFFIX = "Copy: fig ", " ant"  # in whose gap another seed, or another context, has another text
+QUICK: dict[str, Any] = {"max_denoising_steps": 2, "max_tokens": 2, "seed": 2}
+LLAMA: dict[str, Any] = {"max_denoising_steps": 2, "n_predict": 2, "seed": 2}  # the same, as llama.cpp spells it
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_steps() -> Iterator[None]:
     """Gaps that nobody has learned to fill take all the steps that they may."""
-    defaults = MODEL.generation_defaults
-    MODEL.generation_defaults = replace(defaults, max_denoising_steps=6)
+    defaults = SHALLOW.generation_defaults
+    SHALLOW.generation_defaults = replace(defaults, max_denoising_steps=6)
     yield
-    MODEL.generation_defaults = defaults
+    SHALLOW.generation_defaults = defaults
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
-    with served(mode="speculative") as running:  # which has no canvas that could be filled: the reference does it
+    with served(
+        model=SHALLOW, mode="speculative"
+    ) as running:  # which has no canvas that could be filled: the reference does it
         yield running
 
 
@@ -58,8 +60,9 @@ def fim_text(streamed: str) -> str:
 
 
 def test_every_form_has_the_text_that_infill_gives(server: Served) -> None:
-    own = infill(MODEL, TOKENIZER, PREFIX, SUFFIX, **QUICK)
-    beside = infill(MODEL, TOKENIZER, PREFIX, SUFFIX, context="a.txt\noak", **QUICK)
+    own = infill(SHALLOW, TOKENIZER, PREFIX, SUFFIX, **QUICK)
+    beside = infill(SHALLOW, TOKENIZER, PREFIX, SUFFIX, context="a.txt\noak", **QUICK)
+    assert own not in (beside, infill(SHALLOW, TOKENIZER, PREFIX, SUFFIX, **QUICK | {"seed": 0}))
     sides = {"input_prefix": PREFIX[:3], "prompt": PREFIX[3:], "input_suffix": SUFFIX, **LLAMA}
     assert server.post("/infill", **sides).json()["content"] == own
     extra = [{"filename": "a.txt", "text": "oak", "time": 1764338400000}]  # as editors keep it
@@ -67,17 +70,17 @@ def test_every_form_has_the_text_that_infill_gives(server: Served) -> None:
     streamed = server.post("/infill", stream=True, **sides).text
     assert json.loads(streamed.split("\n\n")[0].removeprefix("data: "))["content"] == own and last_of(streamed)["stop"]
     body = {"prompt": PREFIX, "suffix": SUFFIX, "model": "demo"}
-    for path, seed in (("/v1/fim/completions", {"random_seed": 3}), ("/v1/completions", {"seed": 3})):
+    for path, seed in (("/v1/fim/completions", {"random_seed": 2}), ("/v1/completions", {"seed": 2})):
         got = server.post(path, **body, **seed, max_denoising_steps=2, max_tokens=2).json()
         assert got["choices"][0]["text"] == own and got["usage"]["total_tokens"] > 0
     streamed = server.post("/v1/fim/completions", stream=True, **body, **QUICK).text
     assert fim_text(streamed) == own and last_of(streamed)["usage"]["total_tokens"] > 0
     echoed = server.post("/v1/completions", echo=True, n=2, **body, **QUICK).json()["choices"]
     assert echoed[0]["text"] == PREFIX + own and len(echoed) == 2
-    options = {"seed": 3, "num_predict": 2, "temperature": 0.1}
+    options = {"seed": 2, "num_predict": 2, "temperature": 0.1}
     plain = server.post("/api/generate", stream=False, **body, options=options)
     assert plain.json()["ignored"] == ["temperature"]
-    assert plain.json()["response"] == infill(MODEL, TOKENIZER, PREFIX, SUFFIX, seed=3, max_tokens=2)
+    assert plain.json()["response"] == infill(SHALLOW, TOKENIZER, PREFIX, SUFFIX, seed=2, max_tokens=2)
 
 
 def test_editors_are_told_what_was_ignored_and_given_what_they_ask_for(server: Served) -> None:
@@ -96,13 +99,13 @@ def test_editors_are_told_what_was_ignored_and_given_what_they_ask_for(server: S
 
 def test_a_gap_over_several_canvases_has_the_text_that_infill_gives(tmp_path: Path) -> None:
     """As long as is asked for in all forms, and streamed canvas by canvas."""
-    long: dict[str, Any] = {"max_denoising_steps": 1, "max_tokens": 24, "seed": 3}
+    long: dict[str, Any] = {"max_denoising_steps": 1, "max_tokens": 24, "seed": 2}
     with in_process(tmp_path, LIMITS) as (client, model):
         events = list(stream_infill(model, TOKENIZER, PREFIX, SUFFIX, **long))
         texts = [event.text for event in events if isinstance(event, Segment) and event.text]
         own = "".join(texts)
         assert len(texts) > 2
-        sides = {"input_prefix": PREFIX, "input_suffix": SUFFIX, "n_predict": 24, "seed": 3, "max_denoising_steps": 1}
+        sides = {"input_prefix": PREFIX, "input_suffix": SUFFIX, "n_predict": 24, "seed": 2, "max_denoising_steps": 1}
         whole = client.post("/infill", json=sides).json()
         assert whole["content"] == own
         body = {"prompt": PREFIX, "suffix": SUFFIX, "model": "demo", **long}
@@ -110,8 +113,8 @@ def test_a_gap_over_several_canvases_has_the_text_that_infill_gives(tmp_path: Pa
         assert fim_text(streamed) == own and streamed.count('"finish_reason": null') == len(texts)
         assert client.post("/v1/completions", json=body).json()["choices"][0]["text"] == own
         plain = {"model": "demo", "prompt": PREFIX, "suffix": SUFFIX, "stream": False}
-        got = client.post("/api/generate", json=plain | {"options": {"num_predict": 10, "seed": 3}}).json()
-        assert got["response"] == infill(model, TOKENIZER, PREFIX, SUFFIX, seed=3, max_tokens=10)
+        got = client.post("/api/generate", json=plain | {"options": {"num_predict": 10, "seed": 2}}).json()
+        assert got["response"] == infill(model, TOKENIZER, PREFIX, SUFFIX, seed=2, max_tokens=10)
         stop = texts[0][1:3]
         stopped = client.post("/infill", json=sides | {"stop": [stop]}).json()
         assert stopped["content"] == own[: own.index(stop)]
@@ -171,7 +174,7 @@ def test_a_plain_completion_can_begin_with_its_prompt(server: Served) -> None:
 
 @pytest.mark.parametrize("after", [1, 2, 4])
 def test_a_gap_whose_caller_leaves_is_let_go_within_a_pass(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = EngineThread(MODEL, TOKENIZER, LIMITS, 0, print)
+    engine = EngineThread(SHALLOW, TOKENIZER, LIMITS, 0, print)
     gap = gaps.gap_wish(
         service.Service(engine, "demo", GenerationConfig()), "Copy: fig ", " ant", GenerationConfig(seed=1)
     )
@@ -201,10 +204,10 @@ def test_a_gap_whose_caller_leaves_is_let_go_within_a_pass(after: int, monkeypat
 
 
 def test_others_advance_between_the_passes_of_a_gap() -> None:
-    engine = EngineThread(MODEL, TOKENIZER, LIMITS, 0, print)
+    engine = EngineThread(SHALLOW, TOKENIZER, LIMITS, 0, print)
     asked = service.Service(engine, "demo", GenerationConfig())
     gap = gaps.gap_wish(asked, "Copy: fig ", " ant", GenerationConfig(seed=1))
-    settings = MODEL.generation_defaults.resolve(GenerationConfig(max_tokens=4, mode="autoregressive"))
+    settings = SHALLOW.generation_defaults.resolve(GenerationConfig(max_tokens=4, mode="autoregressive"))
     kinds: list[str] = []
 
     async def ask(wish: Wish, kind: str) -> None:
@@ -225,7 +228,7 @@ def test_others_advance_between_the_passes_of_a_gap() -> None:
 
 def test_a_gap_does_not_wait_for_the_parts_of_a_long_prompt() -> None:
     """It has eight passes to each of them."""
-    engine = EngineThread(MODEL, TOKENIZER, LIMITS, 0, print)
+    engine = EngineThread(SHALLOW, TOKENIZER, LIMITS, 0, print)
     asked = service.Service(engine, "demo", GenerationConfig())
     gap = gaps.gap_wish(asked, "Copy: fig ", " ant", GenerationConfig(max_tokens=4, max_denoising_steps=3))
     options = GenerationConfig(max_tokens=1, mode="autoregressive", prefill_step_size=16)
@@ -237,7 +240,7 @@ def test_a_gap_does_not_wait_for_the_parts_of_a_long_prompt() -> None:
                 kinds.append(f"{kind} {type(step).__name__}")
 
     async def ask_both() -> int:
-        long = asyncio.create_task(ask(Wish([5] * 1600, MODEL.generation_defaults.resolve(options)), "long"))
+        long = asyncio.create_task(ask(Wish([5] * 1600, SHALLOW.generation_defaults.resolve(options)), "long"))
         while "long Prefill" not in kinds:
             await asyncio.sleep(0)
         before, passes = kinds.count("long Prefill"), engine.passes

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from served import COPY, MODEL, TOKENIZER, Served, say, served
+from served import COPY, SHALLOW, TOKENIZER, Served, say, served
 
 from mlx_diffusion import decide, fill, generate
 
@@ -23,7 +23,7 @@ QUESTIONS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
-    with served(mode="speculative") as running:
+    with served(model=SHALLOW, mode="speculative") as running:
         yield running
 
 
@@ -31,7 +31,7 @@ def test_an_answer_has_the_form_that_is_asked_for(server: Served) -> None:
     options: dict[str, Any] = {"seed": 3, "temperature": 1.0, "max_tokens": 60}
     form = {"json_schema": SCHEMA}
     own = [
-        generate(MODEL, TOKENIZER, COPY, mode="speculative", constraint=form, **options | {"seed": s}) for s in (3, 4)
+        generate(SHALLOW, TOKENIZER, COPY, mode="speculative", constraint=form, **options | {"seed": s}) for s in (3, 4)
     ]
     got = server.post(messages=COPY, n=2, response_format=FORMAT, **options).json()["choices"]
     assert [choice["message"]["content"] for choice in got] == own
@@ -63,7 +63,7 @@ def test_forms_that_no_answer_can_have_are_refused(server: Served, body: dict[st
 
 @pytest.mark.parametrize("method", ["encoder", "canvas"])
 def test_questions_are_decided_as_by_the_library(server: Served, method: Any) -> None:
-    own = decide(MODEL, TOKENIZER, "fig oak ant", QUESTIONS, method=method, seed=3)
+    own = decide(SHALLOW, TOKENIZER, "fig oak ant", QUESTIONS, method=method, seed=3)
     got = server.post("/v1/systemone", state="fig oak ant", questions=QUESTIONS, method=method, seed=3).json()
     found = got["answers"]
     assert found.keys() == own.keys() and found["which"]["choice"] == own["which"]["choice"]
@@ -80,7 +80,7 @@ def test_questions_that_cannot_be_decided_are_refused(server: Served) -> None:
 
 def test_forms_are_filled_as_by_the_library(server: Served) -> None:
     form: dict[str, Any] = {"template": "{a} and {b}.", "slots": {"a": ["fig", "oak"], "b": "boolean"}}
-    own: Any = fill(MODEL, TOKENIZER, context="fig", **form)
+    own: Any = fill(SHALLOW, TOKENIZER, context="fig", **form)
     one = {name: found["value"] for name, found in own.items()}
     for context in ("fig", ["fig"]):
         got = server.post("/v1/forms", context=context, **form).json()["filled"]
