@@ -74,6 +74,7 @@ def test_every_recipe_loads_and_holds_what_mlx_makes_of_each_tensor(name: str, t
     [
         ("generation_config.json", '{"t_min": 0.8, "t_max": 0.4}'),
         ("generation_config.json", '{"max_denoising_steps": 0}'),
+        ("generation_config.json", '{"t_min": 0.9}'),  # above the t_max that no one sets
         ("generation_config.json", '{"eos_token_id": 64}'),
         ("tokenizer.json", '{"version": "1.0"}'),
         ("chat_template.jinja", b"\xff"),

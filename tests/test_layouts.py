@@ -136,6 +136,11 @@ def test_nvfp4_is_unpacked_in_any_number_of_rows_and_groups(rows: int, groups: i
     assert np.array_equal(np.array(Nvfp4(True).values(arrays)), expected.reshape(rows, -1) / 2)
 
 
+def test_an_infinite_scale_makes_no_zeros() -> None:
+    arrays = [mx.full((2, 8), 0x22, mx.uint8), mx.full((2, 1), 0x38, mx.uint8), mx.array(np.inf)]
+    assert mx.isnan(Nvfp4(True).values(arrays)).all() and mx.isnan(Nvfp4(True).factor(arrays)).all()
+
+
 def test_experts_one_by_one_are_loaded_as_they_are(original: Path, tmp_path: Path) -> None:
     source = write_layout(original, tmp_path / "source", "per-expert", shards=3)
     assert mx.array_equal(logits(source), logits(original))
@@ -181,6 +186,11 @@ BAD = [
         "fp8",
         {f"{EXPERT}.weight": ("BF16", np.zeros((64, 64), np.uint16))},
         r"weight is BF16 \[64, 64\] with a weight_s",
+    ),
+    (
+        "fp8",
+        {f"{EXPERT}.weight_scale_2": ("F32", np.asarray(1, np.float32))},
+        "weight_scale_2 is no part of the format",
     ),
     ("fp8", {f"{EXPERT}.weight": None}, "weight_scale is there without .*1.up_proj.weight"),
     (

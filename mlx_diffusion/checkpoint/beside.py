@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlx_diffusion.checkpoint.config import ModelConfig
 from mlx_diffusion.checkpoint.config_json import require
+from mlx_diffusion.errors import CheckpointError, OptionError
 from mlx_diffusion.options import GenerationConfig
 from mlx_diffusion.tokenizer import load_tokenizer
 
@@ -21,6 +22,10 @@ def generation_defaults(folder: Path, config: ModelConfig) -> GenerationConfig:
     for token in defaults.eos_token_id or ():
         where = f"{folder}/{DEFAULTS}: eos_token_id"
         require(token < config.vocab_size, where, token, f"must be below vocab_size = {config.vocab_size}")
+    try:
+        defaults.resolve()  # beside the documented defaults of what the file does not say
+    except OptionError as error:
+        raise CheckpointError(f"{folder}/{DEFAULTS}: {error}") from error
     return defaults
 
 

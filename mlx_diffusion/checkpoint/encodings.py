@@ -67,10 +67,15 @@ class Nvfp4:
     def values(self, arrays: Sequence[mx.array]) -> mx.array:
         packed, scales, _ = arrays
         numbers = unpacked(packed.view(mx.uint32), scales, None, QuantSpec(NVFP4_GROUP, NVFP4_BITS, "nvfp4"))
-        whole = arrays[2].astype(mx.float32).reshape(1)
+        whole = self._whole(arrays)
         return numbers / whole if self.reciprocal else numbers * whole
 
     def factor(self, arrays: Sequence[mx.array]) -> mx.array:
         """What every number is multiplied by: float32 [1]."""
-        whole = arrays[2].astype(mx.float32).reshape(1)
+        whole = self._whole(arrays)
         return 1 / whole if self.reciprocal else whole
+
+    def _whole(self, arrays: Sequence[mx.array]) -> mx.array:
+        """The scale of all as it is stored: NaN for an infinite one, by which all numbers would be divided to 0."""
+        whole = arrays[2].astype(mx.float32).reshape(1)
+        return mx.where(mx.isfinite(whole), whole, mx.nan)

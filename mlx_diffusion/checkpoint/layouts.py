@@ -111,6 +111,10 @@ def _matrices(found: Mapping[str, StoredTensor], where: str) -> list[SourceTenso
             raise CheckpointError(
                 f"{where}: {name} is there without {scale[1]}.{BESIDE[scale[2]][0]}; download the checkpoint again"
             )
+    read = {part.stored.tensor.name for one in made for block in one.blocks for part in block.components}
+    for name in found:
+        if name not in read and not UNUSED.fullmatch(name):
+            raise CheckpointError(f"{where}: {name} is no part of the format that the rest of its matrix is in")
     return made
 
 
