@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +62,22 @@ class Tape:
 
     initial: np.ndarray  # int32 [blocks, B, L]
     renoise: np.ndarray  # int32 [blocks, steps, B, L]
-    gumbel: np.ndarray  # float32 [blocks, steps, B, L, V]
+    rest: np.random.Generator  # that has drawn both
+    vocab: int
+    drawn: list[np.ndarray] = field(default_factory=list)  # of the Gumbel noise, which comes last
 
     @classmethod
     def draw(cls, seed: int, blocks: int, steps: int, batch: int, canvas: int, vocab: int) -> Tape:
         rng = np.random.default_rng(seed)
-        return cls(
-            initial=rng.integers(0, vocab, (blocks, batch, canvas), dtype=np.int32),
-            renoise=rng.integers(0, vocab, (blocks, steps, batch, canvas), dtype=np.int32),
-            gumbel=rng.gumbel(size=(blocks, steps, batch, canvas, vocab)).astype(np.float32),
-        )
+        initial = rng.integers(0, vocab, (blocks, batch, canvas), dtype=np.int32)
+        return cls(initial, rng.integers(0, vocab, (blocks, steps, batch, canvas), dtype=np.int32), rng, vocab)
+
+    def gumbel(self, block: int, step: int) -> np.ndarray:
+        """float32 [B, L, V], of all steps in turn: there are many, and they are drawn as far as a run goes."""
+        steps, *shape = self.renoise.shape[1:]
+        while len(self.drawn) <= block * steps + step:
+            self.drawn.append(self.rest.gumbel(size=(*shape, self.vocab)).astype(np.float32))
+        return self.drawn[block * steps + step]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from mlx_diffusion.network.rows import Passage, Seen, View
 # The bundled checkpoint's outputs reach 12, where float32 alone is far off: MLX 1.1e-5 from float64, PyTorch 0.7e-5.
 ENCODER_BOUND, OF_THE_LARGEST, LOGITS_BOUND = 1e-5, 2e-6, 2e-4
 
+FIRST_STEPS = 4  # of a block, with which all has been met that later ones bring
+
 
 def encode_prompts(run: ReferenceRun, model: DiffusionGemma) -> tuple[list[np.ndarray], list[PrefixCache]]:
     """The hidden states of each row's prompt, all rows in one pass, and what each row's cache then holds."""
@@ -46,15 +48,15 @@ def test_first_logits_are_transformers(reference_run: ReferenceRun, reference_mo
 
 
 def test_later_steps_and_blocks_are_transformers(reference_run: ReferenceRun, reference_model: DiffusionGemma) -> None:
-    """Walk the recorded canvases: argmax of every step of every block, with self-conditioning and chained blocks."""
+    """Walk the recorded canvases: argmax of each block's first steps, with self-conditioning and chained blocks."""
     _, caches = encode_prompts(reference_run, reference_model)
     prompt, length = reference_run.prompt_ids.shape[1], reference_run.canvas.shape[2]
-    limit = reference_run.tape.gumbel.shape[1]
+    limit = reference_run.tape.renoise.shape[1]
     for row, cache in enumerate(caches):
         first = 0
         for block, steps in enumerate(reference_run.steps.tolist()):
             soft, before = None, None
-            for step in range(first, first + steps):
+            for step in range(first, first + min(steps, FIRST_STEPS)):
                 logits = reference_model.denoise(mx.array(reference_run.canvas[step, row]), soft, cache)
                 processed = logits / (0.4 + 0.4 * (limit - (step - first)) / limit)
                 soft = reference_model.soft_embedding(processed)
