@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
-from conftest import write_shallow
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -22,9 +22,11 @@ from mlx_diffusion import (
     load,
     stream_infill,
 )
+from mlx_diffusion.checkpoint.config import LayerType
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.filling.places import Surroundings, places
 from mlx_diffusion.filling.seams import Seams
+from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.tokenizer import Tokenizer, load_tokenizer
 
 loaded = cache(load)
@@ -37,9 +39,13 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy's sizes and vocabulary, and two of its layers: it writes what is not to be foreseen."""
-    return write_shallow(DEMO_FOLDER, tmp_path_factory.mktemp("shallow") / "checkpoint")
+def small() -> tuple[DiffusionGemma, Tokenizer]:
+    """The toy's vocabulary and canvases in two narrow layers of random weights: it writes what cannot be foreseen."""
+    model, own = loaded(DEMO_FOLDER)
+    kinds: tuple[LayerType, ...] = ("sliding_attention", "full_attention")
+    config = replace(model.config, hidden_size=32, intermediate_size=32, num_experts=2, layer_types=kinds)
+    mx.random.seed(5)
+    return DiffusionGemma(config, model.generation_defaults), own
 
 
 @given(before=TEXT, gap=TEXT, after=TEXT)
@@ -62,9 +68,9 @@ def test_seams_give_back_every_character(before: str, gap: str, after: str) -> N
 @given(before=TEXT, after=TEXT, seed=st.integers(0, 3))
 @settings(max_examples=5)
 def test_any_text_can_be_infilled_and_the_same_seed_gives_the_same(
-    folder: Path, before: str, after: str, seed: int
+    small: tuple[DiffusionGemma, Tokenizer], before: str, after: str, seed: int
 ) -> None:
-    model, own = loaded(folder)
+    model, own = small
     options: dict[str, Any] = {"context": "any", "max_tokens": 2, "seed": seed, "max_denoising_steps": 2}
     events = list(stream_infill(model, own, before, after, **options))
     gap = "".join(event.text for event in events)
@@ -92,34 +98,36 @@ def test_a_place_holds_the_gap_and_what_is_next_to_it(
         )  # what is next to it is seen
 
 
-def test_texts_longer_than_a_canvas_are_infilled(folder: Path) -> None:
-    model, own = loaded(folder)
+def test_texts_longer_than_a_canvas_are_infilled(small: tuple[DiffusionGemma, Tokenizer]) -> None:
+    model, own = small
     gap = infill(model, own, "fig oak " * 60, " ant elm" * 60, max_tokens=4, max_denoising_steps=2)
     assert isinstance(gap, str)
 
 
-def test_a_gap_of_no_tokens_takes_no_pass(folder: Path) -> None:
-    segment, finish = stream_infill(*loaded(folder), "fig oa", "k ant", gap_tokens=0)
+def test_a_gap_of_no_tokens_takes_no_pass(small: tuple[DiffusionGemma, Tokenizer]) -> None:
+    segment, finish = stream_infill(*small, "fig oa", "k ant", gap_tokens=0)
     assert segment == Segment(0, (), "")
     assert isinstance(finish, Finish) and finish.stats.denoising_steps == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("before", "after"), [("fig ", " ant"), ("fig oa", "k ant"), ("<|turn>", "\u0301b")])
-def test_a_gap_has_no_more_tokens_than_it_may(folder: Path, before: str, after: str, seed: int) -> None:
+def test_a_gap_has_no_more_tokens_than_it_may(
+    small: tuple[DiffusionGemma, Tokenizer], before: str, after: str, seed: int
+) -> None:
     """What straddles the seams counts, too: three open positions for one token must not give three tokens."""
-    model, own = loaded(folder)
+    model, own = small
     for options in ({"gap_tokens": 1}, {"max_tokens": 1}):
         gap = infill(model, own, before, after, seed=seed, max_denoising_steps=2, **options)  # type: ignore[arg-type]
-        assert len(own.encode_text(gap)) <= 1
+        assert gap == "\ufffd" or len(own.encode_text(gap)) <= 1  # one byte may be a part of a character
 
 
-def test_max_tokens_beyond_a_gap_ask_for_no_more(folder: Path) -> None:
+def test_max_tokens_beyond_a_gap_ask_for_no_more(small: tuple[DiffusionGemma, Tokenizer]) -> None:
     """Its canvas, steps and text are those of the gap, not of a text that might be so long."""
     found = []
     for most in (None, 2, 500):
         options: dict[str, Any] = {"gap_tokens": 2, "max_tokens": most, "max_denoising_steps": 2}
-        *drafts, segment, finish = stream_infill(*loaded(folder), "fig ", " ant", **options)
+        *drafts, segment, finish = stream_infill(*small, "fig ", " ant", **options)
         assert isinstance(finish, Finish) and finish.stats.blocks == 1
         shapes = [draft.canvas.shape for draft in drafts if isinstance(draft, Draft)]
         found.append((segment, shapes, finish.stats.denoising_steps, finish.stats.decoder_positions))
@@ -165,9 +173,9 @@ def test_a_gap_longer_than_a_canvas_is_written_over_several(options: dict[str, A
     ],
 )
 def test_what_cannot_be_infilled_is_refused_in_a_line(
-    folder: Path, before: Any, after: Any, options: dict[str, Any], error: type[Exception]
+    small: tuple[DiffusionGemma, Tokenizer], before: Any, after: Any, options: dict[str, Any], error: type[Exception]
 ) -> None:
-    model, own = loaded(folder)
+    model, own = small
     with pytest.raises(error) as raised:
         infill(model, own, before, after, **options)
     assert "\n" not in str(raised.value) or not isinstance(raised.value, DiffusionError)
