@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder
+from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.formats import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, QuantSpec
 from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.pieces import Piece, apply_recipe
 from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe, Rule
 from mlx_diffusion.checkpoint.tensor_names import DECODER, UNQUANTISED_PARTS, module_of, part_of
 from mlx_diffusion.convert.gguf_checkpoint import GgufCheckpoint
-from mlx_diffusion.convert.gguf_source import GgufSource, gguf_file
+from mlx_diffusion.convert.gguf_source import GgufSource
+from mlx_diffusion.convert.inspection import Inspection
 from mlx_diffusion.convert.knapsack import Option, least_loss
 from mlx_diffusion.convert.ledger import Ledger
 from mlx_diffusion.convert.loss_law import loss_factors, overall_loss
@@ -60,29 +59,24 @@ class FreeMatrix:
 
 
 def recipe_within(
-    budget: int,
-    source: str | Path,
-    revision: str | None,
-    tell: Callable[[float, str], None],
-    *,
-    stream: bool,
-    rules: Sequence[str],
-    tokenizer: str | Path | None,
+    budget: int, found: Inspection, tell: Callable[[float, str], None], *, stream: bool, rules: Sequence[str]
 ) -> Recipe:
-    """The recipe that loses least within a budget, for a conversion with these arguments. Raises OptionError."""
+    """The recipe that loses least within a budget, for a conversion of this source. Raises OptionError.
+
+    A budget that nothing fits is refused before weights are fetched.
+    """
     if stream:
         raise OptionError("budget= measures the source's weights, which stream=True drops; leave out one of them")
     if rules:
         raise OptionError(f"rules=['{rules[0]}'] would change what budget= solves for; leave out one of them")
-    path = gguf_file(source)
-    if path is None:
-        packed = Checkpoint.open_source(find_folder(source, revision))
-        return budget_recipe(UnpackedCheckpoint.of(packed), budget, tell)
-    with TemporaryDirectory() as name:  # for the tokenizer, which is inside of the file
-        unpacked = GgufSource(path, None if tokenizer is None else Path(tokenizer))
-        for small in unpacked.small_files():
-            (Path(name) / small).write_bytes(unpacked.read_small(small))
-        return budget_recipe(GgufCheckpoint.beside(path, Path(name)), budget, tell)
+    source = found.source
+    _fixed_bytes([one.tensor for one in found.tensors], budget)
+    if isinstance(source, GgufSource):
+        with source.laid_out(found.small) as folder:  # for the tokenizer, which is inside of the file
+            return budget_recipe(GgufCheckpoint.beside(source.paths[0], folder), budget, tell)
+    shards = source.shards()
+    paths = [source.fetch(shard, after) for shard, after in zip(shards, [*shards[1:], None], strict=True)]
+    return budget_recipe(UnpackedCheckpoint.of(Checkpoint.open_source(paths[0].parent)), budget, tell)
 
 
 def budget_recipe(checkpoint: Checkpoint, budget: int, tell: Callable[[float, str], None]) -> Recipe:
@@ -92,15 +86,7 @@ def budget_recipe(checkpoint: Checkpoint, budget: int, tell: Callable[[float, st
     """
     tensors = [one.tensor for one in checkpoint.sources]
     matrices = matrices_of(tensors)
-    others = _others(tensors, matrices)
-    rest = rules_of(others)
-    fixed = sum(piece.nbytes for piece in apply_recipe(others, Recipe("rest", rest)))
-    smallest = fixed + sum(min(matrix.nbytes.values()) for matrix in matrices)
-    if budget < smallest:
-        raise OptionError(
-            f"a budget of {size_text(budget)} is too small: the least that this checkpoint takes is "
-            f"{size_text(smallest)} ({count_of(smallest, 'byte')})"
-        )
+    rest, fixed = rules_of(_others(tensors, matrices)), _fixed_bytes(tensors, budget)
     ledger = Ledger.of(checkpoint, tell)
     rules = ledger.chosen(budget)
     if rules is None:
@@ -110,6 +96,20 @@ def budget_recipe(checkpoint: Checkpoint, budget: int, tell: Callable[[float, st
         rules = min(zip(map(overall_loss, losses), rivals, strict=True), key=itemgetter(0))[1]
         ledger.keep_chosen(budget, rules)
     return Recipe(f"budget-{size_text(budget).replace(' ', '')}", (), rules)
+
+
+def _fixed_bytes(tensors: Sequence[Tensor], budget: int) -> int:
+    """The bytes of what no format is sought for. Raises OptionError for a budget that nothing fits."""
+    matrices = matrices_of(tensors)
+    others = _others(tensors, matrices)
+    fixed = sum(piece.nbytes for piece in apply_recipe(others, Recipe("rest", rules_of(others))))
+    smallest = fixed + sum(min(matrix.nbytes.values()) for matrix in matrices)
+    if budget < smallest:
+        raise OptionError(
+            f"a budget of {size_text(budget)} is too small: the least that this checkpoint takes is "
+            f"{size_text(smallest)} ({count_of(smallest, 'byte')})"
+        )
+    return fixed
 
 
 def _solved(matrices: Sequence[FreeMatrix], nbytes: int, ledger: Ledger) -> list[Rule]:

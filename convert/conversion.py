@@ -28,7 +28,7 @@ from mlx_diffusion.convert.command_line import command_line
 from mlx_diffusion.convert.fetching import fetched, most_at_once
 from mlx_diffusion.convert.gguf_source import gguf_file, with_tokenizer
 from mlx_diffusion.convert.hub import open_source
-from mlx_diffusion.convert.inspection import inspect
+from mlx_diffusion.convert.inspection import Inspection, inspect
 from mlx_diffusion.convert.origin import ORIGIN
 from mlx_diffusion.convert.plan import ConversionPlan, plan_conversion
 from mlx_diffusion.convert.progress import Meter, Progress
@@ -120,7 +120,7 @@ def convert(
             revision = earlier_revision(target, str(source), force)
     found = inspect(_opened(source, target, tokenizer, revision, stream))
     if budget:
-        chosen = _within(budget, source, revision, measuring, stream, rules, tokenizer)
+        chosen = _within(budget, found, measuring, stream, rules)
     plan = plan_conversion(found, chosen, command)
     for note in found.notes:
         warn(note)
@@ -150,17 +150,11 @@ def _opened(
 
 
 def _within(
-    budget: int,
-    source: str | Path,
-    revision: str | None,
-    tell: Callable[[float, str], None],
-    stream: bool,
-    rules: Sequence[str],
-    tokenizer: str | Path | None,
+    budget: int, found: Inspection, tell: Callable[[float, str], None], stream: bool, rules: Sequence[str]
 ) -> Recipe:
     from mlx_diffusion.convert.budget import recipe_within  # what it measures with takes a second to import
 
-    return recipe_within(budget, source, revision, tell, stream=stream, rules=rules, tokenizer=tokenizer)
+    return recipe_within(budget, found, tell, stream=stream, rules=rules)
 
 
 def _carry_out(

@@ -95,19 +95,11 @@ class GgufSource(LocalSource):
 
     @contextmanager
     def laid_out(self, small: Mapping[str, bytes]) -> Iterator[Path]:
-        try:
-            with TemporaryDirectory() as folder:
-                for name, content in small.items():
-                    (Path(folder) / name).parent.mkdir(exist_ok=True)
-                    (Path(folder) / name).write_bytes(content)
+        with _folder_of(small, self.label) as folder:
+            try:
                 yield Path(folder)
-        except OSError as error:
-            where = f"{gettempdir()} ({error.strerror})"
-            raise CheckpointError(
-                f"{self.label}: its tokenizer cannot be written to {where}; make room there"
-            ) from None
-        except CheckpointError as error:
-            raise CheckpointError(str(error).replace(folder, self.label)) from error
+            except CheckpointError as error:
+                raise CheckpointError(str(error).replace(folder, self.label)) from error
 
     def shards(self) -> list[str]:
         return [path.name for path in self.paths]
@@ -185,6 +177,19 @@ class GgufSource(LocalSource):
     def _tensor(self, name: str) -> tuple[Path, GgufTensor] | None:
         pairs = ((path, one) for path, head in zip(self.paths, self.heads, strict=True) for one in head.tensors)
         return next((pair for pair in pairs if pair[1].name == name), None)
+
+
+def _folder_of(small: Mapping[str, bytes], label: str) -> TemporaryDirectory[str]:
+    """A folder with these files, which goes at the end of a `with`. Raises CheckpointError."""
+    try:
+        folder = TemporaryDirectory()
+        for name, content in small.items():
+            (Path(folder.name) / name).parent.mkdir(exist_ok=True)
+            (Path(folder.name) / name).write_bytes(content)
+    except OSError as error:
+        where = f"{gettempdir()} ({error.strerror})"
+        raise CheckpointError(f"{label}: its tokenizer cannot go to {where}; make room there") from None
+    return folder
 
 
 def _source_tensor(name: str, one: GgufTensor, file: str, where: str) -> SourceTensor:

@@ -24,7 +24,9 @@ from mlx_diffusion.checkpoint.recipes import RECIPES, Recipe
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.convert import budget as budgets
 from mlx_diffusion.convert import convert
-from mlx_diffusion.convert.budget import matrices_of
+from mlx_diffusion.convert.budget import matrices_of, recipe_within
+from mlx_diffusion.convert.hub import open_source
+from mlx_diffusion.convert.inspection import inspect
 from mlx_diffusion.convert.knapsack import Option, least_loss
 from mlx_diffusion.convert.loss_law import Measured, loss_factors, overall_loss
 from mlx_diffusion.errors import OptionError
@@ -183,6 +185,24 @@ def test_a_conversion_within_a_budget(
     ):
         convert(source, tmp_path / "less", budget=1000)
     assert not (tmp_path / "less").exists()
+
+
+def test_weights_are_fetched_for_a_budget_that_something_fits(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    fp8 = write_layout(source, source.with_name("fp8"), "fp8", shards=2)  # which nothing but a conversion reads
+    found = inspect(open_source(fp8))
+
+    def fetch(shard: str, after: str | None) -> Path:
+        fetched.append(shard)
+        return fp8 / shard
+
+    monkeypatch.setattr(found.source, "fetch", fetch)
+    monkeypatch.setattr(budgets, "budget_recipe", lambda checkpoint, budget, tell: RECIPES["4bit"])
+    with pytest.raises(OptionError, match=r"a budget of 1\.00 kB is too small"):
+        recipe_within(1000, found, silent, stream=False, rules=())
+    assert not fetched
+    recipe_within(10**9, found, silent, stream=False, rules=())
+    assert fetched == found.source.shards()
 
 
 def test_what_is_packed_is_measured_as_the_numbers_that_it_stands_for(source: Path, tmp_path: Path) -> None:
