@@ -260,15 +260,16 @@ def write_checkpoint(folder: Path, config: dict[str, Any], tensors: dict[str, mx
     return folder
 
 
-def write_shallow(source: Path, target: Path, **generation: Any) -> Path:
+def write_shallow(source: Path, target: Path, canvas: int | None = None, **generation: Any) -> Path:
     """A copy of a small checkpoint with its first and its last layer alone: sizes as they were, fewer operations.
 
-    Keywords replace fields of its generation_config.json.
+    `canvas` is another length of its canvases; keywords replace fields of its generation_config.json.
     """
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors*"))
     defaults = json.loads((source / "generation_config.json").read_text())
     (target / "generation_config.json").write_text(json.dumps(defaults | generation))
     raw = json.loads((source / "config.json").read_text())
+    raw["canvas_length"] = canvas or raw["canvas_length"]
     last = raw["text_config"]["num_hidden_layers"] - 1
     types = [raw["text_config"]["layer_types"][layer] for layer in (0, last)]
     raw["text_config"] |= {"num_hidden_layers": 2, "layer_types": types}

@@ -33,9 +33,7 @@ testing = pytest.importorskip("starlette.testclient")
 def shallow_demo() -> DiffusionGemma:
     """Two of the bundled checkpoint's five layers, with short canvases, where no answer has to be right."""
     with tempfile.TemporaryDirectory() as folder:
-        file = write_shallow(DEMO, Path(folder) / "demo") / "config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"canvas_length": 16}))
-        return load_model(Checkpoint.open(file.parent))
+        return load_model(Checkpoint.open(write_shallow(DEMO, Path(folder) / "demo", 16)))
 
 
 DEMO = find_folder("demo")

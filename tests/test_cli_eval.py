@@ -174,7 +174,7 @@ sys.exit(main())
 def test_an_interrupt_ends_it_within_a_step_and_the_same_command_goes_on(tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     journal = tmp_path / "r.json.part"
-    argv = ["--suite", "copy", "--count", "16", "--workers", "2", "-o", str(output)]
+    argv = ["--suite", "copy", "--count", "9", "--workers", "2", "-o", str(output)]
     command = [sys.executable, "-c", INTERRUPTIBLE, "eval", *argv]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
@@ -183,6 +183,6 @@ def test_an_interrupt_ends_it_within_a_step_and_the_same_command_goes_on(tmp_pat
     _, err = process.communicate()
     assert process.returncode == 130 and "the same command goes on" in err, err
     done = journal.read_bytes().count(b"\n") - 1
-    assert 1 <= done < 16 and not output.exists()
+    assert 1 <= done < 9 and not output.exists()
     assert run(*argv) == 0
-    assert len(Evaluation.read(output).cells[0, "copy"].outcomes) == 16 and not journal.exists()
+    assert len(Evaluation.read(output).cells[0, "copy"].outcomes) == 9 and not journal.exists()

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import write_shallow
 
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.cli.main import build_parser
 
 ROOT = Path(__file__).parent.parent
@@ -25,8 +27,10 @@ def lines(page: Path, *beginnings: str) -> list[str]:
     return [line.strip() for line in indented if line.strip().startswith(beginnings)]
 
 
-FEW_STEPS = """
-import dataclasses
+SMALL = """
+import dataclasses, pathlib
+import mlx_diffusion.checkpoint.folder
+mlx_diffusion.checkpoint.folder.DEMO_FOLDER = pathlib.Path("shallow").resolve()
 from mlx_diffusion.network.model import DiffusionGemma
 whole = DiffusionGemma.__init__
 def begin(self, config, defaults=None):
@@ -35,11 +39,13 @@ DiffusionGemma.__init__ = begin
 import mlx_diffusion.structure.endings
 mlx_diffusion.structure.endings.SECONDS = 0.1
 """
-"""Put before the examples: forms that the toy has not learned would take all the steps and time that they may."""
+"""Put before the examples, which need no right answers: forms that the toy has not learned would take all the steps and
+time that they may."""
 
 
 def test_the_python_examples_run(tmp_path: Path) -> None:
-    code = FEW_STEPS + "\n".join(
+    write_shallow(DEMO_FOLDER, tmp_path / "shallow", 16)
+    code = SMALL + "\n".join(
         code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
