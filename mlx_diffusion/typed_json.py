@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import types
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 LARGEST_COUNT = 2**53  # JSON's readers agree on whole numbers up to here
@@ -33,9 +34,21 @@ def is_finite(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
+@cache
+def _form(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
+    """Whether this is a dataclass; what a generic type is one of, and of what."""
+    return dataclasses.is_dataclass(kind), get_origin(kind), get_args(kind)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The kinds of a dataclass's fields."""
+    return get_type_hints(kind)
+
+
 def _read(kind: Any, value: Any, where: str) -> Any:
-    origin, inner = get_origin(kind), get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    is_record, origin, inner = _form(kind)
+    if is_record:
         return _record(kind, value, where)
     if origin in (Union, types.UnionType):
         plain = [one for one in inner if one is not type(None)]
@@ -56,7 +69,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 def _record(kind: Any, value: Any, where: str) -> Any:
     """A dataclass within another."""
     _require(isinstance(value, dict), "an object", value, where)
-    hints, fields = get_type_hints(kind), dataclasses.fields(kind)
+    hints, fields = _hints(kind), dataclasses.fields(kind)
     unknown = value.keys() - {field.name for field in fields}
     missing = {field.name for field in fields if not _has_default(field)} - value.keys()
     for names, problem in ((unknown, "is not known"), (missing, "is missing")):

@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ import pytest
 from hypothesis import settings
 
 from mlx_diffusion import device
-from mlx_diffusion.checkpoint.config import ModelConfig
-from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder
-from mlx_diffusion.loading import load_model
+from mlx_diffusion.checkpoint.config import LayerType, ModelConfig
+from mlx_diffusion.checkpoint.folder import DEMO_FOLDER, Checkpoint, find_folder
+from mlx_diffusion.loading import load, load_model
 from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.tokenizer import Tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RUNS = json.loads((FIXTURES / "runs.json").read_text())
@@ -135,6 +137,16 @@ def model_of(folder: Path) -> DiffusionGemma:
     if folder not in MODELS:
         MODELS[folder] = load_model(Checkpoint.open(folder))
     return MODELS[folder]
+
+
+@cache
+def narrow_toy() -> tuple[DiffusionGemma, Tokenizer]:
+    """The toy's vocabulary and canvases in two narrow layers of random weights: it writes what cannot be foreseen."""
+    model, tokenizer = load(DEMO_FOLDER)
+    kinds: tuple[LayerType, ...] = ("sliding_attention", "full_attention")
+    config = replace(model.config, hidden_size=32, intermediate_size=32, num_experts=2, layer_types=kinds)
+    mx.random.seed(5)
+    return DiffusionGemma(config, model.generation_defaults), tokenizer
 
 
 @pytest.fixture

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import mlx.core as mx
 import pytest
 import regex
+from conftest import narrow_toy
 from schemas import recursive, schema
 
 from mlx_diffusion import OptionError, PrefixStore, generate, stream_generate
-from mlx_diffusion.checkpoint.config import LayerType
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.cli.main import main
 from mlx_diffusion.engine.engine import run
@@ -41,19 +39,13 @@ RECORD = {
     "required": ["name", "age", "city"],
     "additionalProperties": False,
 }
-BOTH_KINDS: tuple[LayerType, ...] = ("sliding_attention", "full_attention")
 CHAT = [{"role": "user", "content": "As JSON: Bob is 12 and lives in Paris."}]
 
 
 @cache
 def loaded(checkpoint: str) -> tuple[DiffusionGemma, Tokenizer]:
     """The bundled checkpoint, or a small one of its vocabulary with weights that know nothing."""
-    if checkpoint == "demo":
-        return load(DEMO_FOLDER)
-    mx.random.seed(5)
-    model, tokenizer = loaded("demo")
-    small = replace(model.config, hidden_size=32, intermediate_size=32, num_experts=2, layer_types=BOTH_KINDS)
-    return DiffusionGemma(small, model.generation_defaults), tokenizer
+    return load(DEMO_FOLDER) if checkpoint == "demo" else narrow_toy()
 
 
 @pytest.fixture(scope="module", autouse=True)

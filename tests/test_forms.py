@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import datetime
 import re
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_shallow
+from conftest import narrow_toy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_diffusion import OptionError, PromptError, fill, load
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.filling.slots import PATTERNS, Slot, split_template
-
-loaded = cache(load)
+from mlx_diffusion.network.model import DiffusionGemma
+from mlx_diffusion.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shallow(DEMO_FOLDER, tmp_path_factory.mktemp("shallow") / "checkpoint")
+def small() -> tuple[DiffusionGemma, Tokenizer]:
+    return narrow_toy()
 
 
 @given(year=st.integers(1000, 2999), month=st.integers(0, 13), day=st.integers(0, 32))
@@ -48,8 +46,8 @@ def test_a_template_is_split_at_its_slots_and_other_braces_are_text() -> None:
     assert split_template('{"a": {a}, "b": {"c": {b}}}', ["b", "a"]) == (['{"a": ', ', "b": {"c": ', "}}"], ["a", "b"])
 
 
-def test_every_slot_gets_what_may_stand_in_it_alone_and_beside_others(folder: Path) -> None:
-    model, tokenizer = loaded(folder)
+def test_every_slot_gets_what_may_stand_in_it_alone_and_beside_others(small: tuple[DiffusionGemma, Tokenizer]) -> None:
+    model, tokenizer = small
     slots: dict[str, Any] = {
         "n": "integer",
         "d": "date",
@@ -73,6 +71,13 @@ def test_every_slot_gets_what_may_stand_in_it_alone_and_beside_others(folder: Pa
     assert {name: slot["text"] for name, slot in alone.items()} == {n: slot["text"] for n, slot in forms[1].items()}
 
 
+@pytest.mark.parametrize("slot", [{"type": "text", "max_tokens": 2}, ["ant", "hen"]], ids=["text", "choice"])
+def test_every_form_is_filled_from_its_own_context(slot: Any) -> None:
+    contexts = [f"Copy: cat dog {word} pig" for word in ("hen", "ant")]
+    forms = fill(*load(DEMO_FOLDER), "cat dog {w} pig", {"w": slot}, contexts, max_denoising_steps=4)
+    assert isinstance(forms, list) and [form["w"]["value"] for form in forms] == ["hen", "ant"]
+
+
 @pytest.mark.parametrize(
     ("template", "slots", "words"),
     [
@@ -94,19 +99,21 @@ def test_every_slot_gets_what_may_stand_in_it_alone_and_beside_others(folder: Pa
         ("{a}", ["a"], "write a dict"),
     ],
 )
-def test_forms_that_cannot_be_are_refused_in_a_line(folder: Path, template: Any, slots: Any, words: str) -> None:
+def test_forms_that_cannot_be_are_refused_in_a_line(
+    small: tuple[DiffusionGemma, Tokenizer], template: Any, slots: Any, words: str
+) -> None:
     with pytest.raises(OptionError) as raised:
-        fill(*loaded(folder), template, slots)
+        fill(*small, template, slots)
     assert words in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_slot_may_be_empty_where_its_pattern_allows_it(folder: Path) -> None:
-    form = fill(*loaded(folder), "{a}{b}", {"a": {"type": "regex", "pattern": "()"}, "b": ["x", "y"]})
+def test_a_slot_may_be_empty_where_its_pattern_allows_it(small: tuple[DiffusionGemma, Tokenizer]) -> None:
+    form = fill(*small, "{a}{b}", {"a": {"type": "regex", "pattern": "()"}, "b": ["x", "y"]})
     assert isinstance(form, dict) and form["a"] == {"value": "", "text": "", "probability": 1.0}
 
 
-def test_contexts_are_texts_and_none_of_them_is_no_form(folder: Path) -> None:
+def test_contexts_are_texts_and_none_of_them_is_no_form(small: tuple[DiffusionGemma, Tokenizer]) -> None:
     for context in (None, 5, [None]):
         with pytest.raises(PromptError, match=r"context is of type (NoneType|int)"):
-            fill(*loaded(folder), "{a}", {"a": ["x", "y"]}, context=context)  # type: ignore[arg-type]
-    assert fill(*loaded(folder), "{a}", {"a": ["x", "y"]}, context=[]) == []
+            fill(*small, "{a}", {"a": ["x", "y"]}, context=context)  # type: ignore[arg-type]
+    assert fill(*small, "{a}", {"a": ["x", "y"]}, context=[]) == []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import mlx.core as mx
 import pytest
+from conftest import narrow_toy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +21,6 @@ from mlx_diffusion import (
     load,
     stream_infill,
 )
-from mlx_diffusion.checkpoint.config import LayerType
 from mlx_diffusion.checkpoint.folder import DEMO_FOLDER
 from mlx_diffusion.filling.places import Surroundings, places
 from mlx_diffusion.filling.seams import Seams
@@ -40,12 +38,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def small() -> tuple[DiffusionGemma, Tokenizer]:
-    """The toy's vocabulary and canvases in two narrow layers of random weights: it writes what cannot be foreseen."""
-    model, own = loaded(DEMO_FOLDER)
-    kinds: tuple[LayerType, ...] = ("sliding_attention", "full_attention")
-    config = replace(model.config, hidden_size=32, intermediate_size=32, num_experts=2, layer_types=kinds)
-    mx.random.seed(5)
-    return DiffusionGemma(config, model.generation_defaults), own
+    return narrow_toy()
 
 
 @given(before=TEXT, gap=TEXT, after=TEXT)

@@ -68,10 +68,8 @@ def test_no_prompt_is_in_the_training_stream(family: str) -> None:
 
 def test_families_have_enough_prompts_for_the_default_count_and_say_when_not() -> None:
     assert len(draw_items("story", 200, 0)) == 200  # the family with the fewest but FEW
-    every = draw_items("story", 2000, 0)
-    assert 200 < len(every) < 300
     assert {family: len(items) for family, items in prompts_by_family(["tools"], 200, 0).items()} == FEW
-    with pytest.raises(OptionError, match=f"story has {len(every)} held-out prompts; lower --count 2000"):
+    with pytest.raises(OptionError, match=r"story has 2[0-9][0-9] held-out prompts; lower --count 2000"):
         prompts_by_family(["story"], 2000, 0)
 
 

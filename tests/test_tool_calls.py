@@ -169,10 +169,8 @@ def test_a_model_calls_what_is_declared(mode: Mode) -> None:
     tools = [tool("get_weather", of(CITY, "city", "days")), tool("stop")]
     for choice, most in (("get_weather", 60), ("get_weather", 24), ("required", 16), ("auto", 40)):
         wanted: dict[str, Any] = {"tools": tools, "choice": choice}
-        steps = None if mode in CAUSAL else 3
-        text = generate(
-            *loaded(), messages, tools=tools, constraint=wanted, mode=mode, max_tokens=most, max_denoising_steps=steps
-        )
+        few: dict[str, Any] = {} if mode in CAUSAL else {"max_denoising_steps": 3, "canvas_length": 32}
+        text = generate(*loaded(), messages, tools=tools, constraint=wanted, mode=mode, max_tokens=most, **few)
         for call in calls_in(text):
             parameters = {one["function"]["name"]: one["function"]["parameters"] for one in tools}[call.name]
             check(call.arguments, of(CITY, "city", "days") if parameters else {"maxProperties": 0})
