@@ -14,7 +14,7 @@ from mlx_diffusion.engine import noise
 from mlx_diffusion.engine.noise import KeyedNoise
 from mlx_diffusion.network import head, sampling
 from mlx_diffusion.network.head import Rows, Survey, softcapped, survey_logits, survey_vocabulary
-from mlx_diffusion.network.sampling import columns, gumbel_columns
+from mlx_diffusion.network.sampling import columns, gumbel_columns, handicaps
 
 HIDDEN, SOFTCAP, TEMPERATURE = 64, 30.0, 0.6
 FORMATS = [None, (64, 8, "affine"), (32, 3, "affine"), (32, 4, "mxfp4"), (16, 4, "nvfp4")]
@@ -41,10 +41,19 @@ def surveyed(hidden: mx.array, table: nn.Embedding, source: mx.array, after: Aft
     """The survey of one row's positions, [L, D]."""
     shape = hidden.shape[0], table.weight.shape[0]
 
-    def noise(sources: Sequence[mx.array], first: int) -> mx.array:
-        return gumbel_columns(sources[0], first, shape)
+    def lowered(sources: Sequence[mx.array], first: int) -> mx.array:
+        return handicaps(sources[0], first, shape)
 
-    return survey_vocabulary(hidden, table, SOFTCAP, 1.0, TEMPERATURE, [source], noise, after)
+    return survey_vocabulary(hidden, table, SOFTCAP, 1.0, TEMPERATURE, [source], lowered, after)
+
+
+def test_handicaps_are_the_noise_of_mlx_negated() -> None:
+    key = mx.random.key(3)
+    whole = mx.concatenate([gumbel_columns(key, first, (9, 100)) for first in range(0, 100, columns(100))], axis=1)
+    drawn = [mx.random.gumbel((9, 25), key=key + mx.array([0, part], dtype=mx.uint32)) for part in range(4)]
+    assert mx.array_equal(whole, mx.concatenate(drawn, axis=1))
+    assert mx.array_equal(handicaps(key, 50, (9, 100)), -whole[:, 50:75])
+    assert mx.array_equal(handicaps(whole, 50, (9, 100)), -whole[:, 50:75])
 
 
 @pytest.mark.parametrize("spec", FORMATS, ids=str)

@@ -41,16 +41,16 @@ def survey_vocabulary(
     embedding_scale: float,
     temperature: float | mx.array,
     sources: Sequence[mx.array],
-    noise: Callable[[Sequence[mx.array], int], mx.array],
+    handicaps: Callable[[Sequence[mx.array], int], mx.array],
     after: After = mx.depends,
     run: Run = plainly,
 ) -> Survey:
     """The survey of logits = softcap(hidden @ tableᵀ) / temperature; hidden [N, D] comes from the final norm.
 
-    temperature is one number, or float32 [N, 1]. The sample is argmax(logits + noise), of which `noise(sources, first)`
-    gives the `columns(V)` columns from `first`, float32 [N, columns]. Ties go to the first token, as in an argmax over
-    all. The soft signal is of embeddings times their scale. Each chunk of the vocabulary waits for the one before, so
-    that MLX holds few at a time: lazily, in one graph, where `after` is `mx.depends`.
+    temperature is one number, or float32 [N, 1]. The sample is argmax(logits + noise); `handicaps(sources, first)`
+    gives the `columns(V)` columns from `first` of minus the noise, float32 [N, columns]. Ties go to the first token, as
+    in an argmax over all. The soft signal is of embeddings times their scale. Each chunk of the vocabulary waits for
+    the one before, so that MLX holds few at a time: lazily, in one graph, where `after` is `mx.depends`.
     """
     vocab_size = table.weight.shape[0]
     heat = temperature if isinstance(temperature, mx.array) else mx.full((hidden.shape[0], 1), temperature)
@@ -60,7 +60,7 @@ def survey_vocabulary(
         if chunks:
             hidden, *sources = after([hidden, *sources], list(chunks[-1]))
         start = mx.array(first, dtype=mx.int32)
-        found = run(_chunk, None, hidden, rows.plain(), softcap, heat, noise(sources, first), start)
+        found = run(_chunk, None, hidden, rows.plain(), softcap, heat, handicaps(sources, first), start)
         chunks.append(_Chunk(*found))
     return Survey(*run(_joined, None, [tuple(chunk) for chunk in chunks], hidden, embedding_scale))
 
@@ -181,22 +181,22 @@ def _chunk(
     table: tuple[Any, ...],
     softcap: float,
     temperature: mx.array,
-    noise: mx.array,
+    handicaps: mx.array,
     first: mx.array,
 ) -> _Chunk:
-    """What the columns from `first` say: hidden [N, D], table as `Rows.plain` gives it, temperature [N, 1], noise
-    [N, columns]."""
+    """What the columns from `first` say: hidden [N, D], table as `Rows.plain` gives it, temperature [N, 1],
+    handicaps [N, columns]."""
     rows = Rows.of_plain(table)
     said = partial(_said, rows, softcap, first)
-    return over_cores(said, 2 * hidden.size * rows.weight.shape[0], hidden, temperature, noise)
+    return over_cores(said, 2 * hidden.size * rows.weight.shape[0], hidden, temperature, handicaps)
 
 
 def _said(
-    rows: Rows, softcap: float, first: mx.array, hidden: mx.array, temperature: mx.array, noise: mx.array
+    rows: Rows, softcap: float, first: mx.array, hidden: mx.array, temperature: mx.array, handicaps: mx.array
 ) -> _Chunk:
     """The same of some of the positions."""
     logits = softcapped(rows.project(hidden), softcap) / temperature
-    noisy = logits + noise
+    noisy = logits - handicaps
     argmax, sample = (mx.argmax(scores, axis=-1, keepdims=True) for scores in (logits, noisy))
     best = mx.take_along_axis(logits, argmax, axis=-1)
     weights = mx.exp(logits - best)

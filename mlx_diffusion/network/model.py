@@ -128,10 +128,10 @@ class DiffusionGemma(nn.Module):
     ) -> Survey:
         vocab_size = self.config.vocab_size
 
-        def noise(sources: Sequence[mx.array], first: int) -> mx.array:
-            """Some columns of all rows' noise, [N, columns]."""
+        def handicaps(sources: Sequence[mx.array], first: int) -> mx.array:
+            """Some columns of minus all rows' noise, [N, columns]."""
             rows = zip(views, sources, strict=True)
-            return flat.join([view.noise(source, first, vocab_size, self.run) for view, source in rows])
+            return flat.join([view.handicaps(source, first, vocab_size, self.run) for view, source in rows])
 
         heat = [mx.broadcast_to(own, (width, 1)) for own, width in zip(temperatures, flat.widths, strict=True)]
         small = 4 * hidden.shape[0] * columns(vocab_size) < LEAST_BYTES
@@ -142,7 +142,7 @@ class DiffusionGemma(nn.Module):
             self.config.hidden_size**0.5,
             flat.join(heat),
             gumbels,
-            noise,
+            handicaps,
             mx.depends if self.compiled or small else evaluated_after,
             self.run,
         )

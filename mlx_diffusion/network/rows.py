@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_diffusion.network.attention import Projected
 from mlx_diffusion.network.cache import KeysValues, Prefix, PrefixCache
 from mlx_diffusion.network.head import Survey
-from mlx_diffusion.network.sampling import columns, gumbel_columns
+from mlx_diffusion.network.sampling import columns, handicaps
 from mlx_diffusion.network.traces import Run, rounded
 
 
@@ -45,18 +45,18 @@ class View(NamedTuple):
         """F, how many positions the logits are wanted of."""
         return (self.tokens if self.asked is None else self.asked).shape[0]
 
-    def noise(self, source: mx.array, first: int, vocab_size: int, run: Run) -> mx.array:
-        """The columns from `first` of the Gumbel noise of the surveyed positions, float32 [F, columns].
+    def handicaps(self, source: mx.array, first: int, vocab_size: int, run: Run) -> mx.array:
+        """The columns from `first` of minus the Gumbel noise of the surveyed positions, float32 [F, columns].
 
         Of a key only as much is drawn as the surveyed positions need, where some of the forwarded are not surveyed.
         """
         if not source.size:
             return mx.zeros((self.surveyed, min(columns(vocab_size), vocab_size - first)))
         if self.asked is not None and source.dtype == mx.uint32:
-            return gumbel_columns(source, first, (rounded(self.surveyed), vocab_size), run)[: self.surveyed]
-        noise = gumbel_columns(source, first, (self.length, vocab_size), run)
-        noise = noise if self.positions is None else noise[self.positions]
-        return noise if self.asked is None else noise[self.asked]
+            return handicaps(source, first, (rounded(self.surveyed), vocab_size), run)[: self.surveyed]
+        whole = handicaps(source, first, (self.length, vocab_size), run)
+        whole = whole if self.positions is None else whole[self.positions]
+        return whole if self.asked is None else whole[self.asked]
 
     def placed(self, width: int) -> mx.array | None:
         """Where in the canvas the forwarded positions stand, int32 [width], the last one repeated; None: in order."""

@@ -40,13 +40,21 @@ def gumbel_columns(source: mx.array, first: int, shape: tuple[int, int], run: Ru
 
     source: the noise itself, float32 [L, V], or a key, uint32 [2], which stands for it.
     """
-    most = columns(shape[1])
-    count = min(most, shape[1] - first)
+    if source.dtype == mx.uint32:
+        return -handicaps(source, first, shape, run)
+    return source[:, first : first + min(columns(shape[1]), shape[1] - first)]
+
+
+def handicaps(source: mx.array, first: int, shape: tuple[int, int], run: Run = plainly) -> mx.array:
+    """Minus the same noise: what is taken off logits, which leaves out that it is negated to be added."""
     if source.dtype != mx.uint32:
-        return source[:, first : first + count]
-    noise: mx.array = run(_drawn, None, source, mx.array([0, first // most], dtype=mx.uint32), shape[0], count)
-    return noise
+        return -gumbel_columns(source, first, shape)
+    most = columns(shape[1])
+    chunk, count = mx.array([0, first // most], dtype=mx.uint32), min(most, shape[1] - first)
+    drawn: mx.array = run(_drawn, None, source, chunk, shape[0], count)
+    return drawn
 
 
 def _drawn(key: mx.array, chunk: mx.array, length: int, count: int) -> mx.array:
-    return mx.random.gumbel((length, count), dtype=mx.float32, key=key + chunk)
+    """Minus what `mx.random.gumbel` draws, to the bit."""
+    return mx.log(-mx.log(mx.random.uniform(shape=(length, count), dtype=mx.float32, key=key + chunk)))

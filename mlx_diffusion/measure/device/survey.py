@@ -49,11 +49,11 @@ class SurveyTrials:
         table, dtype = self._table(setup.dtype), DTYPES[setup.dtype]
         hidden = x[:width].astype(dtype)
 
-        def noise(sources: Sequence[mx.array], first: int) -> mx.array:
+        def handicaps(sources: Sequence[mx.array], first: int) -> mx.array:
             return mx.zeros((width, min(columns(count), count - first)))
 
         def answer() -> mx.array:
-            made = survey_vocabulary(hidden, table, self.config.final_logit_softcapping, 1.0, 1.0, [], noise)
+            made = survey_vocabulary(hidden, table, self.config.final_logit_softcapping, 1.0, 1.0, [], handicaps)
             return mx.concatenate([made.soft.astype(mx.float32), made.argmax[:, None].astype(mx.float32)], axis=-1)
 
         cut = "" if count == self.config.vocab_size else f"{count:,} of {count_of(self.config.vocab_size, 'token')}"
