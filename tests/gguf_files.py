@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ def blocks(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.nd
 
 def random_tensors(kind: str, seed: int = 0) -> dict[str, tuple[str, np.ndarray]]:
     """Type and bits of every tensor: matrices in this type where their rows allow it, all else in F32."""
+    return dict(_drawn(kind, seed))
+
+
+@functools.cache
+def _drawn(kind: str, seed: int) -> dict[str, tuple[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
     made: dict[str, tuple[str, np.ndarray]] = {}
     for name, shape in shapes().items():

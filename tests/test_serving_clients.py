@@ -12,7 +12,7 @@ from served import COPY, TOKENIZER, Served, say, served
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
-    with served() as running:
+    with served(max_denoising_steps=8) as running:
         yield running
 
 
