@@ -37,13 +37,21 @@ def modules() -> Iterator[tuple[str, Path]]:
 MODULES = dict(modules())
 
 
+@cache
+def read(name: str) -> tuple[str, tuple[ast.Import | ast.ImportFrom, ...]]:
+    """A module's docstring, and its imports, at its top, inside functions and for type checking alike."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    found = tuple(node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
+    return ast.get_docstring(tree) or "", found
+
+
 def imports(name: str) -> Iterator[str]:
-    """Full names of what a module imports, at its top, inside functions and for type checking alike."""
+    """Full names of what a module imports."""
     package = name.rsplit(".", 1)[0]
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+    for node in read(name)[1]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             parts = package.split(".")
             base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
             source = ".".join(filter(None, [base, node.module]))
@@ -60,8 +68,7 @@ def ours(name: str) -> frozenset[str]:
 
 def sentence(name: str) -> str:
     """The first sentence of a module's docstring."""
-    docstring = ast.get_docstring(ast.parse(MODULES[name].read_text(encoding="utf-8"))) or ""
-    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    paragraph = " ".join(read(name)[0].split("\n\n")[0].split())
     return re.split(r"(?<=[.!?])\s+(?=[A-Z`])", paragraph)[0]
 
 

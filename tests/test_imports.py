@@ -5,7 +5,7 @@ import re
 import sys
 import tomllib
 
-from house import MODULES, ROOT, imports, ours
+from house import MODULES, ROOT, imports, ours, read
 
 # A module imports only from its own place and from places further down; `training` and tests stand outside.
 PLACES = (
@@ -121,8 +121,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 
 def test_one_import_style() -> None:
-    for name, file in MODULES.items():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for name in MODULES:
+        for node in read(name)[1]:
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{name} line {node.lineno}: relative import"
 
 
