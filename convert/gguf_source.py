@@ -99,7 +99,9 @@ class GgufSource(LocalSource):
             try:
                 yield Path(folder)
             except CheckpointError as error:
-                raise CheckpointError(str(error).replace(folder, self.label)) from error
+                beside = self.label if self.tokenizer is None else self.tokenizer.label
+                text = str(error).replace(f"{folder}: the tokenizer", f"{beside}: the tokenizer")
+                raise CheckpointError(text.replace(folder, self.label)) from error
 
     def shards(self) -> list[str]:
         return [path.name for path in self.paths]

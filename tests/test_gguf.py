@@ -120,6 +120,10 @@ def test_a_tokenizer_s_folder_goes_before_the_file_s(tmp_path: Path, target: Pat
     for nothing in (tmp_path / "none", path):
         with pytest.raises(CheckpointError, match="no such folder; give the folder of the tokenizer"):
             convert(path, target, tokenizer=nothing)
+    broken = shutil.copytree(FIXTURES / "hub", tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="broken: the tokenizer cannot be read"):
+        convert(path, target, tokenizer=broken)
     convert(path, target, tokenizer=FIXTURES / "hub")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (target / name).read_bytes() == (FIXTURES / "hub" / name).read_bytes()
