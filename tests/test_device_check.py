@@ -33,6 +33,7 @@ RIGHT, WRONG = Distance(1e-3, 1e-3), Distance(float("inf"), float("inf"))
 @pytest.fixture(autouse=True)
 def one_run_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "EACH", 0.0)
+    monkeypatch.setattr(check, "PROBE", (16, 128, 128))
 
 
 def test_every_kernel_is_as_in_float64() -> None:
