@@ -110,6 +110,14 @@ def test_a_text_has_all_that_is_known_of_it_in_every_mode(
     assert [token for token, own in zip(tokens, known, strict=False) if own >= 0] == [own for own in known if own >= 0]
     if last >= 0 and all(own >= 0 for own in known[: last + 1]) and tokens[last] in stops:
         assert tokens == known[: last + 1]
+
+
+@pytest.mark.parametrize("stops", STOPS)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("policy", POLICIES[:3])
+def test_a_text_of_which_all_is_known_is_that(
+    folder: Path, policy: Policy, way: dict[str, Any], stops: tuple[int, ...]
+) -> None:
     everything = [7] * (3 * LENGTH - 1) + [8]
     given_all = events_of(folder, everything, policy, max_tokens=3 * LENGTH, eos_token_id=stops, **way)
     assert tokens_of(given_all) == everything

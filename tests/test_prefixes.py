@@ -54,8 +54,9 @@ def test_the_next_turn_encodes_only_what_is_new_and_writes_the_same(demo: Pair) 
     store = PrefixStore(model, PLENTY)
     messages = [{"role": "user", "content": "Copy: fig oak ant"}]
     for turn, question in enumerate(("Reverse: fig oak ant", "Sort: owl hen cat", "In words: 4217", "")):
-        written, finish = write(demo, messages, prefixes=store, max_denoising_steps=2)
-        from_scratch, _ = write(demo, messages, max_denoising_steps=2)
+        options: dict[str, Any] = {"max_denoising_steps": 2, "canvas_length": 16, "max_tokens": 32}
+        written, finish = write(demo, messages, prefixes=store, **options)
+        from_scratch, _ = write(demo, messages, **options)
         assert written == from_scratch
         stats = finish.stats
         assert (stats.cached_tokens > 0) == (turn > 0)
@@ -96,7 +97,7 @@ def test_rows_of_a_batch_share_a_store(hub: Pair) -> None:
 def test_a_text_that_turns_off_within_a_canvas_goes_on_from_there(hub: Pair) -> None:
     """Up to a canvas before a kept point, sliding layers are wound back."""
     canvas = hub[0].config.canvas_length
-    store, options = PrefixStore(hub[0], PLENTY), {"max_tokens": 20, "max_denoising_steps": 4}
+    store, options = PrefixStore(hub[0], PLENTY), {"max_tokens": 20, "max_denoising_steps": 2}
     first = tokens(70)
     write(hub, first, prefixes=store, **options)
     for shared, cached in ((70 - canvas, 70 - canvas), (65, 65), (70 - canvas - 1, 0)):
@@ -208,7 +209,7 @@ def test_what_cannot_work_is_said_before_any_work(hub: Pair, demo: Pair) -> None
         stream_generate(*hub, tokens(30), prefixes=PrefixStore(demo[0], PLENTY))
 
 
-IN_PARTS: dict[str, Any] = {"max_tokens": 20, "max_denoising_steps": 3}
+IN_PARTS: dict[str, Any] = {"max_tokens": 20, "max_denoising_steps": 2}
 
 
 @pytest.fixture(scope="module")
