@@ -23,13 +23,13 @@ from mlx_diffusion.measure.tasks import FAMILIES, draw
 
 
 def held_out(count: int, seed: int) -> list[str]:
-    """So many different prompts of one message, of all families in turn."""
+    """So many different prompts of one message and nothing beside it, of all families in turn."""
     rng, found = Random(seed), dict[str, None]()
     while len(found) < count:
         for family in FAMILIES.values():
-            messages = draw(family, rng, "held_out").messages
-            if len(messages) == 1:
-                found[messages[0]["content"]] = None
+            task = draw(family, rng, "held_out")
+            if len(task.messages) == 1 and not task.tools and task.thought is None:
+                found[task.messages[0]["content"]] = None
     texts = list(found)
     rng.shuffle(texts)
     return texts[:count]
