@@ -29,7 +29,7 @@ from mlx_diffusion.engine.request import Request
 from mlx_diffusion.events import Draft, Event, Finish, Segment
 from mlx_diffusion.loading import load, load_model
 from mlx_diffusion.measure.tasks import FAMILIES, draw
-from mlx_diffusion.modes import CAUSAL, MODES, Mode
+from mlx_diffusion.modes import CAUSAL, MODES
 from mlx_diffusion.network.model import DiffusionGemma
 from mlx_diffusion.network.rows import Passage
 from mlx_diffusion.options import GenerationConfig
@@ -54,6 +54,26 @@ def write(folder: Path, prompt: Any, **options: Any) -> tuple[list[int], str, li
     return [token for one in segments for token in one.tokens], "".join(event.text for event in events), events
 
 
+def write_together(
+    folder: Path, wishes: Sequence[tuple[Sequence[int], dict[str, Any]]]
+) -> list[tuple[list[int], str, str]]:
+    """Tokens, text and reason of the end of each prompt with its options: rows of one run."""
+    model, tokenizer = loaded(folder)
+    requests = []
+    for prompt, options in wishes:
+        settings = model.generation_defaults.resolve(GenerationConfig(**options))
+        requests.append(Request(tuple(prompt), settings, SeededDraws.of(settings.seed, model.config.vocab_size)))
+    tokens: list[list[int]] = [[] for _ in requests]
+    texts, reasons = [""] * len(requests), [""] * len(requests)
+    for event in run(model, tokenizer, requests):
+        texts[event.row] += event.text
+        if isinstance(event, Segment):
+            tokens[event.row] += event.tokens
+        elif isinstance(event, Finish):
+            reasons[event.row] = event.finish_reason
+    return list(zip(tokens, texts, reasons, strict=True))
+
+
 def finish(events: Sequence[Event]) -> Finish:
     assert isinstance(events[-1], Finish)
     return events[-1]
@@ -76,27 +96,22 @@ def chosen(folder: Path, prompt: Sequence[int], text: Sequence[int], **options: 
 
 
 @cache
-def greedy(checkpoint: str, mode: Mode) -> list[list[int]]:
-    """What every recorded prompt of a checkpoint is continued with; all of them are rows of one run."""
-    model, tokenizer = loaded(DEMO_FOLDER if checkpoint == "demo" else FIXTURES / checkpoint)
-    requests = []
-    for one in (one for one in GREEDY if one["checkpoint"] == checkpoint):
-        options = {"repetition_penalty": one["penalty"], "repetition_context_size": 1000}
-        own = GenerationConfig(mode=mode, max_tokens=ENOUGH, eos_token_id=(), **options)
-        draws = SeededDraws.of(0, model.config.vocab_size)
-        requests.append(Request(tuple(one["prompt"]), model.generation_defaults.resolve(own), draws))
-    written: list[list[int]] = [[] for _ in requests]
-    for event in run(model, tokenizer, requests):
-        if isinstance(event, Segment):
-            written[event.row] += event.tokens
-    return written
+def greedy(checkpoint: str) -> list[list[int]]:
+    """What every recorded prompt of a checkpoint is continued with in each of the modes, all as rows of one run."""
+    wishes = []
+    for mode in CAUSAL:
+        for one in (one for one in GREEDY if one["checkpoint"] == checkpoint):
+            options = {"repetition_penalty": one["penalty"], "repetition_context_size": 1000, "eos_token_id": ()}
+            wishes.append((one["prompt"], {"mode": mode, "max_tokens": ENOUGH, **options}))
+    found = write_together(DEMO_FOLDER if checkpoint == "demo" else FIXTURES / checkpoint, wishes)
+    return [tokens for tokens, *_ in found]
 
 
 @pytest.mark.parametrize("one", GREEDY, ids=lambda one: f"{one['checkpoint']}-{len(one['prompt'])}-{one['penalty']}")
 def test_greedy_tokens_are_those_of_transformers(one: dict[str, Any]) -> None:
-    row = [other for other in GREEDY if other["checkpoint"] == one["checkpoint"]].index(one)
-    for mode in CAUSAL:
-        assert greedy(one["checkpoint"], mode)[row] == one["tokens"][:ENOUGH]
+    others = [other for other in GREEDY if other["checkpoint"] == one["checkpoint"]]
+    rows = greedy(one["checkpoint"])[others.index(one) :: len(others)]
+    assert rows == [one["tokens"][:ENOUGH]] * len(CAUSAL)
 
 
 OPTIONS = st.fixed_dictionaries(
@@ -128,11 +143,9 @@ def test_drafts_change_no_token(
     folder = folders[shape % len(folders)]
     prompt = np.random.default_rng(shape).integers(3, 90, length).tolist()
     prompt += prompt[: shape % 7]  # something to be found again
-    plain = write(folder, prompt, mode="autoregressive", **options)
-    drafted = write(folder, prompt, mode="speculative", **options, **drafts)
-    assert drafted[:2] == plain[:2]
-    reasons = [finish(events).finish_reason for *_, events in (plain, drafted)]
-    assert reasons[0] == reasons[1]
+    ways = ({"mode": "autoregressive", **options}, {"mode": "speculative", **options, **drafts})
+    plain, drafted = write_together(folder, [(prompt, way) for way in ways])
+    assert drafted == plain
     assert plain[0] == chosen(folder, prompt, plain[0], **options)
 
 
@@ -142,23 +155,17 @@ def test_drafts_pay_and_change_nothing_on_what_the_toys_know(folder: Path, famil
     """Determined text comes in few passes, and what cannot be foreseen in hardly more than one a token."""
     model, tokenizer = loaded(folder)
     rng, drafts, passes = Random(family), DraftMemory(), 0
-    prompts = [list(draw(FAMILIES[family], rng, "held_out").messages) for _ in range(4)]
-    requests = []
-    for number, prompt in enumerate(prompts):
-        wishes = GenerationConfig(mode="autoregressive", max_tokens=40, seed=number, temperature=float(number % 2))
-        ids = tokenizer.encode_prompt(prompt, model.config.vocab_size)
-        draws = SeededDraws.of(number, model.config.vocab_size)
-        requests.append(Request(tuple(ids), model.generation_defaults.resolve(wishes), draws))
-    plain: list[list[int]] = [[] for _ in prompts]  # what the rows of one run write
-    for event in run(model, tokenizer, requests):
-        if isinstance(event, Segment):
-            plain[event.row] += event.tokens
-    for number, prompt in enumerate(prompts):
-        options = {"max_tokens": 40, "seed": number, "temperature": float(number % 2), "drafts": drafts}
-        drafted, _, events = write(folder, prompt, mode="speculative", **options)
-        assert drafted == plain[number]
+    prompts, plain = [], []
+    for number in range(4):
+        messages = list(draw(FAMILIES[family], rng, "held_out").messages)
+        prompts.append(tokenizer.encode_prompt(messages, model.config.vocab_size))
+        plain.append({"mode": "autoregressive", "max_tokens": 40, "seed": number, "temperature": float(number % 2)})
+    texts = write_together(folder, list(zip(prompts, plain, strict=True)))
+    for prompt, options, (tokens, text, _) in zip(prompts, plain, texts, strict=True):
+        *drafted, events = write(folder, prompt, **options | {"mode": "speculative"}, drafts=drafts)
+        assert drafted == [tokens, text]
         passes += finish(events).stats.passes
-    assert passes <= bound * sum(map(len, plain))
+    assert passes <= bound * sum(len(tokens) for tokens, *_ in texts)
 
 
 @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 9)), min_size=2, max_size=5), st.booleans())
