@@ -35,6 +35,7 @@ from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.convert.upload import upload
 
 FOLDER, SHARD = Path(sys.argv[1]), "model-00001-of-00003.safetensors"
+SMALL = "config.json", "additional_chat_templates/rag.jinja"
 
 def facts():
     source = open_source("toy/model")
@@ -47,7 +48,7 @@ def fetched_into_the_cache():
     source = open_source("toy/cached")
     paths = [source.fetch(name, after) for name, after in zip(source.shards(), [*source.shards()[1:], None])]
     source.drop(source.shards()[0])
-    return [path.read_bytes().hex() for path in paths], [source.read_small("config.json").hex()]
+    return [path.read_bytes().hex() for path in paths], [source.read_small(name).hex() for name in SMALL]
 
 def held(folder):
     return sorted(path.name for path in folder.rglob("*") if path.suffix in (".safetensors", ".incomplete"))
@@ -141,8 +142,8 @@ def changed_while_it_was_read():
     def report(progress):
         if "00002" in progress.file and not done:
             done.append(turn_a_bit(target / ".downloads" / progress.file))
-    problems = [problem(lambda: convert("toy/model", target, stream=True, report=report)) for _ in range(2)]
-    return [*problems, convert("toy/model", target, stream=True).files_from_earlier]
+    problems = [problem(lambda: convert("toy/plain", target, stream=True, report=report)) for _ in range(2)]
+    return [*problems, convert("toy/plain", target, stream=True).files_from_earlier]
 
 def gated():
     return repr(open_source("toy/gated").headers())
@@ -263,12 +264,14 @@ ONLINE = (
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("hub")
     source = write_source(folder / "source")
+    plain = Repo.of(source)  # whose tokenizer is read without Transformers
     (source / "additional_chat_templates").mkdir()
     (source / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
     whole = Repo.of(source)
     evil = json.dumps({"weight_map": {"a": "../../a.safetensors"}}).encode()
     repos = {
         "toy/model": replace(whole),
+        "toy/plain": plain,
         "toy/cached": replace(whole, sha="c" * 40),
         "toy/room": replace(whole),
         "toy/cut": replace(whole, cuts=1),
@@ -316,9 +319,10 @@ def test_headers_come_without_the_weights(answers: dict[str, Any], stored: str) 
 
 
 def test_the_cache_keeps_what_is_fetched(answers: dict[str, Any], desk: Desk) -> None:
-    weights, (config,) = answers["fetched_into_the_cache"]
+    weights, (config, template) = answers["fetched_into_the_cache"]
     assert [bytes.fromhex(text) for text in weights] == [(desk.source / name).read_bytes() for name in SHARDS]
     assert bytes.fromhex(config) == (desk.source / "config.json").read_bytes()
+    assert bytes.fromhex(template) == b"{{ messages }}"
 
 
 def test_room_is_what_is_still_to_come(answers: dict[str, Any], desk: Desk) -> None:
@@ -388,8 +392,8 @@ def test_the_cache_is_not_believed(answers: dict[str, Any], offline: dict[str, A
 
 def test_a_streamed_file_that_is_written_to_while_it_is_read_is_refused(answers: dict[str, Any]) -> None:
     said, again, kept = answers["changed_while_it_was_read"]
-    assert f"toy/model/{SHARDS[1]} was changed while it was read" in said
-    assert f"toy/model/{SHARDS[1]} is damaged" in again and kept == 1
+    assert f"toy/plain/{SHARDS[1]} was changed while it was read" in said
+    assert f"toy/plain/{SHARDS[1]} is damaged" in again and kept == 1
 
 
 def test_only_plain_names_are_taken(answers: dict[str, Any]) -> None:
@@ -420,12 +424,15 @@ def test_without_network_the_cache_serves(how: str, offline: dict[str, Any], des
 
 def test_a_dry_run_and_a_stream_give_what_a_folder_gives(desk: Desk) -> None:
     """The command, end to end: sizes before anything is fetched, a lost network, and the same command again."""
-    local, target = desk.folder / "local", desk.folder / "streamed"
+    files = desk.hub.repos["toy/plain"].files
+    source, local, target = (desk.folder / name for name in ("plain", "local", "streamed"))
+    source.mkdir()
+    for name, content in files.items():
+        (source / name).write_bytes(content)
     rule = ("--set", "*.self_attn.*=6,32")
-    assert main(["convert", str(desk.source), str(local), *rule]) == 0
+    assert main(["convert", str(source), str(local), *rule]) == 0
     weights = [(local / name).read_bytes() for name in SHARDS]
 
-    files = desk.hub.repos["toy/model"].files
     repo = desk.hub.repos["toy/real"] = Repo(files, sha="d" * 40, lost=frozenset(SHARDS[2:]))
     command = ("convert", "toy/real", str(target), "--stream", *rule)
     (_, dry, _), (code, _, said) = desk.run(("convert", "toy/real", "--dry-run", "--json", *rule), command)
