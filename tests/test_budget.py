@@ -32,6 +32,7 @@ from mlx_diffusion.convert.loss_law import Measured, loss_factors, overall_loss
 from mlx_diffusion.errors import OptionError
 from mlx_diffusion.measure import probe, sensitivity
 from mlx_diffusion.measure.layerwise import load_ends, load_layer
+from mlx_diffusion.measure.rounding import relative_error
 from mlx_diffusion.measure.sensitivity import Change, LossMeter
 
 
@@ -257,3 +258,12 @@ def test_rows_that_no_group_divides_stay_as_they_are() -> None:
     rules = budgets.rules_of(tensors)
     made = apply_recipe(tensors, Recipe("rest", (), (*rules, (matrix.module, QuantSpec(64, 4, "affine")))))
     assert [piece.spec and piece.spec.group_size for piece in made] == [None, 32, 64, None]
+
+
+def test_a_matrix_of_any_number_of_rows_is_rounded_in_the_same_memory() -> None:
+    weight, spec = mx.random.normal((2**14, 128), key=mx.random.key(0)), QuantSpec(64, 4, "affine", fitted=True)
+    mx.eval(weight)
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    relative_error(weight, spec)
+    assert mx.get_peak_memory() - held < 8 * weight.nbytes
