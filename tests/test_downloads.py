@@ -17,18 +17,20 @@ from foreign_layouts import write_layout
 
 from mlx_diffusion.convert import convert
 
-# Every argument is a name to load, or a file to remove first.
+# Every argument is a name to load, to open alone where it ends with a star, or a file to remove first.
 PROGRAM = """
 import json, sys
 from pathlib import Path
+from mlx_diffusion.checkpoint.folder import Checkpoint, find_folder
 from mlx_diffusion.convert.hub import open_source
 from mlx_diffusion.loading import load
-for name in sys.argv[1:]:
+for word in sys.argv[1:]:
+    name = word.removesuffix("*")
     if name.startswith("/"):
         Path(name).unlink()
         continue
     try:
-        load(name)
+        load(name) if name == word else Checkpoint.open(find_folder(name))
         shards = open_source(name).shards()
         print(json.dumps(["loaded", *shards]))
     except Exception as error:
@@ -119,12 +121,12 @@ def test_what_cannot_be_loaded_is_refused_before_its_weights_come(desk: Desk) ->
 def test_only_what_is_needed_is_fetched_and_serves_offline(desk: Desk) -> None:
     shards = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
     expected = [["loaded", *shards], ["loaded", "model.safetensors"]]
-    assert desk.ask("toy/copies", "toy/nvfp4") == expected
+    assert desk.ask("toy/copies", "toy/nvfp4*") == expected
     assert sorted(desk.sent("toy/copies")) == shards
     (cached,) = (desk.folder / "home" / "hub" / "models--toy--copies" / "snapshots").iterdir()
     another_s, lost = str(cached / UNNEEDED), str(cached / shards[1])  # as if another program had fetched the rest
     *found, (kind, line) = desk.ask(
-        "toy/copies", "toy/nvfp4", another_s, "toy/copies", lost, "toy/copies", HF_HUB_OFFLINE="1"
+        "toy/copies", "toy/nvfp4*", another_s, "toy/copies", lost, "toy/copies", HF_HUB_OFFLINE="1"
     )
     assert found == [*expected, expected[0]]
     assert kind == "CheckpointError" and "toy/copies: not in the Hub's cache" in line
