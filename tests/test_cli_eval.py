@@ -121,7 +121,7 @@ def test_without_matplotlib_a_plot_says_what_to_install(
 def test_the_process_ends_cleanly_and_goes_on(quick: list[str], tmp_path: Path) -> None:
     """Threads of MLX can abort a process at its end, which no test inside it would see."""
     environment = {"XDG_STATE_HOME": str(tmp_path / "state"), "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "mlx_diffusion.cli", "eval", *quick, "--workers", "3", "--json"]
+    command = [sys.executable, "-m", "mlx_diffusion.cli", "eval", *quick, "--workers", "2", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
     assert not list((tmp_path / "state").rglob("*.part"))
