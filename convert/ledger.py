@@ -47,6 +47,7 @@ class Ledger:
 
     @cached_property
     def _meter(self) -> LossMeter:
+        self._keep()  # a folder that cannot be written is named before anything is measured
         return LossMeter.of(self.checkpoint, self.tell)
 
     def errors(self, formats: Formats) -> dict[str, dict[QuantSpec, float]]:
@@ -86,7 +87,12 @@ class Ledger:
         self._keep()
 
     def _keep(self) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(
+                f"{self.file.parent} cannot be made ({error.strerror}); set XDG_STATE_HOME to a folder of yours"
+            ) from None
         write_whole(self.file, (json.dumps(self.entries, indent=1) + "\n").encode(), error=StateError)
 
 

@@ -267,3 +267,13 @@ def test_a_matrix_of_any_number_of_rows_is_rounded_in_the_same_memory() -> None:
     mx.reset_peak_memory()
     relative_error(weight, spec)
     assert mx.get_peak_memory() - held < 8 * weight.nbytes
+
+
+def test_a_state_folder_that_cannot_be_made_is_named_before_anything_is_measured(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(LossMeter, "of", lambda *_: pytest.fail("measured"))
+    assert main(["convert", str(source), str(tmp_path / "out"), "--budget", "100000"]) == 1
+    assert "cannot be made (Not a directory); set XDG_STATE_HOME" in capsys.readouterr().err
