@@ -24,7 +24,7 @@ from mlx_diffusion.errors import OptionError
 from mlx_diffusion.json_files import bounded_json
 from mlx_diffusion.measure.probe import KINDS
 from mlx_diffusion.measure.sensitivity import Change, Losses, LossMeter
-from mlx_diffusion.state import StateError, state_folder
+from mlx_diffusion.state import StateError, make_state_folder, state_folder
 from mlx_diffusion.whole_files import write_whole
 
 Tell = Callable[[float, str], None]
@@ -87,12 +87,7 @@ class Ledger:
         self._keep()
 
     def _keep(self) -> None:
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StateError(
-                f"{self.file.parent} cannot be made ({error.strerror}); set XDG_STATE_HOME to a folder of yours"
-            ) from None
+        make_state_folder(self.file.parent)
         write_whole(self.file, (json.dumps(self.entries, indent=1) + "\n").encode(), error=StateError)
 
 

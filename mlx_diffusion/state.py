@@ -23,3 +23,13 @@ def state_folder(environment: Mapping[str, str]) -> Path:
     if sys.platform == "darwin":
         return home / "Library" / "Application Support" / "mlx-diffusion"
     return home / ".local" / "state" / "mlx-diffusion"
+
+
+def make_state_folder(folder: Path) -> None:
+    """Make a folder for state, which only the user may read. Raises StateError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(
+            f"{folder} cannot be made ({error.strerror}); set XDG_STATE_HOME to a folder of yours"
+        ) from None

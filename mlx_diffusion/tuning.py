@@ -21,7 +21,7 @@ import mlx.core as mx
 
 from mlx_diffusion.device import on_cpu
 from mlx_diffusion.json_files import bounded_json
-from mlx_diffusion.state import StateError, state_folder
+from mlx_diffusion.state import StateError, make_state_folder, state_folder
 from mlx_diffusion.typed_json import from_json
 from mlx_diffusion.whole_files import write_whole
 
@@ -120,10 +120,7 @@ def read_kept() -> Kept | None:
 def keep(kept: Kept) -> Path:
     """Keep settings for later runs; returns their file. Raises StateError where it cannot be written."""
     file = kept_file()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StateError(f"{file.parent} cannot be made ({error.strerror}); settings are not kept") from None
+    make_state_folder(file.parent)
     write_whole(file, (json.dumps(asdict(kept), indent=2) + "\n").encode(), error=StateError)
     return file
 

@@ -30,7 +30,7 @@ from mlx_diffusion.measure.answers.line_file import LineFile
 from mlx_diffusion.measure.answers.suites import families_of
 from mlx_diffusion.measure.answers.workers import default_workers, examinees_of
 from mlx_diffusion.options import GenerationConfig
-from mlx_diffusion.state import state_folder
+from mlx_diffusion.state import make_state_folder, state_folder
 from mlx_diffusion.tokenizer import load_tokenizer
 from mlx_diffusion.whole_files import write_whole
 
@@ -191,6 +191,6 @@ def _written(folder: Path, state: Path, checkpoint: str, data: bytes) -> Path:
         write_whole(file, data)
     except OSError:
         file = state / "speed" / f"{checkpoint}.json"
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_state_folder(file.parent)
         write_whole(file, data, error=EvaluationError)
     return file
