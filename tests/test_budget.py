@@ -240,6 +240,7 @@ def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
         '{"name": "own"}',
         '{"name": "4bit", "rules": ["*=8"]}',
         '{"name": "own", "rules": ["8"]}',
+        '{"name": "own", "rules": ["*=8"], "fitted": true}',
     ):
         file.write_text(content)
         with pytest.raises(OptionError, match=r"own\.json"):

@@ -41,6 +41,9 @@ def read_recipe(file: Path) -> Recipe:
     name, rules = content.get("name"), content.get("rules")
     if not isinstance(name, str) or not name or not name.isprintable() or name in RECIPES:
         raise OptionError(f"{file}: name is {name!r}; it must be a text of its own")
+    unknown = sorted(content.keys() - {"name", "rules"})
+    if unknown:
+        raise OptionError(f"{file}: {unknown[0]!r} is not known; a recipe has a name and rules")
     if not isinstance(rules, list) or not rules or not all(isinstance(rule, str) for rule in rules):
         raise OptionError(f"{file}: rules must be a list of texts like '*.self_attn.*=6,64,affine'")
     try:
