@@ -14,9 +14,14 @@ from hypothesis.extra.numpy import arrays
 
 from mlx_diffusion.checkpoint.folder import Checkpoint
 from mlx_diffusion.checkpoint.formats import AFFINE_BITS, AFFINE_GROUPS, QuantSpec
+from mlx_diffusion.checkpoint.headers import Tensor
 from mlx_diffusion.checkpoint.least_squares import in_words
 from mlx_diffusion.checkpoint.packing import packed, unpacked
+from mlx_diffusion.checkpoint.pieces import apply_recipe, quantization_table
+from mlx_diffusion.checkpoint.recipes import Recipe, parse_rule
 from mlx_diffusion.convert import convert
+from mlx_diffusion.convert.format_bounds import allowed
+from mlx_diffusion.convert.record import record_of
 from mlx_diffusion.errors import CheckpointError
 
 NUMBERS = st.floats(-8192, 8192, width=32) | st.floats(-(2**-12), 2**-12, width=32) | st.sampled_from([1e18, -1e18])
@@ -74,3 +79,23 @@ def test_a_folder_says_nothing_of_it_and_reads_as_any_other(tmp_path: Path) -> N
 def test_only_affine_groups_can_be_fitted() -> None:
     with pytest.raises(CheckpointError, match="only affine formats can be fitted, mxfp4 cannot"):
         QuantSpec(32, 4, "mxfp4", fitted=True)
+
+
+def test_a_grid_that_is_too_narrow_is_no_fitted_one() -> None:
+    """Each number is at its nearest point, and many are beyond the ends."""
+    spec = QuantSpec(64, 4, "affine")
+    exact = mx.random.normal((1, 64), key=mx.random.key(0)).astype(mx.bfloat16).astype(mx.float32)
+    scale, bias = mx.full((1, 1), 0.125), mx.full((1, 1), -0.9375)
+    restored = bias + scale * mx.clip(mx.round((exact - bias) / scale), 0, 15)
+    bound = allowed(exact, restored, [mx.zeros((1, 8), mx.uint32), scale, bias], spec)
+    assert (mx.abs(restored - exact).reshape(bound.shape) > bound).any()
+
+
+def test_a_recipe_that_differs_in_this_alone_is_another_with_the_same_table() -> None:
+    """What was begun in one is not gone on with in the other; config.json is the same."""
+    tensors = [Tensor(f"model.decoder.layers.0.mlp.{name}_proj.weight", "BF16", (64, 64)) for name in ("up", "down")]
+    rules = [["*=4,64,affine"], ["*=4,64,affine", "*.up_proj=4,64,affine,fitted"]]
+    made = [apply_recipe(tensors, Recipe("own", (), tuple(map(parse_rule, texts)))) for texts in rules]
+    records = [record_of("label", None, [], [], "own", pieces, "command") for pieces in made]
+    assert records[0] != records[1]
+    assert quantization_table(made[0]) == quantization_table(made[1]) == {"group_size": 64, "bits": 4, "mode": "affine"}
